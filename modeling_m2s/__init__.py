@@ -1,0 +1,25 @@
+"""Movies2Scenes: from a video file to scene embeddings, on transformers.
+
+Importing this package makes its classes known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`.
+"""
+
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
+
+from .configuration_m2s import M2SSceneConfig
+from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
+from .processing_m2s import M2SSceneProcessor
+from .version import __version__
+
+AutoConfig.register(M2SSceneConfig.model_type, M2SSceneConfig, exist_ok=True)
+AutoModel.register(M2SSceneConfig, M2SSceneModel, exist_ok=True)
+AutoModelForVideoClassification.register(M2SSceneConfig, M2SSceneForClassification, exist_ok=True)
+AutoProcessor.register(M2SSceneConfig, M2SSceneProcessor, exist_ok=True)
+
+__all__ = [
+    "M2SSceneConfig",
+    "M2SSceneForClassification",
+    "M2SSceneForContrastiveLearning",
+    "M2SSceneModel",
+    "M2SSceneProcessor",
+    "__version__",
+]

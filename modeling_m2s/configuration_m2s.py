@@ -1,0 +1,100 @@
+"""Configuration of the scene encoder (paper §3.2.1).
+
+Shapes and choices that are fixed for the life of a checkpoint live here; everything about training lives in `train/`.
+"""
+
+import os
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPVisionConfig, PreTrainedConfig
+
+POSITION_INTERPOLATIONS = ("grid", "mosaic", "sequence", "repeat")
+CLIP_MODEL_TYPES = ("clip", "clip_vision_model")
+
+
+@strict
+class M2SSceneConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`M2SSceneModel`] and its heads.
+
+    Args:
+        vision_config (`dict` or `CLIPVisionConfig`, *optional*):
+            The CLIP image tower that reads the frames. ViT-B/16, the paper's, when not given.
+        projection_dim (`int`, defaults to 512):
+            Width of `scene_embeds`, the projection of the class token into CLIP's joint space.
+        position_interpolation (`str`, defaults to `"grid"`):
+            How a table of G×G position embeddings serves n frames (the paper says only "2-D interpolation to N·n·k"):
+
+            - `"grid"`: the table is resized to (n·G)×G, as if the frames were stacked top to bottom;
+            - `"mosaic"`: the frames tile a rectangle of c = ⌈√n⌉ columns and ⌈n/c⌉ rows, each takes its tile;
+            - `"sequence"`: the G² positions in reading order are resized along that one axis;
+            - `"repeat"`: every frame gets the table as it is.
+
+            With one frame all four are the original table.
+        contrastive_dim (`int`, defaults to 128):
+            Width of the vectors that momentum contrast compares (paper, supplement 1.1b).
+        classifier_hidden_size (`int`, defaults to 512):
+            Width of the two hidden layers of the classification head (paper §4.2, supplement 1.3).
+        classifier_dropout (`float`, defaults to 0.0):
+            Dropout after each of them. The paper tunes it for each task, from 0.25 to 0.875.
+    """
+
+    model_type = "m2s_scene"
+    sub_configs_defaults = {"vision_config": CLIPVisionConfig}
+
+    vision_config: Any = None  # a dict or nothing may be given; a CLIPVisionConfig after construction
+    projection_dim: int = 512
+    position_interpolation: str = "grid"
+    contrastive_dim: int = 128
+    classifier_hidden_size: int = 512
+    classifier_dropout: float | int = 0.0
+
+    def __post_init__(self, **kwargs):
+        if self.vision_config is None:
+            self.vision_config = {"patch_size": 16}
+        if isinstance(self.vision_config, dict):
+            self.vision_config = CLIPVisionConfig(**self.vision_config)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Refuse a position interpolation that does not exist, and image towers the frames cannot fill."""
+        if self.position_interpolation not in POSITION_INTERPOLATIONS:
+            raise ValueError(
+                f"position_interpolation={self.position_interpolation!r} is unknown; "
+                f"choose one of {', '.join(POSITION_INTERPOLATIONS)}"
+            )
+        image_size, patch_size = self.vision_config.image_size, self.vision_config.patch_size
+        if image_size % patch_size:
+            raise ValueError(f"image_size={image_size} is not a multiple of patch_size={patch_size}")
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
+    ) -> tuple[dict[str, Any], dict]:
+        """Read `config.json`; a CLIP checkpoint's becomes a scene configuration around its image tower.
+
+        Folders of type `clip` nest the tower under `vision_config`, folders of type `clip_vision_model` are the tower.
+
+        Raises:
+            ValueError: the checkpoint is neither a scene encoder nor CLIP.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        found = config_dict.get("model_type", cls.model_type)
+        if found == cls.model_type:
+            return config_dict, kwargs
+        if found not in CLIP_MODEL_TYPES:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {found!r}; {cls.__name__} reads "
+                f"{cls.model_type!r} or CLIP checkpoints ({', '.join(CLIP_MODEL_TYPES)})"
+            )
+        tower = config_dict.get("vision_config") or {} if found == "clip" else config_dict
+        projection_dim = config_dict.get("projection_dim", cls.projection_dim)
+        scene_dict = {"vision_config": dict(tower), "projection_dim": projection_dim}
+        for key in ("_commit_hash", "dtype"):
+            if key in config_dict:
+                scene_dict[key] = config_dict[key]
+        return scene_dict, kwargs
+
+
+__all__ = ["POSITION_INTERPOLATIONS", "M2SSceneConfig"]

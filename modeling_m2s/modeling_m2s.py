@@ -1,0 +1,314 @@
+"""The scene encoder: a CLIP image tower that reads all frames of a scene in one joint attention (paper §3.2.1).
+
+Names of tensors end in their shape: B scenes, F frames a scene (shots × frames a shot, padded to the longest), C color
+channels, Y×X pixels, G×G patches a frame, N = G² of them, S = 1 + F·N tokens, D hidden width.
+
+One scene costs L·(24·S·D² + 4·S²·D) + 6·F·N·D·patch² floating-point operations forward: 417 GFLOP for nine frames of
+ViT-B/16, 35 for one.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_m2s import M2SSceneConfig
+
+
+@dataclass
+class M2SSceneModelOutput(BaseModelOutputWithPooling):
+    """
+    `last_hidden_state` (B, S, D); `pooler_output` (B, D), the class token after the last LayerNorm: the scene's
+    representation; `scene_embeds` (B, projection_dim), its projection, comparable with CLIP's `image_embeds`.
+    """
+
+    scene_embeds: torch.Tensor | None = None
+
+
+@dataclass
+class M2SSceneContrastiveOutput(ModelOutput):
+    """`contrastive_embeds` (B, contrastive_dim), of norm 1; `pooler_output` (B, D) as in [`M2SSceneModelOutput`]."""
+
+    contrastive_embeds: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def bicubic_weights(coordinates: torch.Tensor, size: int) -> torch.Tensor:
+    """Weights (..., size) with which `size` samples make the value at `coordinates` (...), measured in samples.
+
+    The cubic convolution of `torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`: four taps, a =
+    -0.75, clamped at the border. At a whole coordinate the weights are exactly one 1 and zeros.
+    """
+    a = -0.75
+    first = coordinates.floor()
+    t = coordinates - first
+    samples = torch.arange(size, device=coordinates.device)
+    weights = torch.zeros((*coordinates.shape, size), device=coordinates.device)
+    for tap, distance in ((-1, t + 1), (0, t), (1, 1 - t), (2, 2 - t)):
+        if tap in (0, 1):
+            weight = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+        else:
+            weight = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+        index = (first + tap).clamp(0, size - 1)
+        weights = weights + weight[..., None] * (index[..., None] == samples)
+    return weights
+
+
+class M2SSceneEmbeddings(CLIPVisionEmbeddings):
+    """CLIP's patch embeddings over all frames of a scene, one class token, positions interpolated to the scene."""
+
+    def __init__(self, config: CLIPVisionConfig, position_interpolation: str = "grid"):
+        super().__init__(config)
+        self.position_interpolation = position_interpolation
+
+    def interpolate_positions(self, rank_BF: torch.Tensor, num_frames_B: torch.Tensor) -> torch.Tensor:
+        """Position embeddings (B, F, N, D) of each frame's patches.
+
+        Every way of interpolation is the same one: the table, seen as H×W, is resized to (rows·H)×(cols·W) and frame
+        `rank` of `num_frames` takes one H×W tile. Only the tiling differs, and it is computed from the frame count by
+        tensor operations, so that scenes of any lengths share a batch and a compiled graph.
+        """
+        mode = self.position_interpolation
+        side = self.image_size // self.patch_size
+        height, width = (side * side, 1) if mode == "sequence" else (side, side)
+        zero_BF, one_B = torch.zeros_like(rank_BF), torch.ones_like(num_frames_B)
+        if mode == "mosaic":
+            # The number of j ≥ 0 with j² < n is ⌈√n⌉, without a square root's rounding.
+            j = torch.arange(rank_BF.shape[-1], device=rank_BF.device)
+            cols_B = (j * j < num_frames_B[:, None]).sum(-1)
+            rows_B = (num_frames_B + cols_B - 1) // cols_B
+            row_BF, col_BF = rank_BF // cols_B[:, None], rank_BF % cols_B[:, None]
+        elif mode == "repeat":
+            rows_B, cols_B, row_BF, col_BF = one_B, one_B, zero_BF, zero_BF
+        else:
+            rows_B, cols_B, row_BF, col_BF = num_frames_B, one_B, rank_BF, zero_BF
+
+        def axis_weights(tile_BF: torch.Tensor, tiles_B: torch.Tensor, size: int) -> torch.Tensor:
+            place = tile_BF[..., None] * size + torch.arange(size, device=tile_BF.device)
+            return bicubic_weights((place + 0.5) / tiles_B[:, None, None] - 0.5, size)
+
+        with torch.autocast(rank_BF.device.type, enabled=False):
+            table_HWD = self.position_embedding.weight[1:].float().unflatten(0, (height, width))
+            positions = torch.einsum("bfyh,hwd->bfywd", axis_weights(row_BF, rows_B, height), table_HWD)
+            if mode == "mosaic":
+                positions = torch.einsum("bfxw,bfywd->bfyxd", axis_weights(col_BF, cols_B, width), positions)
+        return positions.flatten(2, 3)
+
+    def forward(self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+        """Token embeddings (B, S, D) of `pixel_values` (B, F, C, Y, X); padded frames have False in `frame_mask`."""
+        num_scenes, num_frames = pixel_values.shape[:2]
+        dtype = self.patch_embedding.weight.dtype
+        patches = self.patch_embedding(pixel_values.flatten(0, 1).to(dtype)).flatten(2).transpose(1, 2)
+        patches_BTD = patches.reshape(num_scenes, -1, self.embed_dim)
+
+        if frame_mask is None:
+            rank_BF = torch.arange(num_frames, device=pixel_values.device)[None]
+            num_frames_B = torch.full_like(rank_BF[:, 0], num_frames)
+        else:
+            counts_BF = frame_mask.long().cumsum(1)
+            rank_BF, num_frames_B = (counts_BF - 1).clamp(min=0), counts_BF[:, -1].clamp(min=1)
+        positions = self.interpolate_positions(rank_BF, num_frames_B).to(dtype).flatten(1, 2)
+        patches_BTD = patches_BTD + positions
+
+        class_token = (self.class_embedding + self.position_embedding.weight[0]).expand(num_scenes, 1, -1)
+        return torch.cat([class_token, patches_BTD], dim=1)
+
+
+class M2SSceneVisionModel(CLIPVisionModel):
+    """`CLIPVisionModel` on scenes: the same weights under the same names, several frames in one attention."""
+
+    config: CLIPVisionConfig
+
+    def __init__(self, config: CLIPVisionConfig, position_interpolation: str = "grid"):
+        super().__init__(config)
+        self.embeddings = M2SSceneEmbeddings(config, position_interpolation)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(  # type: ignore[override]
+        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """`last_hidden_state` (B, S, D) and `pooler_output` (B, D) of `pixel_values` (B, F, C, Y, X)."""
+        embeddings_BSD = self.pre_layrnorm(self.embeddings(pixel_values, frame_mask))
+        attention_mask = None
+        if frame_mask is not None:
+            class_mask = torch.ones_like(frame_mask[:, :1])
+            patch_mask = frame_mask.repeat_interleave(self.embeddings.num_patches, dim=1)
+            token_mask_BS = torch.cat([class_mask, patch_mask], dim=1).bool()
+            attention_mask = create_bidirectional_mask(self.config, embeddings_BSD, token_mask_BS)
+        last_hidden_state = self.encoder(embeddings_BSD, attention_mask=attention_mask, **kwargs).last_hidden_state
+        pooler_output = self.post_layernorm(last_hidden_state[:, 0])
+        return BaseModelOutputWithPooling(last_hidden_state=last_hidden_state, pooler_output=pooler_output)
+
+
+class M2SScenePreTrainedModel(PreTrainedModel):
+    """Weight initialization, attention backends and loading of CLIP checkpoints, shared by the three classes."""
+
+    config: M2SSceneConfig
+    config_class = M2SSceneConfig
+    base_model_prefix = "scene_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("video",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CLIPEncoderLayer", "M2SSceneEmbeddings"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # A full CLIP checkpoint also holds its text tower, which a scene encoder does not need.
+    _keys_to_ignore_on_load_unexpected = [
+        r"text_model\..*",
+        r"text_projection\.weight",
+        r"logit_scale",
+        r".*position_ids",
+    ]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # The image tower initializes itself; what is left are the projection and the heads.
+        super()._init_weights(module)
+        if isinstance(module, M2SSceneModel):
+            init.normal_(module.visual_projection.weight, std=module.config.vision_config.hidden_size**-0.5)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The convolution that embeds patches."""
+        return self.base_model.vision_model.embeddings.patch_embedding
+
+
+class M2SSceneModel(M2SScenePreTrainedModel):
+    """
+    The scene encoder E_scene (paper §3.2.1): one to many shots in, one vector out.
+
+    A CLIP checkpoint (a folder or Hub id of type `clip` or `clip_vision_model`) loads as it is:
+    `M2SSceneModel.from_pretrained("openai/clip-vit-base-patch16")`. A scene of a single frame is then exactly CLIP.
+    """
+
+    def __init__(self, config: M2SSceneConfig):
+        super().__init__(config)
+        self.vision_model = M2SSceneVisionModel._from_config(
+            config.vision_config, position_interpolation=config.position_interpolation
+        )
+        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+    ) -> M2SSceneModelOutput:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape (B, F, C, Y, X)):
+                Frames of B scenes, shot after shot, normalized as [`M2SSceneProcessor`] does.
+            frame_mask (`torch.Tensor` of shape (B, F), *optional*):
+                True for real frames, False for padding, wherever it stands. Without it all frames are real. Scenes of
+                different lengths in one batch give what each gives alone.
+
+        Raises:
+            ValueError: `pixel_values` is not five-dimensional, its frames are not of the model's size, or the mask
+                has another shape.
+        """
+        self._check_inputs(pixel_values, frame_mask)
+        outputs = self.vision_model(pixel_values, frame_mask=frame_mask, **kwargs)
+        return M2SSceneModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=outputs.pooler_output,
+            scene_embeds=self.visual_projection(outputs.pooler_output),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _check_inputs(self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None) -> None:
+        vision_config = self.config.vision_config
+        frame_shape = (vision_config.num_channels, vision_config.image_size, vision_config.image_size)
+        if pixel_values.ndim != 5 or tuple(pixel_values.shape[2:]) != frame_shape:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; expected (scenes, frames, *{frame_shape}). "
+                "M2SSceneProcessor makes it; for single images add a dimension: pixel_values[:, None]"
+            )
+        if frame_mask is not None and frame_mask.shape != pixel_values.shape[:2]:
+            raise ValueError(
+                f"frame_mask has shape {tuple(frame_mask.shape)}, pixel_values holds {tuple(pixel_values.shape[:2])} "
+                "(scenes, frames)"
+            )
+
+
+class M2SSceneForContrastiveLearning(M2SScenePreTrainedModel):
+    """The scene encoder with the linear layer that momentum contrast compares in (paper §3.2.2, supplement 1.1b)."""
+
+    def __init__(self, config: M2SSceneConfig):
+        super().__init__(config)
+        self.scene_model = M2SSceneModel(config)
+        self.contrastive_projection = nn.Linear(config.vision_config.hidden_size, config.contrastive_dim)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+    ) -> M2SSceneContrastiveOutput:
+        """Inputs as in [`M2SSceneModel.forward`]."""
+        outputs = self.scene_model(pixel_values, frame_mask=frame_mask, **kwargs)
+        projected = self.contrastive_projection(outputs.pooler_output)
+        return M2SSceneContrastiveOutput(
+            contrastive_embeds=nn.functional.normalize(projected, dim=-1),
+            pooler_output=outputs.pooler_output,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class M2SSceneForClassification(M2SScenePreTrainedModel):
+    """The scene encoder with the MLP of the paper's downstream tasks: two hidden layers, ReLU (paper §4.2)."""
+
+    def __init__(self, config: M2SSceneConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.scene_model = M2SSceneModel(config)
+        width, dropout = config.classifier_hidden_size, config.classifier_dropout
+        self.classifier = nn.Sequential(
+            nn.Linear(config.vision_config.hidden_size, width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, config.num_labels),
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs,
+    ) -> ImageClassifierOutput:
+        """
+        Inputs as in [`M2SSceneModel.forward`], and:
+
+        Args:
+            labels (`torch.Tensor` of shape (B,) or (B, num_labels), *optional*):
+                Class indices (`problem_type="single_label_classification"`), zeros and ones as floats
+                (`"multi_label_classification"`) or values (`"regression"`). With them the loss is returned.
+        """
+        outputs = self.scene_model(pixel_values, frame_mask=frame_mask, **kwargs)
+        logits = self.classifier(outputs.pooler_output)
+        loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = ["M2SSceneForClassification", "M2SSceneForContrastiveLearning", "M2SSceneModel"]

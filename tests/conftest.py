@@ -1,0 +1,54 @@
+"""What the whole suite shares: the assets' place, one real CLIP, one tiny model with random weights.
+
+Tests that need the films and weights of the assets folder read its place from `M2S_ASSETS` and skip without it.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPImageProcessor, CLIPVisionConfig
+
+from modeling_m2s import M2SSceneConfig, M2SSceneModel, M2SSceneProcessor
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real films, weights and labels."""
+    folder = os.environ.get("M2S_ASSETS")
+    if not folder:
+        pytest.skip("needs real films and weights: set M2S_ASSETS to the assets folder")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def videos(assets) -> list[Path]:
+    """Every real video of the assets."""
+    return sorted((assets / "videos").iterdir())
+
+
+@pytest.fixture(scope="session")
+def clip_folder(assets, tmp_path_factory) -> Path:
+    """CLIP ViT-B/16's image tower as a transformers folder of type `clip_vision_model`."""
+    folder = tmp_path_factory.mktemp("clip")
+    subprocess.run([sys.executable, assets / "clip-vit-base-patch16/unpack.py", folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A scene encoder of random weights that reads 32×32 frames as 4×4 patches, with its processor, on disk."""
+    torch.manual_seed(0)
+    vision_config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    M2SSceneModel(M2SSceneConfig(vision_config=vision_config, projection_dim=16)).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    M2SSceneProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)).save_pretrained(folder)
+    return folder
