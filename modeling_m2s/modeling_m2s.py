@@ -23,6 +23,9 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_m2s import M2SSceneConfig
 
+# A folder of `CLIPVisionModel` alone may name its weights without the tower's prefix.
+BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vision_model.\1."}
+
 
 @dataclass
 class M2SSceneModelOutput(BaseModelOutputWithPooling):
@@ -174,6 +177,17 @@ class M2SScenePreTrainedModel(PreTrainedModel):
         r"logit_scale",
         r".*position_ids",
     ]
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As transformers' own; a bare `CLIPVisionModel` is found as well, whose weights lack the tower's prefix."""
+        kwargs.setdefault("key_mapping", BARE_TOWER_KEYS)
+        return super().from_pretrained(*args, **kwargs)
+
+    def save_pretrained(self, *args, **kwargs):
+        """As transformers' own, always under this model's names, whatever names the weights were loaded from."""
+        kwargs.setdefault("save_original_format", False)
+        return super().save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

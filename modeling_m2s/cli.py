@@ -1,0 +1,268 @@
+"""The command line: `m2s embed` films into an index, `m2s search` in it, `m2s info` about it."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .version import __version__
+
+
+class UsageError(ValueError):
+    """A request that cannot be carried out; the message is for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 after an error or when a film failed, 130 after Ctrl-C."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("m2s: interrupted; the same command continues where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        ours = type(error).__module__.startswith("modeling_m2s")
+        expected = ours or isinstance(error, (OSError, ValueError, ImportError))
+        print_error(str(error) if expected else f"{type(error).__name__}: {error} (--debug shows where)")
+        return 1
+
+
+def print_error(message: str) -> None:
+    print("m2s: error: " + " ".join(message.split()), file=sys.stderr)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="m2s", description="Scenes of films: embed them, search them.")
+    parser.add_argument("--version", action="version", version=f"m2s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    default = argparse.ArgumentDefaultsHelpFormatter
+
+    embed = commands.add_parser("embed", parents=[common], help="films to an index of scenes", formatter_class=default)
+    embed.set_defaults(run=run_embed)
+    embed.add_argument("films", nargs="+", metavar="FILM_OR_FOLDER", help="video files, or folders of them")
+    embed.add_argument("--model", required=True, help="scene encoder or CLIP checkpoint: a folder or a Hub id")
+    embed.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
+    embed.add_argument("--shots-per-scene", type=int, default=9, help="shots that one scene spans")
+    embed.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
+    embed.add_argument("--detector", default="adaptive", help="adaptive, content, hash or histogram")
+    embed.add_argument("--threshold", type=float, help="the detector's score for a cut (default: its own)")
+    embed.add_argument("--min-shot-frames", type=int, default=15, help="shots shorter than this are not cut off")
+    embed.add_argument("--keyframes-per-shot", type=int, default=1, help="frames of each shot that the model reads")
+    embed.add_argument("--short-side", type=int, help="pixels of stored keyframes (default: 224 or the model's size)")
+    embed.add_argument(
+        "--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="films decoded at a time"
+    )
+    embed.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    embed.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
+    embed.add_argument("--allow-damaged", action="store_true", help="keep what can be read of damaged films")
+
+    search = commands.add_parser("search", parents=[common], help="scenes like a scene or a still image")
+    search.set_defaults(run=run_search)
+    search.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
+    query = search.add_mutually_exclusive_group(required=True)
+    query.add_argument("--film", help="film of the query scene: its id, or a part of it")
+    query.add_argument("--image", type=Path, help="a still image as the query")
+    search.add_argument("--at", metavar="TIME", help="time within --film: seconds, MM:SS or HH:MM:SS")
+    search.add_argument("--top", type=int, default=5, help="number of scenes to find (default: 5)")
+    where = search.add_mutually_exclusive_group()
+    where.add_argument("--within", dest="where", action="store_const", const="within", help="only in the query's film")
+    where.add_argument("--across", dest="where", action="store_const", const="across", help="only in other films")
+    search.add_argument("--picture", type=Path, help="where to draw the scenes (default: DIR/search.png)")
+    search.add_argument("--model", help="for --image, if the encoder has moved since the index was made")
+
+    info = commands.add_parser("info", parents=[common], help="what an index holds")
+    info.set_defaults(run=run_info)
+    info.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
+    info.add_argument("--check", action="store_true", help="read everything and report what is wrong")
+    return parser
+
+
+def run_embed(options: argparse.Namespace) -> int:
+    from .index_m2s import SceneSettings, embed_films, find_films, model_revision
+    from .pipeline_m2s import scene_windows
+    from .video_m2s import ShotSettings
+
+    started = time.monotonic()
+    scene_windows(1, options.shots_per_scene, options.stride)
+    if options.workers < 1:
+        raise UsageError(f"--workers {options.workers} must be at least 1")
+    films = find_films(options.films)
+    pipeline = load_pipeline(options.model, options.device, options.dtype)
+    size = pipeline.model.config.vision_config.image_size
+    shot_settings = ShotSettings(
+        detector=options.detector,
+        threshold=options.threshold,
+        min_shot_frames=options.min_shot_frames,
+        keyframes_per_shot=options.keyframes_per_shot,
+        short_side=options.short_side or max(224, size),
+    )
+    scene_settings = SceneSettings(
+        revision=model_revision(options.model, getattr(pipeline.model.config, "_commit_hash", None)),
+        shots_per_scene=options.shots_per_scene,
+        stride=options.stride or options.shots_per_scene,
+        dtype=options.dtype,
+    )
+    with _Progress(len(films)) as progress:
+        summary = embed_films(
+            films,
+            options.output,
+            pipeline,
+            shot_settings,
+            scene_settings,
+            num_workers=options.workers,
+            allow_damaged=options.allow_damaged,
+            report=progress.report,
+        )
+    for reason in summary.failed.values():
+        print_error(reason)
+    failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    print(
+        f"{options.output}: {summary.num_scenes} scenes of {summary.num_films} films "
+        f"({summary.added} embedded now{failed}, {time.monotonic() - started:.0f} s)"
+    )
+    if summary.num_films:
+        film = next((movie_id for movie_id in films if movie_id not in summary.failed), None)
+        query = f"--film {quote(film)} --at 00:00:10" if film else "--image still.jpg"
+        print(f"pictures: {options.output / 'contact_sheets'}\nnext: m2s search {quote(options.output)} {query}")
+    return 1 if summary.failed else 0
+
+
+def run_search(options: argparse.Namespace) -> int:
+    from PIL import Image, UnidentifiedImageError
+
+    from .figures_m2s import parse_timecode
+    from .index_m2s import SceneIndex, model_revision
+    from .storage_m2s import atomic_write, require_settings
+
+    if (options.film is None) != (options.at is None):
+        raise UsageError("--film and --at go together: m2s search DIR --film FILM --at 00:03:10")
+    if options.image and options.where:
+        raise UsageError("--within and --across need a query scene: --film FILM --at TIME")
+    if options.top < 1:
+        raise UsageError(f"--top {options.top} must be at least 1")
+    seconds = parse_timecode(options.at or "0")
+    index = SceneIndex(options.index)
+    if options.image:
+        try:
+            image = Image.open(options.image).convert("RGB")
+        except UnidentifiedImageError:
+            raise UsageError(f"{options.image}: not an image") from None
+        settings = index.record["settings"]
+        model = options.model or index.record["model"]
+        pipeline = load_pipeline(model, None, settings["dtype"])
+        revision = model_revision(model, getattr(pipeline.model.config, "_commit_hash", None))
+        require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
+        vector = pipeline.embed_images([image])[0]
+        query, caption, keyframes = None, f"query   {options.image}", [image]
+    else:
+        query = index.scene_at(index.find_film(options.film), seconds)
+        vector = index.vectors[query.row]
+        caption, keyframes = f"query   {query.describe()}", index.keyframes(query)
+    results = index.search(vector, options.top, query, options.where or "all")
+    if not results:
+        raise UsageError(f"{options.index}: no scene to find besides the query")
+    print(caption)
+    for rank, scene in enumerate(results, 1):
+        print(f"{rank:5d}   {scene.describe()}   distance {scene.distance:.2f}")
+    picture = options.picture or options.index / "search.png"
+    with atomic_write(picture) as file:
+        index.draw((caption, keyframes), results).save(file, "PNG")
+    print(f"picture: {picture}")
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    from .figures_m2s import timecode
+    from .storage_m2s import FilmDataset, StorageError
+
+    names = [name for name in ("shots", "films", "scene_embeddings") if (options.index / name).is_dir()]
+    if not names:
+        raise StorageError(f"{options.index}: no index here; m2s embed makes one")
+    problems = []
+    for name in names:
+        dataset = FilmDataset(options.index / name, name)
+        record = dataset.record
+        state = (
+            f"{record['num_rows']} rows of {record['num_films']} films" if record.get("complete") else "not finished"
+        )
+        print(f"{name}: {state}")
+        for key, value in record.get("settings", {}).items():
+            print(f"    {key}: {value}")
+        if "model" in record:
+            print(f"    model: {record['model']}")
+        if options.check:
+            problems += dataset.check()
+    for row in FilmDataset(options.index / "films", "films").read().to_pylist():
+        size = f"{row['width']}×{row['height']}, {row['frame_rate']:.3f} fps"
+        print(f"{row['movie_id']}   {timecode(row['duration_seconds'])}   {row['num_shots']} shots   {size}")
+    for movie_id, reason in FilmDataset(options.index / "shots", "shots").record.get("failed", {}).items():
+        print(f"{movie_id}   failed: {reason}")
+    for problem in problems:
+        print_error(problem)
+    if options.check and not problems:
+        print("checked: all there")
+    return 1 if problems else 0
+
+
+def load_pipeline(model: str, device: str | None, dtype: str) -> Any:
+    """The scene-embedding pipeline of a model folder or Hub id.
+
+    Raises:
+        UsageError: it cannot be loaded; the reason in one line.
+    """
+    from transformers import AutoImageProcessor
+    from transformers.utils import logging
+
+    from .modeling_m2s import M2SSceneModel
+    from .pipeline_m2s import SceneEmbeddingPipeline
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        encoder = M2SSceneModel.from_pretrained(model, dtype=dtype).eval()
+        image_processor = AutoImageProcessor.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return SceneEmbeddingPipeline(encoder, image_processor=image_processor, device=device)
+
+
+def quote(text: Any) -> str:
+    import shlex
+
+    return shlex.quote(str(text))
+
+
+class _Progress:
+    """A bar over films: the first half of a film is finding its shots, the second embedding its scenes."""
+
+    def __init__(self, num_films: int):
+        from tqdm import tqdm
+
+        layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=num_films, disable=None, bar_format=layout, leave=False)
+        self.shares: dict[str, float] = {}
+
+    def report(self, movie_id: str, stage: str, share: float) -> None:
+        done = share / 2 + (stage == "scenes") / 2
+        self.bar.set_postfix_str(f"{movie_id}: {stage}", refresh=False)
+        self.bar.update(done - self.shares.get(movie_id, 0.0))
+        self.shares[movie_id] = done
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

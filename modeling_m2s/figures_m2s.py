@@ -1,0 +1,109 @@
+"""Pictures of films and scenes: keyframes in order, scenes marked, timecodes under them."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+BACKGROUND, TEXT, FAINT = "#ffffff", "#1d1d1f", "#6e6e73"
+SCENE_COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0")
+THUMBNAIL_WIDTH, GAP, CAPTION_HEIGHT = 160, 6, 18
+
+
+def timecode(seconds: float) -> str:
+    """`HH:MM:SS` of a time in seconds, rounded down."""
+    whole = int(seconds)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def parse_timecode(text: str) -> float:
+    """Seconds of `SS`, `MM:SS` or `HH:MM:SS`, each with decimals allowed in the last part.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    parts = text.split(":")
+    try:
+        if len(parts) > 3 or any(not part.isdigit() for part in parts[:-1]):
+            raise ValueError
+        seconds = float(parts[-1])
+        if not 0 <= seconds < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time; write seconds, MM:SS or HH:MM:SS") from None
+    for unit, part in zip((60, 3600), reversed(parts[:-1]), strict=False):
+        seconds += unit * int(part)
+    return seconds
+
+
+def contact_sheet(
+    title: str,
+    keyframes: Sequence[Image.Image | None],
+    starts: Sequence[float],
+    scenes: Sequence[tuple[int, int]],
+    columns: int = 9,
+) -> Image.Image:
+    """One picture of a film: a keyframe a shot in order, its start below it, a colored bar over the shots of a scene.
+
+    Args:
+        title: written on top.
+        keyframes: one image a shot; None where there is none.
+        starts: each shot's start in seconds.
+        scenes: (first shot, number of shots); where they overlap, a shot wears the color of the last to begin.
+        columns: shots in a row; with as many as a scene has, every row is a scene.
+    """
+    first_shots = {first: number for number, (first, _) in enumerate(scenes)}
+    height = _thumbnail_height(keyframes)
+    cell = (THUMBNAIL_WIDTH + GAP, height + 2 * CAPTION_HEIGHT + GAP)
+    rows = -(-len(keyframes) // columns)
+    sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + 40), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, 8), title, TEXT, _font(18))
+    scene = 0
+    for shot, (keyframe, start) in enumerate(zip(keyframes, starts, strict=True)):
+        begins = shot in first_shots
+        scene = first_shots.get(shot, scene)
+        x, y = GAP + shot % columns * cell[0], 40 + shot // columns * cell[1]
+        color = SCENE_COLORS[scene % len(SCENE_COLORS)]
+        draw.rectangle((x, y, x + THUMBNAIL_WIDTH + (GAP if shot % columns < columns - 1 else 0) - 1, y + 3), color)
+        if begins:
+            draw.rectangle((x, y, x + 58, y + 15), color)
+            draw.text((x + 4, y + 1), f"scene {scene}", BACKGROUND, _font(12))
+        _paste(sheet, keyframe, (x, y + CAPTION_HEIGHT), height)
+        draw.text((x, y + CAPTION_HEIGHT + height + 2), f"{timecode(start)} · {shot}", FAINT, _font(12))
+    return sheet
+
+
+def strips(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Image:
+    """Rows of keyframes, each with its caption above: a query and what was found, pairs side by side."""
+    width = max(len(keyframes) for _, keyframes in rows) * (THUMBNAIL_WIDTH + GAP) + GAP
+    heights = [_thumbnail_height(keyframes) for _, keyframes in rows]
+    picture = Image.new("RGB", (max(width, 640), sum(heights) + len(rows) * (CAPTION_HEIGHT + 3 * GAP)), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    y = 0
+    for (caption, keyframes), height in zip(rows, heights, strict=True):
+        draw.text((GAP, y + GAP), caption, TEXT, _font(14))
+        y += CAPTION_HEIGHT + 2 * GAP
+        for column, keyframe in enumerate(keyframes):
+            _paste(picture, keyframe, (GAP + column * (THUMBNAIL_WIDTH + GAP), y), height)
+        y += height + GAP
+    return picture
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _thumbnail_height(keyframes: Sequence[Image.Image | None]) -> int:
+    """Of the first image's shape; films do not change theirs."""
+    first = next((keyframe for keyframe in keyframes if keyframe), None)
+    return round(THUMBNAIL_WIDTH * first.height / first.width) if first else THUMBNAIL_WIDTH // 2
+
+
+def _paste(picture: Image.Image, keyframe: Image.Image | None, place: tuple[int, int], height: int) -> None:
+    if keyframe is None:
+        box = (*place, place[0] + THUMBNAIL_WIDTH - 1, place[1] + height - 1)
+        ImageDraw.Draw(picture).rectangle(box, outline=FAINT)
+        return
+    thumbnail = keyframe.copy()
+    thumbnail.thumbnail((THUMBNAIL_WIDTH, height))
+    picture.paste(thumbnail, place)

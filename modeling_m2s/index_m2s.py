@@ -1,0 +1,439 @@
+"""An index of scenes on disk: films in, the `shots`, `films` and `scene_embeddings` datasets out; search in them.
+
+Films are decoded in worker processes that each write their own part; this process runs the model on finished films.
+What is done is kept, so the same call continues after a kill and adds films later.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .figures_m2s import contact_sheet, strips, timecode
+from .pipeline_m2s import SceneEmbeddingPipeline, open_image
+from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
+from .video_m2s import (
+    VIDEO_SUFFIXES,
+    Film,
+    Shot,
+    ShotSettings,
+    VideoError,
+    decoder_messages,
+    detect_shots,
+    fingerprint,
+    printable,
+)
+from .workers_m2s import run_isolated
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How scenes are cut and embedded; goes into the record of a `scene_embeddings` dataset.
+
+    Args:
+        revision: tells the encoder's weights from others: the Hub's commit, or a hash of a folder's files.
+        shots_per_scene: shots that one scene spans.
+        stride: shots from one scene's start to the next one's.
+        dtype: numbers that the model computed with.
+    """
+
+    revision: str
+    shots_per_scene: int = 9
+    stride: int = 9
+    dtype: str = "float32"
+
+
+@dataclass
+class Summary:
+    """What a run did: films and scenes now in the index, films added, reasons by failed film."""
+
+    num_films: int = 0
+    num_scenes: int = 0
+    added: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
+    """Video files by film id: given files as they are, given folders with all video files below them.
+
+    A film's id is its file's name without suffix, below the given folder; where two files would share it, with suffix,
+    then with the given path.
+
+    Raises:
+        VideoError: a folder that cannot be read or holds no video.
+    """
+    found: dict[Path, tuple[str, ...]] = {}
+    for path in map(Path, paths):
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in _walk(path) if file.suffix.lower() in VIDEO_SUFFIXES)
+            if not files:
+                raise VideoError(path, f"no video files in this folder ({' '.join(VIDEO_SUFFIXES)})")
+        for file in files:
+            name = file.relative_to(path) if path.is_dir() else Path(file.name)
+            found[file] = (printable(name.with_suffix("")), printable(name), printable(file))
+    shared = [Counter(names) for names in zip(*found.values(), strict=True)]
+    films = {}
+    for file, names in found.items():
+        unique = (name for name, counts in zip(names, shared, strict=True) if counts[name] == 1)
+        films[next(unique, names[-1])] = file
+    return dict(sorted(films.items()))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError):
+        raise VideoError(error.filename or folder, error.strerror or str(error))
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent) / name for name in names)
+
+
+def embed_films(
+    films: Mapping[str, Path],
+    output: Path,
+    pipeline: SceneEmbeddingPipeline,
+    shot_settings: ShotSettings,
+    scene_settings: SceneSettings,
+    num_workers: int = 1,
+    allow_damaged: bool = False,
+    report: Callable[[str, str, float], None] | None = None,
+) -> Summary:
+    """Bring films into an index: detect their shots, embed their scenes, draw their contact sheets.
+
+    Films that are in the index stay; of `films`, only what is missing or was replaced is done. A film that fails is
+    recorded with its reason and the rest goes on.
+
+    Args:
+        films: files by film id, as `find_films` gives them.
+        output: the index's folder, made when missing.
+        pipeline: holds the model.
+        shot_settings, scene_settings: must be those of an existing index.
+        num_workers: films decoded at a time, each in a process.
+        allow_damaged: keep what could be read of damaged files.
+        report: called with (film id, `"shots"` or `"scenes"`, share done).
+
+    Raises:
+        StorageError: another run holds the folder, it was made with other settings, a film of the same id came from
+            another file, or it cannot be written.
+    """
+    with exclusive(output):
+        shots = FilmDataset(output / "shots", "shots")
+        embeddings = FilmDataset(output / "scene_embeddings", "scene_embeddings")
+        shots.begin(asdict(shot_settings))
+        embeddings.begin(asdict(scene_settings))
+
+        stored, embedded = shots.films(), embeddings.films()
+        failed: dict[str, str] = {**shots.record["failed"], **embeddings.record["failed"]}
+        missing = {}
+        for movie_id, path in films.items():
+            failed.pop(movie_id, None)
+            try:
+                if _is_missing(stored.get(movie_id), movie_id, path, output):
+                    missing[movie_id] = path
+            except OSError as error:
+                failed[movie_id] = f"{printable(path)}: {error.strerror}"
+        waiting = [
+            film
+            for movie_id, film in stored.items()
+            if movie_id not in missing and _is_stale(embedded.get(movie_id), film)
+        ]
+
+        def finished() -> Generator[StoredFilm, None, None]:
+            yield from waiting
+            inputs = [
+                (movie_id, (movie_id, str(path), str(shots.folder), shot_settings, allow_damaged))
+                for movie_id, path in missing.items()
+            ]
+            on_share = (lambda movie_id, share: report(movie_id, "shots", share)) if report else None
+            outcomes = run_isolated(store_shots, inputs, num_workers, on_share, preload=(__name__,))
+            with contextlib.closing(outcomes):
+                for outcome in outcomes:
+                    if outcome.error_type == StorageError.__name__:
+                        raise StorageError(outcome.error)
+                    if outcome.error is None:
+                        yield shots.part(outcome.key)
+                    elif outcome.error_type == VideoError.__name__:
+                        failed[outcome.key] = outcome.error
+                    else:
+                        failed[outcome.key] = f"{printable(missing[outcome.key])}: {outcome.error}"
+
+        added = 0
+        with contextlib.closing(finished()) as stored_films:
+            for film in stored_films:
+                try:
+                    _embed_film(film, shots, embeddings, pipeline, scene_settings, output, report)
+                    added += 1
+                except ValueError as error:
+                    failed[film.movie_id] = str(error)
+
+        catalog = shots.films().keys() - failed.keys()
+        shots.finish(catalog, failed)
+        embeddings.finish(catalog, failed, model=_model_name(pipeline))
+        _write_film_index(shots, FilmDataset(output / "films", "films"))
+        sheets = {_sheet_path(output, movie_id) for movie_id in catalog}
+        for stale in set((output / "contact_sheets").glob("*")) - sheets:
+            stale.unlink()
+        failed = {movie_id: reason for movie_id, reason in failed.items() if movie_id in films}
+        return Summary(len(catalog), embeddings.record["num_rows"], added, failed)
+
+
+def store_shots(
+    movie_id: str,
+    path: str,
+    folder: str,
+    settings: ShotSettings,
+    allow_damaged: bool,
+    report: Callable[[float], None] | None = None,
+) -> None:
+    """A worker's job: one film's shots into its part of a `shots` dataset.
+
+    Raises:
+        VideoError: no readable video, or a damaged one and not `allow_damaged`.
+        StorageError: the part cannot be written.
+    """
+    with decoder_messages() as messages:
+        film = detect_shots(path, settings, report, allow_damaged)
+    if messages and not allow_damaged:
+        raise VideoError(path, f"damaged: the decoder reported {len(messages)} errors, the first: {messages[0]}")
+    rows = [
+        {**vars(shot), "movie_id": movie_id, "keyframes": [{"bytes": jpeg, "path": None} for jpeg in shot.keyframes]}
+        for shot in film.shots
+    ]
+    facts = {name: value for name, value in vars(film).items() if name != "shots"}
+    facts |= {"video": printable(path), "fingerprint": fingerprint(path)}
+    FilmDataset(Path(folder), "shots").write_film(movie_id, rows, facts)
+
+
+def _is_missing(stored: StoredFilm | None, movie_id: str, path: Path, output: Path) -> bool:
+    if stored is None:
+        path.stat()
+        return True
+    if stored.facts["fingerprint"] == fingerprint(path):
+        return False
+    if stored.facts["video"] != printable(path):
+        raise StorageError(
+            f"{output} already has a film {movie_id!r} from {stored.facts['video']}, and {printable(path)} is another "
+            "file; rename one or choose another folder"
+        )
+    return True
+
+
+def _is_stale(embedded: StoredFilm | None, stored: StoredFilm) -> bool:
+    return embedded is None or embedded.facts["fingerprint"] != stored.facts["fingerprint"]
+
+
+def read_shots(dataset: FilmDataset, film: StoredFilm) -> list[Shot]:
+    """A film's shots from a `shots` dataset, in order."""
+    rows = dataset.read_film(film).to_pylist()
+    keys = [name for name in rows[0] if name not in ("movie_id", "keyframes")]
+    return [Shot(**{key: row[key] for key in keys}, keyframes=[k["bytes"] for k in row["keyframes"]]) for row in rows]
+
+
+def _embed_film(
+    stored_film: StoredFilm,
+    shots: FilmDataset,
+    embeddings: FilmDataset,
+    pipeline: SceneEmbeddingPipeline,
+    settings: SceneSettings,
+    output: Path,
+    report: Callable[[str, str, float], None] | None,
+) -> None:
+    movie_id, facts = stored_film.movie_id, stored_film.facts
+    measures = {name: facts[name] for name in ("num_frames", "frame_rate", "duration_seconds", "width", "height")}
+    film = Film(shots=read_shots(shots, stored_film), **measures)
+    scenes = []
+    for scene in pipeline.iterate(film, shots_per_scene=settings.shots_per_scene, stride=settings.stride):
+        scenes.append(scene)
+        if report:
+            report(movie_id, "scenes", (scene["first_shot"] + scene["num_shots"]) / len(film.shots))
+    if not scenes:
+        raise ValueError(f"{movie_id}: none of its {len(film.shots)} shots has a keyframe")
+    rows = [
+        {
+            **scene,
+            "scene_id": f"{movie_id}:{scene['first_shot']}-{scene['first_shot'] + scene['num_shots'] - 1}",
+            "movie_id": movie_id,
+            "model": _model_name(pipeline),
+            "revision": settings.revision,
+        }
+        for scene in scenes
+    ]
+    sheet = contact_sheet(
+        f"{movie_id}   {timecode(film.duration_seconds)}   {len(film.shots)} shots, {len(scenes)} scenes",
+        [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in film.shots],
+        [shot.start_seconds for shot in film.shots],
+        [(scene["first_shot"], scene["num_shots"]) for scene in scenes],
+        columns=settings.shots_per_scene,
+    )
+    with atomic_write(_sheet_path(output, movie_id)) as file:
+        sheet.save(file, "JPEG", quality=85)
+    embeddings.write_film(movie_id, rows, {"fingerprint": facts["fingerprint"]})
+
+
+def _write_film_index(shots: FilmDataset, index: FilmDataset) -> None:
+    """The `films` dataset: where each film's rows are in `shots`, and what is known of the film."""
+    index.begin({"shots": shots.record["settings"]})
+    rows = [
+        {
+            "movie_id": film.movie_id,
+            "shard": int(film.path.stem.split("-")[1]),
+            "first_row": film.first_row,
+            "num_shots": film.num_rows,
+            **film.facts,
+        }
+        for film in shots.films().values()
+    ]
+    index.write_all(rows)
+
+
+def _sheet_path(output: Path, movie_id: str) -> Path:
+    return output / "contact_sheets" / f"{file_name(movie_id)}.jpg"
+
+
+def _model_name(pipeline: SceneEmbeddingPipeline) -> str:
+    return pipeline.model.config.name_or_path
+
+
+def model_revision(folder_or_id: str, commit: str | None) -> str:
+    """What tells an encoder's weights from others: the Hub's commit, or a hash of a folder's weights and settings."""
+    if commit:
+        return commit
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder_or_id).glob("*")):
+        if path.suffix == ".safetensors" or path.name in ("config.json", "preprocessor_config.json"):
+            digest.update(path.name.encode() + b"\0")
+            with open(path, "rb") as file:
+                while block := file.read(2**22):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@dataclass
+class Scene:
+    """A scene of an index: its place and, as a result, its distance from the query."""
+
+    row: int
+    movie_id: str
+    first_shot: int
+    num_shots: int
+    start_seconds: float
+    end_seconds: float
+    distance: float = 0.0
+
+    def overlaps(self, other: "Scene") -> bool:
+        """Whether the two share a shot."""
+        if self.movie_id != other.movie_id:
+            return False
+        return (
+            self.first_shot < other.first_shot + other.num_shots
+            and other.first_shot < self.first_shot + self.num_shots
+        )
+
+    def describe(self) -> str:
+        """Film, timecodes and shots in one line."""
+        last = self.first_shot + self.num_shots - 1
+        span = f"{timecode(self.start_seconds)}–{timecode(self.end_seconds)}"
+        return f"{self.movie_id}  {span}  shots {self.first_shot}–{last}"
+
+
+class SceneIndex:
+    """A finished index in memory: exact search by L2 distance, as in the paper's retrieval (§4.3.1).
+
+    Args:
+        folder: what `embed_films` wrote.
+
+    Raises:
+        StorageError: no finished index there.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        dataset = FilmDataset(self.folder / "scene_embeddings", "scene_embeddings")
+        self.record = dataset.record
+        if not self.record.get("complete"):
+            raise StorageError(f"{folder}: no finished index here; m2s embed makes one")
+        table = dataset.read()
+        if not len(table):
+            raise StorageError(f"{folder}: the index is empty; every film failed")
+        self.vectors = np.array(table["embedding"].combine_chunks().flatten(), dtype=np.float32).reshape(
+            len(table), -1
+        )
+        places = table.drop_columns(["scene_id", "embedding", "model", "revision"]).to_pylist()
+        self.scenes = [Scene(row, **place) for row, place in enumerate(places)]
+        self.shots = FilmDataset(self.folder / "shots", "shots")
+        self.films = self.shots.films()
+
+    def find_film(self, name: str) -> str:
+        """The id of the one film that `name` is the id of, or a part of its id or file name.
+
+        Raises:
+            StorageError: no film or several; they are listed.
+        """
+        if name in self.films:
+            return name
+        stem = Path(name).stem
+        hits = [movie_id for movie_id in self.films if name.lower() in movie_id.lower() or stem == movie_id]
+        if len(hits) == 1:
+            return hits[0]
+        listed = ", ".join(sorted(hits or self.films)[:10])
+        raise StorageError(
+            f"{self.folder}: {len(hits) or 'no'} films match {name!r}; {'they' if hits else 'here'} are: {listed}"
+        )
+
+    def scene_at(self, movie_id: str, seconds: float) -> Scene:
+        """The scene of a film that spans a time; of several the one whose middle is nearest.
+
+        Raises:
+            StorageError: the time is beyond the film's end.
+        """
+        spanning = [s for s in self.scenes if s.movie_id == movie_id and s.start_seconds <= seconds < s.end_seconds]
+        if not spanning:
+            end = max((s.end_seconds for s in self.scenes if s.movie_id == movie_id), default=0.0)
+            raise StorageError(f"{movie_id} has no scene at {timecode(seconds)}; it ends at {timecode(end)}")
+        return min(spanning, key=lambda s: abs((s.start_seconds + s.end_seconds) / 2 - seconds))
+
+    def search(self, vector: np.ndarray, top: int = 5, query: Scene | None = None, films: str = "all") -> list[Scene]:
+        """The nearest scenes, none overlapping the query or one another, nearest first.
+
+        Args:
+            vector: of the embeddings' width.
+            top: how many at most.
+            query: the scene that the vector is of, if it is in the index.
+            films: `"all"`, or relative to the query's film `"within"` or `"across"`.
+        """
+        if vector.shape != self.vectors.shape[1:]:
+            raise StorageError(f"{self.folder} holds embeddings of width {self.vectors.shape[1]}, not {vector.shape}")
+        distances = np.linalg.norm(self.vectors - vector, axis=1)
+        chosen: list[Scene] = []
+        for row in np.argsort(distances, kind="stable"):
+            scene = self.scenes[row]
+            if query is not None:
+                same_film = scene.movie_id == query.movie_id
+                if scene.overlaps(query) or (films == "within" and not same_film) or (films == "across" and same_film):
+                    continue
+            if any(scene.overlaps(other) for other in chosen):
+                continue
+            scene.distance = float(distances[row])
+            chosen.append(scene)
+            if len(chosen) == top:
+                break
+        return chosen
+
+    def keyframes(self, scene: Scene) -> list[Any]:
+        """The first keyframe of each of the scene's shots, as images; None where a shot has none."""
+        shots = read_shots(self.shots, self.films[scene.movie_id])
+        shots = shots[scene.first_shot : scene.first_shot + scene.num_shots]
+        return [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
+
+    def draw(self, query: tuple[str, list[Any]], results: Sequence[Scene]) -> Any:
+        """A picture: the query's row, then a row a result."""
+        rows = [query]
+        for rank, scene in enumerate(results, 1):
+            rows.append((f"{rank}   distance {scene.distance:.2f}   {scene.describe()}", self.keyframes(scene)))
+        return strips(rows)

@@ -1,0 +1,186 @@
+"""`pipeline("scene-embedding")`: a video file to its scenes, each with its place in time and its embedding."""
+
+import os
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import ChunkPipeline
+
+from .modeling_m2s import M2SSceneModel
+from .processing_m2s import M2SSceneProcessor
+
+if TYPE_CHECKING:
+    from .video_m2s import Shot, ShotSettings
+
+
+def scene_windows(num_shots: int, shots_per_scene: int = 9, stride: int | None = None) -> list[tuple[int, int]]:
+    """Scenes of a film as (first shot, number of shots): windows every `stride` shots until one reaches the end.
+
+    The paper's scene is nine consecutive shots (§3, §4.2). Without a stride scenes do not overlap; the last may be
+    shorter, so that every shot is in a scene.
+
+    Raises:
+        ValueError: a window or stride that is not positive, or a stride that would leave shots out.
+    """
+    stride = stride or shots_per_scene
+    if not 1 <= stride <= shots_per_scene:
+        raise ValueError(f"stride={stride} must be between 1 and shots_per_scene={shots_per_scene}")
+    windows = []
+    for first in range(0, num_shots, stride):
+        windows.append((first, min(shots_per_scene, num_shots - first)))
+        if first + shots_per_scene >= num_shots:
+            break
+    return windows
+
+
+class SceneEmbeddingPipeline(ChunkPipeline):
+    """
+    Scenes of a film and their embeddings.
+
+    ```python
+    >>> import modeling_m2s
+    >>> from transformers import pipeline
+
+    >>> embed = pipeline("scene-embedding", model="openai/clip-vit-base-patch16")
+    >>> scenes = embed("film.mp4", shots_per_scene=9)
+    >>> scenes[0]["start_seconds"], scenes[0]["embedding"].shape
+    (0.0, (768,))
+    ```
+
+    Keyframes pass through JPEG on their way to the model, exactly as they do when datasets are prepared for training.
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scene_processor = M2SSceneProcessor(self.image_processor)
+
+    def _sanitize_parameters(
+        self,
+        shots_per_scene: int | None = None,
+        stride: int | None = None,
+        shot_settings: "ShotSettings | None" = None,
+        scenes_per_batch: int | None = None,
+    ):
+        given = {
+            "shots_per_scene": shots_per_scene,
+            "stride": stride,
+            "shot_settings": shot_settings,
+            "scenes_per_batch": scenes_per_batch,
+        }
+        return {name: value for name, value in given.items() if value is not None}, {}, {}
+
+    def __call__(self, inputs: Any, **kwargs) -> Any:  # type: ignore[override]
+        """
+        Args:
+            inputs: a video file's path; a `Film` that `detect_shots` made; or a list of these.
+            shots_per_scene (`int`, defaults to 9): shots that one scene spans.
+            stride (`int`, defaults to `shots_per_scene`): shots from one scene's start to the next one's.
+            shot_settings (`ShotSettings`): detector, thresholds and keyframes, when the input is a path.
+            scenes_per_batch (`int`, defaults to 4): scenes that the model reads at a time.
+
+        Returns:
+            For each film a list of `{"first_shot", "num_shots", "start_seconds", "end_seconds", "embedding"}`, the
+            embedding a float32 array (hidden size,): the model's `pooler_output`, which the paper's probes use.
+
+        Raises:
+            VideoError: the file cannot be read.
+            ValueError: a film without any keyframe, or windows that make no sense.
+        """
+        return super().__call__(inputs, **kwargs)
+
+    def iterate(self, film: Any, **kwargs) -> Iterator[dict[str, Any]]:
+        """The scenes of one film as they are computed; arguments and entries as in a call."""
+        parameters, _, _ = self._sanitize_parameters(**kwargs)
+        for model_inputs in self.preprocess(film, **{**self._preprocess_params, **parameters}):
+            yield from self.postprocess([self.forward(model_inputs)])
+
+    def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Embeddings (images, hidden size) of still images, each as a scene of one frame."""
+        pixel_values = self.scene_processor([[image] for image in images])["pixel_values"]
+        scenes: list[dict[str, Any]] = [{} for _ in images]
+        outputs = self.postprocess([self.forward({"pixel_values": pixel_values, "scenes": scenes})])
+        return np.stack([scene["embedding"] for scene in outputs])
+
+    def preprocess(
+        self,
+        film: Any,
+        shots_per_scene: int = 9,
+        stride: int | None = None,
+        shot_settings: "ShotSettings | None" = None,
+        scenes_per_batch: int = 4,
+    ) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        if isinstance(film, (str, os.PathLike)):
+            from .video_m2s import detect_shots
+
+            film = detect_shots(film, shot_settings)
+        for windows in _batches(film.shots, scene_windows(len(film.shots), shots_per_scene, stride), scenes_per_batch):
+            scenes = [[list(map(open_image, shot.keyframes)) for shot in _shots(film.shots, w)] for w in windows]
+            pixel_values = self.scene_processor(scenes)["pixel_values"]
+            yield {"pixel_values": pixel_values, "scenes": [_describe(film.shots, window) for window in windows]}
+
+    def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        scenes = model_inputs.pop("scenes")
+        pixel_values = model_inputs["pixel_values"].to(self.model.dtype)
+        return {"scenes": scenes, "embeddings": self.model(pixel_values=pixel_values).pooler_output}
+
+    def postprocess(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:  # type: ignore[override]
+        return [
+            {**scene, "embedding": embedding}
+            for batch in batches
+            for scene, embedding in zip(batch["scenes"], batch["embeddings"].float().numpy(), strict=True)
+        ]
+
+
+def open_image(jpeg: bytes) -> Image.Image:
+    """A stored keyframe as an RGB image."""
+    return Image.open(BytesIO(jpeg)).convert("RGB")
+
+
+def _shots(shots: Sequence["Shot"], window: tuple[int, int]) -> Sequence["Shot"]:
+    """The window's shots that have a keyframe."""
+    return [shot for shot in shots[window[0] : window[0] + window[1]] if shot.keyframes]
+
+
+def _batches(
+    shots: Sequence["Shot"], windows: list[tuple[int, int]], scenes_per_batch: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Runs of scenes with equally many frames, so that no batch is padded; scenes without any frame are left out."""
+    batch: list[tuple[int, int]] = []
+    batch_frames = 0
+    for window in windows:
+        num_frames = sum(len(shot.keyframes) for shot in _shots(shots, window))
+        if batch and (num_frames != batch_frames or len(batch) == scenes_per_batch):
+            yield batch
+            batch = []
+        if num_frames:
+            batch.append(window)
+            batch_frames = num_frames
+    if batch:
+        yield batch
+
+
+def _describe(shots: Sequence["Shot"], window: tuple[int, int]) -> dict[str, Any]:
+    first, last = shots[window[0]], shots[window[0] + window[1] - 1]
+    return {
+        "first_shot": window[0],
+        "num_shots": window[1],
+        "start_seconds": first.start_seconds,
+        "end_seconds": last.end_seconds,
+    }
+
+
+PIPELINE_REGISTRY.register_pipeline(
+    "scene-embedding", pipeline_class=SceneEmbeddingPipeline, pt_model=M2SSceneModel, type="video"
+)
+
+__all__ = ["SceneEmbeddingPipeline", "scene_windows"]

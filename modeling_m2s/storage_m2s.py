@@ -1,0 +1,415 @@
+"""Datasets on disk: typed Parquet shards that `datasets.load_dataset` reads, and a record of how they were made.
+
+    shots/
+      m2s.json                      schema version, settings, films, what failed and why, counts
+      data/train-00000.parquet      whole films, in the order of their ids
+      parts/                        while a run lasts: one file a finished film
+
+Which film goes into which shard follows from the sorted ids alone, so the finished folder depends only on films and
+settings, not on how often the run was killed. Files are written aside, synced and renamed: half a file is never seen.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import Features, Image, List, Value
+except ImportError as error:
+    raise ImportError(f"datasets on disk need more packages: pip install 'movies2scenes[video]' ({error})") from error
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "m2s.json"
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A kind of dataset: its columns, how many films go into a shard and how many rows into a row group."""
+
+    features: Features
+    films_per_shard: int
+    rows_per_group: int
+    order: tuple[str, ...] = ("movie_id",)
+
+
+SCHEMAS = {
+    "shots": Schema(
+        Features(
+            {
+                "movie_id": Value("string"),
+                "shot_index": Value("int32"),
+                "start_frame": Value("int32"),
+                "end_frame": Value("int32"),
+                "start_seconds": Value("float64"),
+                "end_seconds": Value("float64"),
+                "keyframe_frames": List(Value("int32")),
+                "keyframes": List(Image()),
+            }
+        ),
+        films_per_shard=16,
+        rows_per_group=64,
+        order=("movie_id", "shot_index"),
+    ),
+    "films": Schema(
+        Features(
+            {
+                "movie_id": Value("string"),
+                "shard": Value("int32"),
+                "first_row": Value("int64"),
+                "num_shots": Value("int32"),
+                "video": Value("string"),
+                "fingerprint": Value("string"),
+                "num_frames": Value("int32"),
+                "frame_rate": Value("float64"),
+                "duration_seconds": Value("float64"),
+                "width": Value("int32"),
+                "height": Value("int32"),
+            }
+        ),
+        films_per_shard=10**6,
+        rows_per_group=1024,
+    ),
+    "scene_embeddings": Schema(
+        Features(
+            {
+                "scene_id": Value("string"),
+                "movie_id": Value("string"),
+                "first_shot": Value("int32"),
+                "num_shots": Value("int32"),
+                "start_seconds": Value("float64"),
+                "end_seconds": Value("float64"),
+                "embedding": List(Value("float32")),
+                "model": Value("string"),
+                "revision": Value("string"),
+            }
+        ),
+        films_per_shard=256,
+        rows_per_group=1024,
+        order=("movie_id", "first_shot"),
+    ),
+}
+
+
+class StorageError(Exception):
+    """A dataset folder that cannot be used as asked; the message names the folder, the values and the way out."""
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears under its name only when complete and on disk.
+
+    Raises:
+        StorageError: it cannot be written, for want of space or rights.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second run on it; a killed run lets go by itself.
+
+    Raises:
+        StorageError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows has no advisory locks on folders.
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(
+                f"{folder}: another run is writing here; wait for it or choose another folder"
+            ) from None
+        for stale in folder.rglob(".*.tmp"):
+            stale.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def file_name(movie_id: str) -> str:
+    """A safe file name for a film: what is legible of its id, and a hash that tells ids apart."""
+    legible = re.sub(r"[^A-Za-z0-9._-]+", "_", movie_id).lstrip(".")[:80]
+    return f"{legible}-{hashlib.sha256(movie_id.encode()).hexdigest()[:8]}"
+
+
+@dataclass
+class StoredFilm:
+    """Where a film's rows are: a file, the first row and how many; `facts` is what the writer noted of the film."""
+
+    movie_id: str
+    path: Path
+    first_row: int
+    num_rows: int
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class FilmDataset:
+    """A dataset of one kind, written film by film and read film by film.
+
+    Args:
+        folder: where it is or will be.
+        kind: one of `SCHEMAS`.
+    """
+
+    def __init__(self, folder: Path, kind: str):
+        self.folder = Path(folder)
+        self.kind = kind
+        self.schema = SCHEMAS[kind]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The content of `m2s.json`; empty where there is none.
+
+        Raises:
+            StorageError: it is not a record of this kind and version.
+        """
+        path = self.folder / RECORD_NAME
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text())
+            found = (record["dataset"], record["schema_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StorageError(f"{path}: not a record of a dataset ({error})") from error
+        if found != (self.kind, SCHEMA_VERSION):
+            raise StorageError(f"{path}: holds {found}; expected {(self.kind, SCHEMA_VERSION)}")
+        return record
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Start or continue writing with `settings`.
+
+        Raises:
+            StorageError: the folder was made with other settings; both values are named.
+        """
+        record = self.record
+        if record:
+            require_settings(self.folder, record["settings"], settings)
+        else:
+            self._write_record({"complete": False, "settings": dict(settings), "failed": {}})
+
+    def write_film(self, movie_id: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+        """Keep a finished film as a part; it counts from here on, whatever happens to the run."""
+        path = self._part_path(movie_id)
+        table = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
+        with atomic_write(path) as file:
+            self._write_tables(file, [(StoredFilm(movie_id, path, 0, len(rows), facts), table)])
+
+    def part(self, movie_id: str) -> StoredFilm:
+        """A film that was just written."""
+        return _films_in(self._part_path(movie_id))[0]
+
+    def write_all(self, rows: list[dict[str, Any]]) -> None:
+        """Write a finished dataset of one row a film at once, in place of what is there."""
+        table = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
+        index = [{"movie_id": row["movie_id"], "first_row": i, "num_rows": 1} for i, row in enumerate(rows)]
+        with atomic_write(self._shard_path(0)) as file, pq.ParquetWriter(file, table.schema) as writer:
+            writer.write_table(table, row_group_size=self.schema.rows_per_group)
+            writer.add_key_value_metadata({"m2s.films": json.dumps(index)})
+        counts = {"num_films": len(rows), "num_rows": len(rows)}
+        shards = [{"file": self._shard_path(0).name, "films": len(rows)}]
+        settings = self.record["settings"]
+        self._write_record({"complete": True, "settings": settings, "failed": {}, **counts, "shards": shards})
+
+    def films(self) -> dict[str, StoredFilm]:
+        """Every stored film by its id, in parts and shards; a part counts before a shard."""
+        stored: dict[str, StoredFilm] = {}
+        for path in [*self._shard_paths(), *sorted((self.folder / "parts").glob("*.parquet"))]:
+            stored.update((film.movie_id, film) for film in _films_in(path))
+        return dict(sorted(stored.items()))
+
+    def read_film(self, film: StoredFilm, columns: list[str] | None = None) -> pa.Table:
+        """The rows of one film, without reading those of others."""
+        with pq.ParquetFile(film.path) as file:
+            groups, row = [], 0
+            for group in range(file.num_row_groups):
+                if film.first_row <= row < film.first_row + film.num_rows:
+                    groups.append(group)
+                row += file.metadata.row_group(group).num_rows
+            return file.read_row_groups(groups, columns=columns)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """All rows of a finished dataset, in order."""
+        tables = [pq.read_table(path, columns=columns) for path in self._shard_paths()]
+        return pa.concat_tables(tables) if tables else self.schema.features.arrow_schema.empty_table()
+
+    def finish(self, movie_ids: Iterable[str], failed: Mapping[str, str], **facts: Any) -> None:
+        """Pack the films into their shards, remove the parts, write the record.
+
+        Films of shards that do not change stay where they are. Others become parts first, so that every film is in
+        some complete file at every moment.
+
+        Args:
+            movie_ids: the catalog; stored films outside it are dropped, films of it that are not stored are missing.
+            failed: reasons by film, for the record.
+            facts: more for the record.
+        """
+        stored = self.films()
+        catalog = sorted(set(movie_ids) & stored.keys())
+        size = self.schema.films_per_shard
+        plan = {self._shard_path(k): catalog[k * size : (k + 1) * size] for k in range(-(-len(catalog) // size))}
+        changed = {
+            path: films
+            for path, films in plan.items()
+            if not path.exists() or [stored[movie_id].path for movie_id in films] != [path] * len(_films_in(path))
+        }
+        obsolete = [path for path in self._shard_paths() if path not in plan]
+        settings = self.record["settings"]
+        if changed or obsolete:
+            self._write_record({"complete": False, "settings": settings, "failed": {}})
+        for movie_id in catalog:
+            film = stored[movie_id]
+            if film.path in changed or film.path in obsolete:
+                self._copy_to_part(film)
+                stored[movie_id] = self.part(movie_id)
+        for path, films in changed.items():
+            with atomic_write(path) as file:
+                self._write_tables(file, ((stored[movie_id], self.read_film(stored[movie_id])) for movie_id in films))
+        for path in obsolete:
+            path.unlink()
+        for path in (self.folder / "parts").glob("*"):
+            path.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / "parts").rmdir()
+        shards = [{"file": path.name, "films": len(films)} for path, films in plan.items()]
+        record = {
+            "complete": True,
+            "settings": self.record["settings"],
+            **facts,
+            "failed": dict(sorted(failed.items())),
+        }
+        num_rows = sum(stored[movie_id].num_rows for movie_id in catalog)
+        self._write_record({**record, "num_films": len(catalog), "num_rows": num_rows, "shards": shards})
+
+    def check(self) -> list[str]:
+        """What is wrong with a finished dataset, one line each; empty when nothing is."""
+        problems = []
+        record = self.record
+        if not record.get("complete"):
+            return [f"{self.folder}: not finished" if record else f"{self.folder}: no {RECORD_NAME}"]
+        paths = self._shard_paths()
+        if [path.name for path in paths] != [shard["file"] for shard in record["shards"]]:
+            problems.append(f"{self.folder}: shards on disk and in the record differ")
+        previous, num_rows, num_films = None, 0, 0
+        for path in paths:
+            try:
+                table = pq.read_table(path)
+                films = _films_in(path)
+            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+                problems.append(f"{path}: cannot be read ({error})")
+                continue
+            if not table.schema.equals(self.schema.features.arrow_schema):
+                problems.append(f"{path}: columns differ from those of {self.kind}")
+                continue
+            num_rows, num_films = num_rows + len(table), num_films + len(films)
+            named = [movie_id for film in films for movie_id in [film.movie_id] * film.num_rows]
+            if named != table["movie_id"].to_pylist():
+                problems.append(f"{path}: films are not where its index says")
+            for row in zip(*(table[column].to_pylist() for column in self.schema.order), strict=True):
+                if previous is not None and row <= previous:
+                    problems.append(f"{path}: row {row} does not follow {previous}")
+                previous = row
+            if "keyframes" in table.column_names:
+                problems += [f"{path}: {problem}" for problem in _undecodable(table)]
+        if (num_rows, num_films) != (record["num_rows"], record["num_films"]):
+            problems.append(
+                f"{self.folder}: {num_rows} rows of {num_films} films; the record says {record['num_rows']} of "
+                f"{record['num_films']}"
+            )
+        return problems
+
+    def _write_record(self, content: dict[str, Any]) -> None:
+        record = {"dataset": self.kind, "schema_version": SCHEMA_VERSION, **content}
+        with atomic_write(self.folder / RECORD_NAME) as file:
+            file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def _write_tables(self, file: IO[bytes], films: Iterable[tuple[StoredFilm, pa.Table]]) -> None:
+        """Films one after the other, each beginning a row group; their index goes into the file's metadata."""
+        index, first_row = [], 0
+        with pq.ParquetWriter(file, self.schema.features.arrow_schema) as writer:
+            for film, table in films:
+                table = table.cast(self.schema.features.arrow_schema)
+                writer.write_table(table, row_group_size=self.schema.rows_per_group)
+                index.append(
+                    {"movie_id": film.movie_id, "first_row": first_row, "num_rows": len(table), "facts": film.facts}
+                )
+                first_row += len(table)
+            writer.add_key_value_metadata({"m2s.films": json.dumps(index)})
+
+    def _copy_to_part(self, film: StoredFilm) -> None:
+        with atomic_write(self._part_path(film.movie_id)) as file:
+            self._write_tables(file, [(film, self.read_film(film))])
+
+    def _part_path(self, movie_id: str) -> Path:
+        return self.folder / "parts" / f"{file_name(movie_id)}.parquet"
+
+    def _shard_path(self, number: int) -> Path:
+        return self.folder / "data" / f"train-{number:05d}.parquet"
+
+    def _shard_paths(self) -> list[Path]:
+        return sorted((self.folder / "data").glob("train-*.parquet"))
+
+
+def require_settings(folder: Path, found: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+    """Refuse data made in another way than is needed.
+
+    Raises:
+        StorageError: names every setting that differs with both values.
+    """
+    differ = [key for key in sorted({*found, *needed}) if found.get(key) != needed.get(key)]
+    if differ:
+        details = "; ".join(f"{key} is {found.get(key)!r} there, {needed.get(key)!r} now" for key in differ)
+        raise StorageError(f"{folder} was made with other settings: {details}. Use the same, or another folder")
+
+
+def _films_in(path: Path) -> list[StoredFilm]:
+    metadata = pq.read_metadata(path).metadata
+    return [StoredFilm(path=path, **entry) for entry in json.loads(metadata[b"m2s.films"])]
+
+
+def _undecodable(table: pa.Table) -> list[str]:
+    """Rows whose keyframes do not open as images."""
+    from io import BytesIO
+
+    from PIL import Image as PILImage
+
+    problems = []
+    for row in table.select(["movie_id", "shot_index", "keyframes"]).to_pylist():
+        for keyframe in row["keyframes"]:
+            try:
+                PILImage.open(BytesIO(keyframe["bytes"])).load()
+            except Exception as error:
+                problems.append(f"{row['movie_id']}, shot {row['shot_index']}: keyframe cannot be decoded ({error})")
+    return problems

@@ -1,0 +1,118 @@
+"""Run a function over many inputs, each in a process of its own, so that a crash in native code costs one input.
+
+The standard pools lose all pending work when a worker is killed; here the input that killed it is reported and the
+rest goes on. Processes are forked from a server that has the imports done, which takes milliseconds.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+
+@dataclass
+class Outcome:
+    """What became of one input: `value`, or `error` in one line, with type and traceback if it was an exception."""
+
+    key: str
+    value: Any = None
+    error: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+
+
+def run_isolated(
+    function: Callable[..., Any],
+    inputs: Iterable[tuple[str, tuple]],
+    num_workers: int,
+    report: Callable[[str, float], None] | None = None,
+    preload: tuple[str, ...] = (),
+) -> Generator[Outcome, None, None]:
+    """Call `function(*arguments, report=…)` for every `(key, arguments)`, at most `num_workers` at a time.
+
+    Args:
+        function: importable by name; its exceptions become errors of their input.
+        inputs: keys name the inputs in the outcomes.
+        num_workers: processes at a time. Inputs are drawn as workers become free, so a slow consumer holds them back.
+        report: called here with (key, share done) when the function calls its own `report(share)`.
+        preload: modules that the workers find imported.
+
+    Yields:
+        One `Outcome` an input, as they finish. Closing the iterator ends the workers.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if preload and "forkserver" in methods:
+        context.set_forkserver_preload(list(preload))
+    queue = iter(inputs)
+    running: dict[Any, tuple[str, Any]] = {}
+    try:
+        while True:
+            while len(running) < num_workers and (job := next(queue, None)) is not None:
+                key, arguments = job
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_work, args=(function, arguments, sender), daemon=True)
+                process.start()
+                sender.close()
+                running[receiver] = (key, process)
+            if not running:
+                return
+            ready: Any = wait(list(running))
+            for receiver in ready:
+                key, process = running[receiver]
+                try:
+                    kind, content = receiver.recv()
+                except EOFError:
+                    kind, content = "dead", None
+                if kind == "report":
+                    if report:
+                        report(key, content)
+                    continue
+                del running[receiver]
+                receiver.close()
+                process.join()
+                if kind == "done":
+                    yield Outcome(key, value=content)
+                elif kind == "failed":
+                    yield Outcome(key, None, *content)
+                else:
+                    yield Outcome(key, error=_cause_of_death(process.exitcode))
+    finally:
+        for receiver, (_, process) in running.items():
+            process.kill()
+            process.join()
+            receiver.close()
+
+
+def _cause_of_death(exit_code: int) -> str:
+    if exit_code < 0:
+        with contextlib.suppress(ValueError):
+            return f"the worker process was killed by {signal.Signals(-exit_code).name}"
+    return f"the worker process ended with exit status {exit_code}"
+
+
+def _work(function: Callable[..., Any], arguments: tuple, sender: Connection) -> None:
+    # Ctrl-C reaches the whole process group; the parent decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    message: tuple[str, Any]
+    try:
+        message = ("done", function(*arguments, report=lambda share: sender.send(("report", share))))
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        message = ("failed", (text, type(error).__name__, traceback.format_exc()))
+    sender.send(message)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not write on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
