@@ -1,6 +1,6 @@
 """Frames of scenes to model inputs: CLIP's own image processing on every frame, padded to the longest scene."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class M2SSceneProcessor(ProcessorMixin):
             and `frame_mask` (scenes, frames), True where a frame is real.
 
         Raises:
-            ValueError: no scenes, a scene without frames, or frames where a list of scenes was expected.
+            ValueError: no scenes, a scene without frames, frames where a list of scenes was expected, or something that
+                is not a frame.
         """
         if _is_frame(scenes) or not len(scenes) or any(_is_frame(scene) for scene in scenes):
             raise ValueError(
@@ -67,6 +68,8 @@ def _frames(item: Any):
     """All frames below `item`, in order."""
     if _is_frame(item):
         yield item
+    elif isinstance(item, str | bytes) or not isinstance(item, Iterable):
+        raise ValueError(f"{item!r} is not a frame; frames are PIL images, numpy arrays or torch tensors")
     else:
         for part in item:
             yield from _frames(part)

@@ -146,7 +146,8 @@ class VideoInfo:
     pixel_aspect: Fraction
     rotation: int
     num_frames: int  # 0 where the container does not count them
-    duration_seconds: float | None
+    stream_seconds: float | None  # of the video stream
+    container_seconds: float | None  # of all streams
     container: str
 
     @property
@@ -185,18 +186,19 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             if frame is None:
                 raise VideoError(path, "the video stream has no frames")
             aspect = stream.sample_aspect_ratio
-            duration = None
+            stream_seconds = None
             if stream.duration and stream.time_base:
-                duration = float(stream.duration * stream.time_base)
-            elif container.duration:
-                duration = container.duration / av.time_base
+                stream_seconds = float(stream.duration * stream.time_base)
+            elif tag := re.fullmatch(r"(\d+):(\d\d):(\d\d\.?\d*)", stream.metadata.get("DURATION", "")):
+                stream_seconds = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
             return VideoInfo(
                 width=frame.width,
                 height=frame.height,
                 pixel_aspect=Fraction(aspect) if aspect else Fraction(1),
                 rotation=-round(frame.rotation) % 360,
                 num_frames=stream.frames,
-                duration_seconds=duration,
+                stream_seconds=stream_seconds,
+                container_seconds=container.duration / av.time_base if container.duration else None,
                 container=container.format.name,
             )
     except av.error.FFmpegError as error:
@@ -261,13 +263,16 @@ def detect_shots(
 def _missing(film: Film, info: VideoInfo) -> str | None:
     """Why the film is not whole, or None. OpenCV ends a damaged file early without an error.
 
-    Frame counts may be off by the few that edit lists hide; durations also speak of other streams and get more room.
+    Frame counts may be off by the few that edit lists hide; the container's duration also speaks of other streams.
     """
     if info.num_frames:
         if film.num_frames < info.num_frames * 0.995 - 2:
             return f"damaged or truncated: {film.num_frames} of {info.num_frames} frames could be read"
-    elif info.duration_seconds and film.duration_seconds < info.duration_seconds * 0.95 - 2:
-        return f"damaged or truncated: {film.duration_seconds:.1f} of {info.duration_seconds:.1f} s could be read"
+        return None
+    expected = info.stream_seconds or info.container_seconds or 0.0
+    slack = (0.005, 0.5) if info.stream_seconds else (0.05, 2.0)
+    if film.duration_seconds < expected * (1 - slack[0]) - slack[1]:
+        return f"damaged or truncated: {film.duration_seconds:.1f} of {expected:.1f} s could be read"
     return None
 
 
@@ -302,14 +307,13 @@ class _KeepingStream(VideoStreamCv2):
 
     @property
     def position(self):
-        # Asked for twice a frame, and made of fractions.
+        # Asked for twice a frame and made of fractions, so it is kept; after the last frame it stays there.
         return super().position if self._position is None else self._position
 
     def read(self, decode: bool = True):
-        self._position = None
         frame = super().read(decode)
         if frame is not False:
-            self._position = self.position
+            self._position = super().position
             self.passed.append((self.num_read, self._position, frame))
             self.num_read += 1
         return frame
@@ -507,7 +511,7 @@ def read_frames(
                 raise VideoError(path, f"{reader.__name__[6:]} cannot read it ({error})") from error
             logger.warning("decord cannot read %s (%s); using PyAV", printable(path), error)
     size = fit_size(info.display_size, short_side)
-    return [resize(np.rot90(image, -info.rotation // 90), size) for image in images]
+    return [resize(image, size) for image in images]
 
 
 def _read_decord(path: str, frames: Sequence[int]) -> list[np.ndarray]:
@@ -526,7 +530,8 @@ def _read_pyav(path: str, frames: Sequence[int]) -> list[np.ndarray]:
         stream.thread_type = "AUTO"
         for index, frame in enumerate(container.decode(stream)):
             if index in wanted:
-                found[index] = frame.to_ndarray(format="rgb24")
+                # decord turns frames upright by itself.
+                found[index] = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation) // 90)
                 if len(found) == len(wanted):
                     break
     if missing := wanted - found.keys():

@@ -1,0 +1,110 @@
+"""Small films with known cuts, written with PyAV: the awkward ones that the assets do not hold."""
+
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def picture(shot: int, frame: int, width: int, height: int, seed: int = 0) -> np.ndarray:
+    """An RGB image: a colored texture that a shot keeps, a bar that moves with the frame."""
+    generator = np.random.default_rng((seed, shot))
+    blocks = generator.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    rows = np.arange(height) * 5 // height
+    columns = np.arange(width) * 7 // width
+    image = blocks[rows][:, columns].copy()
+    place = frame * 3 % max(1, width - width // 8)
+    image[:, place : place + max(1, width // 8)] //= 2
+    return image
+
+
+def make_video(
+    path: Path,
+    shot_lengths: Sequence[int],
+    size: tuple[int, int] = (128, 96),
+    rate: int = 24,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    pixel_aspect: Fraction | None = None,
+    keyframe_interval: int = 12,
+    seed: int = 0,
+    audio: bool = False,
+    times: Sequence[int] | None = None,
+    **options: str,
+) -> Path:
+    """Write a film of shots of so many frames each.
+
+    Args:
+        times: presentation times of the frames in milliseconds, for a variable frame rate.
+        options: the encoder's.
+    """
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height = size
+        stream.pix_fmt = pixel_format
+        stream.codec_context.gop_size = keyframe_interval
+        stream.codec_context.thread_count = 1
+        if times is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if pixel_aspect:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        sound = container.add_stream("aac", rate=16000) if audio else None
+        index = 0
+        for shot, length in enumerate(shot_lengths):
+            for _ in range(length):
+                frame = av.VideoFrame.from_ndarray(picture(shot, index, *size, seed), format="rgb24")
+                if times is not None:
+                    frame.pts, frame.time_base = times[index], Fraction(1, 1000)
+                container.mux(stream.encode(frame))
+                index += 1
+        container.mux(stream.encode())
+        if sound is not None:
+            _write_silence(container, sound, index / rate)
+    return path
+
+
+def make_audio(path: Path, seconds: float = 1.0) -> Path:
+    """A file with sound only."""
+    with av.open(str(path), "w") as container:
+        _write_silence(container, container.add_stream("aac", rate=16000), seconds)
+    return path
+
+
+def _write_silence(container, stream, seconds: float) -> None:
+    for start in range(0, int(seconds * 16000), 1024):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, start
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def rotate(path: Path, degrees: int) -> Path:
+    """Set the display rotation of the (first) track of an MP4, clockwise, as cameras do: only its matrix changes."""
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]
+    one = 1 << 16
+    matrix = struct.pack(">9i", cosine * one, sine * one, 0, -sine * one, cosine * one, 0, 0, 0, 1 << 30)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4
+    place = start + (40 if data[start] == 0 else 52)
+    data[place : place + 36] = matrix
+    path.write_bytes(data)
+    return path
+
+
+def damage(path: Path, start: float, length: int) -> Path:
+    """Flip all bits of `length` bytes from the share `start` of the file on."""
+    data = bytearray(path.read_bytes())
+    first = int(len(data) * start)
+    data[first : first + length] = bytes(byte ^ 0xFF for byte in data[first : first + length])
+    path.write_bytes(data)
+    return path
+
+
+def truncate(path: Path, share: float) -> Path:
+    """Keep the first `share` of the file."""
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    return path
