@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification,
 
 from .configuration_m2s import M2SSceneConfig
 from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
+from .pipeline_m2s import SceneEmbeddingPipeline
 from .processing_m2s import M2SSceneProcessor
 from .version import __version__
 
@@ -21,5 +22,6 @@ __all__ = [
     "M2SSceneForContrastiveLearning",
     "M2SSceneModel",
     "M2SSceneProcessor",
+    "SceneEmbeddingPipeline",
     "__version__",
 ]

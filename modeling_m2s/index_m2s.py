@@ -338,8 +338,8 @@ class Scene:
     def describe(self) -> str:
         """Film, timecodes and shots in one line."""
         last = self.first_shot + self.num_shots - 1
-        span = f"{timecode(self.start_seconds)}–{timecode(self.end_seconds)}"
-        return f"{self.movie_id}  {span}  shots {self.first_shot}–{last}"
+        span = f"{timecode(self.start_seconds)}-{timecode(self.end_seconds)}"
+        return f"{self.movie_id}  {span}  shots {self.first_shot}-{last}"
 
 
 class SceneIndex:

@@ -35,8 +35,8 @@ class M2SSceneProcessor(ProcessorMixin):
             and `frame_mask` (scenes, frames), True where a frame is real.
 
         Raises:
-            ValueError: no scenes, a scene without frames, frames where a list of scenes was expected, or something that
-                is not a frame.
+            ValueError: no scenes, a scene without frames, frames where a list of scenes was expected, or what is
+                not a frame.
         """
         if _is_frame(scenes) or not len(scenes) or any(_is_frame(scene) for scene in scenes):
             raise ValueError(

@@ -377,7 +377,7 @@ class _ShotCollector(SceneDetector):
 
     def process_frame(self, timecode, frame_img):
         # Frames that PySceneDetect left out (of another size) are in `passed` only.
-        while (entry := self.stream.passed.popleft())[1] != timecode:
+        while (entry := self.stream.passed.popleft())[1] is not timecode:
             self.waiting.append(entry)
         self.waiting.append(entry)
         cuts = self.detector.process_frame(timecode, frame_img)
@@ -405,7 +405,8 @@ class _ShotCollector(SceneDetector):
         self.current.add(self._prepare, image)
 
     def _cut(self, cut) -> None:
-        while self.waiting and self.waiting[0][1] < cut:
+        # Detectors return the very timecodes they were given, which also tells frames of equal time apart.
+        while self.waiting and self.waiting[0][1] is not cut:
             self._count(*self.waiting.popleft())
         if self.current is not None:
             self._close(cut.seconds)

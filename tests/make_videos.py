@@ -33,36 +33,43 @@ def make_video(
     seed: int = 0,
     audio: bool = False,
     times: Sequence[int] | None = None,
+    second_stream: Sequence[int] = (),
     **options: str,
 ) -> Path:
     """Write a film of shots of so many frames each.
 
     Args:
         times: presentation times of the frames in milliseconds, for a variable frame rate.
-        options: the encoder's.
+        second_stream: shot lengths of another video stream in the file.
+        options: the container's, such as `movflags="faststart"`.
     """
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=options)
-        stream.width, stream.height = size
-        stream.pix_fmt = pixel_format
-        stream.codec_context.gop_size = keyframe_interval
-        stream.codec_context.thread_count = 1
-        if times is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if pixel_aspect:
-            stream.codec_context.sample_aspect_ratio = pixel_aspect
+    with av.open(str(path), "w", options=options) as container:
+
+        def add_stream():
+            stream = container.add_stream(codec, rate=rate)
+            stream.width, stream.height = size
+            stream.pix_fmt = pixel_format
+            stream.codec_context.gop_size = keyframe_interval
+            stream.codec_context.thread_count = 1
+            if times is not None:
+                stream.codec_context.time_base = Fraction(1, 1000)
+            if pixel_aspect:
+                stream.codec_context.sample_aspect_ratio = pixel_aspect
+            return stream
+
+        streams = [(add_stream(), shot_lengths)] + ([(add_stream(), second_stream)] if second_stream else [])
         sound = container.add_stream("aac", rate=16000) if audio else None
-        index = 0
-        for shot, length in enumerate(shot_lengths):
-            for _ in range(length):
+        container.start_encoding()
+        for stream, lengths in streams:
+            shots = [shot for shot, length in enumerate(lengths) for _ in range(length)]
+            for index, shot in enumerate(shots):
                 frame = av.VideoFrame.from_ndarray(picture(shot, index, *size, seed), format="rgb24")
                 if times is not None:
                     frame.pts, frame.time_base = times[index], Fraction(1, 1000)
                 container.mux(stream.encode(frame))
-                index += 1
-        container.mux(stream.encode())
+            container.mux(stream.encode())
         if sound is not None:
-            _write_silence(container, sound, index / rate)
+            _write_silence(container, sound, sum(shot_lengths) / rate)
     return path
 
 
