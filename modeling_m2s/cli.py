@@ -139,8 +139,9 @@ def run_embed(options: argparse.Namespace) -> int:
 def run_search(options: argparse.Namespace) -> int:
     from PIL import Image, UnidentifiedImageError
 
-    from .figures_m2s import parse_timecode
-    from .index_m2s import SceneIndex, model_revision
+    from .figures_m2s import encode, parse_timecode
+    from .index_m2s import model_revision
+    from .search_m2s import SceneIndex
     from .storage_m2s import atomic_write, require_settings
 
     if (options.film is None) != (options.at is None):
@@ -162,7 +163,8 @@ def run_search(options: argparse.Namespace) -> int:
         revision = model_revision(model, getattr(pipeline.model.config, "_commit_hash", None))
         require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
         vector = pipeline.embed_images([image])[0]
-        query, caption, keyframes = None, f"query   {options.image}", [image]
+        query, caption = None, f"query   {options.image}"
+        keyframes: list[Image.Image | None] = [image]
     else:
         query = index.scene_at(index.find_film(options.film), seconds)
         vector = index.vectors[query.row]
@@ -175,7 +177,7 @@ def run_search(options: argparse.Namespace) -> int:
         print(f"{rank:5d}   {scene.describe()}   distance {scene.distance:.2f}")
     picture = options.picture or options.index / "search.png"
     with atomic_write(picture) as file:
-        index.draw((caption, keyframes), results).save(file, "PNG")
+        file.write(encode(index.draw((caption, keyframes), results), "PNG"))
     print(f"picture: {picture}")
     return 0
 

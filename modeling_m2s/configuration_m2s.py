@@ -69,9 +69,7 @@ class M2SSceneConfig(PreTrainedConfig):
             raise ValueError(f"image_size={image_size} is not a multiple of patch_size={patch_size}")
 
     @classmethod
-    def get_config_dict(
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
-    ) -> tuple[dict[str, Any], dict]:
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict[str, Any], dict]:
         """Read `config.json`; a CLIP checkpoint's becomes a scene configuration around its image tower.
 
         Folders of type `clip` nest the tower under `vision_config`, folders of type `clip_vision_model` are the tower.

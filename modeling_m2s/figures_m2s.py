@@ -1,6 +1,7 @@
 """Pictures of films and scenes: keyframes in order, scenes marked, timecodes under them."""
 
 from collections.abc import Sequence
+from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -87,6 +88,13 @@ def strips(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Im
             _paste(picture, keyframe, (GAP + column * (THUMBNAIL_WIDTH + GAP), y), height)
         y += height + GAP
     return picture
+
+
+def encode(picture: Image.Image, kind: str) -> bytes:
+    """A picture as a file's bytes, `"JPEG"` or `"PNG"`; were Pillow to write it, a full disk would go unnoticed."""
+    buffer = BytesIO()
+    picture.save(buffer, kind, quality=85)
+    return buffer.getvalue()
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

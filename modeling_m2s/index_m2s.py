@@ -1,4 +1,4 @@
-"""An index of scenes on disk: films in, the `shots`, `films` and `scene_embeddings` datasets out; search in them.
+"""An index of scenes on disk: films in, the `shots`, `films` and `scene_embeddings` datasets out.
 
 Films are decoded in worker processes that each write their own part; this process runs the model on finished films.
 What is done is kept, so the same call continues after a kill and adds films later.
@@ -11,11 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from .figures_m2s import contact_sheet, strips, timecode
+from .figures_m2s import contact_sheet, encode, timecode
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
 from .video_m2s import (
@@ -272,7 +269,7 @@ def _embed_film(
         columns=settings.shots_per_scene,
     )
     with atomic_write(_sheet_path(output, movie_id)) as file:
-        sheet.save(file, "JPEG", quality=85)
+        file.write(encode(sheet, "JPEG"))
     embeddings.write_film(movie_id, rows, {"fingerprint": facts["fingerprint"]})
 
 
@@ -312,128 +309,3 @@ def model_revision(folder_or_id: str, commit: str | None) -> str:
                 while block := file.read(2**22):
                     digest.update(block)
     return digest.hexdigest()[:16]
-
-
-@dataclass
-class Scene:
-    """A scene of an index: its place and, as a result, its distance from the query."""
-
-    row: int
-    movie_id: str
-    first_shot: int
-    num_shots: int
-    start_seconds: float
-    end_seconds: float
-    distance: float = 0.0
-
-    def overlaps(self, other: "Scene") -> bool:
-        """Whether the two share a shot."""
-        if self.movie_id != other.movie_id:
-            return False
-        return (
-            self.first_shot < other.first_shot + other.num_shots
-            and other.first_shot < self.first_shot + self.num_shots
-        )
-
-    def describe(self) -> str:
-        """Film, timecodes and shots in one line."""
-        last = self.first_shot + self.num_shots - 1
-        span = f"{timecode(self.start_seconds)}-{timecode(self.end_seconds)}"
-        return f"{self.movie_id}  {span}  shots {self.first_shot}-{last}"
-
-
-class SceneIndex:
-    """A finished index in memory: exact search by L2 distance, as in the paper's retrieval (§4.3.1).
-
-    Args:
-        folder: what `embed_films` wrote.
-
-    Raises:
-        StorageError: no finished index there.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        dataset = FilmDataset(self.folder / "scene_embeddings", "scene_embeddings")
-        self.record = dataset.record
-        if not self.record.get("complete"):
-            raise StorageError(f"{folder}: no finished index here; m2s embed makes one")
-        table = dataset.read()
-        if not len(table):
-            raise StorageError(f"{folder}: the index is empty; every film failed")
-        self.vectors = np.array(table["embedding"].combine_chunks().flatten(), dtype=np.float32).reshape(
-            len(table), -1
-        )
-        places = table.drop_columns(["scene_id", "embedding", "model", "revision"]).to_pylist()
-        self.scenes = [Scene(row, **place) for row, place in enumerate(places)]
-        self.shots = FilmDataset(self.folder / "shots", "shots")
-        self.films = self.shots.films()
-
-    def find_film(self, name: str) -> str:
-        """The id of the one film that `name` is the id of, or a part of its id or file name.
-
-        Raises:
-            StorageError: no film or several; they are listed.
-        """
-        if name in self.films:
-            return name
-        stem = Path(name).stem
-        hits = [movie_id for movie_id in self.films if name.lower() in movie_id.lower() or stem == movie_id]
-        if len(hits) == 1:
-            return hits[0]
-        listed = ", ".join(sorted(hits or self.films)[:10])
-        raise StorageError(
-            f"{self.folder}: {len(hits) or 'no'} films match {name!r}; {'they' if hits else 'here'} are: {listed}"
-        )
-
-    def scene_at(self, movie_id: str, seconds: float) -> Scene:
-        """The scene of a film that spans a time; of several the one whose middle is nearest.
-
-        Raises:
-            StorageError: the time is beyond the film's end.
-        """
-        spanning = [s for s in self.scenes if s.movie_id == movie_id and s.start_seconds <= seconds < s.end_seconds]
-        if not spanning:
-            end = max((s.end_seconds for s in self.scenes if s.movie_id == movie_id), default=0.0)
-            raise StorageError(f"{movie_id} has no scene at {timecode(seconds)}; it ends at {timecode(end)}")
-        return min(spanning, key=lambda s: abs((s.start_seconds + s.end_seconds) / 2 - seconds))
-
-    def search(self, vector: np.ndarray, top: int = 5, query: Scene | None = None, films: str = "all") -> list[Scene]:
-        """The nearest scenes, none overlapping the query or one another, nearest first.
-
-        Args:
-            vector: of the embeddings' width.
-            top: how many at most.
-            query: the scene that the vector is of, if it is in the index.
-            films: `"all"`, or relative to the query's film `"within"` or `"across"`.
-        """
-        if vector.shape != self.vectors.shape[1:]:
-            raise StorageError(f"{self.folder} holds embeddings of width {self.vectors.shape[1]}, not {vector.shape}")
-        distances = np.linalg.norm(self.vectors - vector, axis=1)
-        chosen: list[Scene] = []
-        for row in np.argsort(distances, kind="stable"):
-            scene = self.scenes[row]
-            if query is not None:
-                same_film = scene.movie_id == query.movie_id
-                if scene.overlaps(query) or (films == "within" and not same_film) or (films == "across" and same_film):
-                    continue
-            if any(scene.overlaps(other) for other in chosen):
-                continue
-            scene.distance = float(distances[row])
-            chosen.append(scene)
-            if len(chosen) == top:
-                break
-        return chosen
-
-    def keyframes(self, scene: Scene) -> list[Any]:
-        """The first keyframe of each of the scene's shots, as images; None where a shot has none."""
-        shots = read_shots(self.shots, self.films[scene.movie_id])
-        shots = shots[scene.first_shot : scene.first_shot + scene.num_shots]
-        return [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
-
-    def draw(self, query: tuple[str, list[Any]], results: Sequence[Scene]) -> Any:
-        """A picture: the query's row, then a row a result."""
-        rows = [query]
-        for rank, scene in enumerate(results, 1):
-            rows.append((f"{rank}   distance {scene.distance:.2f}   {scene.describe()}", self.keyframes(scene)))
-        return strips(rows)

@@ -109,7 +109,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         StorageError: it cannot be written, for want of space or rights.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = path.with_name(f".m2s-{os.getpid()}-{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
@@ -149,10 +149,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(
-                f"{folder}: another run is writing here; wait for it or choose another folder"
-            ) from None
-        for stale in folder.rglob(".*.tmp"):
+            raise StorageError(f"{folder}: another run is writing here; wait for it or choose another folder") from None
+        for stale in folder.rglob(".m2s-*.tmp"):
             stale.unlink(missing_ok=True)
         yield
     finally:
@@ -200,7 +198,7 @@ class FilmDataset:
         if not path.exists():
             return {}
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_bytes())
             found = (record["dataset"], record["schema_version"])
         except (ValueError, KeyError, TypeError) as error:
             raise StorageError(f"{path}: not a record of a dataset ({error})") from error
@@ -214,11 +212,11 @@ class FilmDataset:
         Raises:
             StorageError: the folder was made with other settings; both values are named.
         """
-        record = self.record
+        record, settings = self.record, json.loads(json.dumps(dict(settings)))
         if record:
             require_settings(self.folder, record["settings"], settings)
         else:
-            self._write_record({"complete": False, "settings": dict(settings), "failed": {}})
+            self._write_record({"complete": False, "settings": settings, "failed": {}})
 
     def write_film(self, movie_id: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
         """Keep a finished film as a part; it counts from here on, whatever happens to the run."""
@@ -286,9 +284,9 @@ class FilmDataset:
             if not path.exists() or [stored[movie_id].path for movie_id in films] != [path] * len(_films_in(path))
         }
         obsolete = [path for path in self._shard_paths() if path not in plan]
-        settings = self.record["settings"]
+        before = {key: self.record[key] for key in ("settings", "failed")}
         if changed or obsolete:
-            self._write_record({"complete": False, "settings": settings, "failed": {}})
+            self._write_record({"complete": False, **before})
         for movie_id in catalog:
             film = stored[movie_id]
             if film.path in changed or film.path in obsolete:
@@ -306,7 +304,7 @@ class FilmDataset:
         shards = [{"file": path.name, "films": len(films)} for path, films in plan.items()]
         record = {
             "complete": True,
-            "settings": self.record["settings"],
+            "settings": before["settings"],
             **facts,
             "failed": dict(sorted(failed.items())),
         }
@@ -325,9 +323,11 @@ class FilmDataset:
         previous, num_rows, num_films = None, 0, 0
         for path in paths:
             try:
-                table = pq.read_table(path)
-                films = _films_in(path)
-            except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+                films, table = _films_in(path), pq.read_table(path)
+            except StorageError as error:
+                problems.append(str(error))
+                continue
+            except (OSError, pa.ArrowException) as error:
                 problems.append(f"{path}: cannot be read ({error})")
                 continue
             if not table.schema.equals(self.schema.features.arrow_schema):
@@ -395,8 +395,11 @@ def require_settings(folder: Path, found: Mapping[str, Any], needed: Mapping[str
 
 
 def _films_in(path: Path) -> list[StoredFilm]:
-    metadata = pq.read_metadata(path).metadata
-    return [StoredFilm(path=path, **entry) for entry in json.loads(metadata[b"m2s.films"])]
+    try:
+        entries = json.loads((pq.read_metadata(path).metadata or {})[b"m2s.films"])
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise StorageError(f"{path}: holds no films ({error}); remove it, and they are made again") from error
+    return [StoredFilm(path=path, **entry) for entry in entries]
 
 
 def _undecodable(table: pa.Table) -> list[str]:

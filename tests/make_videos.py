@@ -46,7 +46,7 @@ def make_video(
     with av.open(str(path), "w", options=options) as container:
 
         def add_stream():
-            stream = container.add_stream(codec, rate=rate)
+            stream = container.add_stream(codec, rate=rate, options={"preset": "ultrafast"})
             stream.width, stream.height = size
             stream.pix_fmt = pixel_format
             stream.codec_context.gop_size = keyframe_interval
@@ -115,3 +115,23 @@ def truncate(path: Path, share: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
     return path
+
+
+def concatenate(path: Path, times: int, output: Path) -> Path:
+    """The video stream of a film so many times in a row, its packets joined without recoding."""
+    with av.open(str(output), "w") as target:
+        stream, shift = None, 0
+        for _ in range(times):
+            with av.open(str(path)) as source:
+                video = source.streams.video[0]
+                stream = stream or target.add_stream_from_template(video)
+                end = shift
+                for packet in source.demux(video):
+                    if packet.dts is None:
+                        continue
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    end = max(end, packet.pts + packet.duration)
+                    packet.stream = stream
+                    target.mux(packet)
+                shift = end
+    return output

@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both install what they need into .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CLIP := .cache/clip-vit-base-patch16
+DEMO := .cache/demo
+
+.PHONY: demo test lint test-fast test-slow bench clean
+
+$(VENV)/installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(CLIP)/model.safetensors: $(VENV)/installed
+	@test -n "$(M2S_ASSETS)" || { echo "set M2S_ASSETS to the assets folder: it holds the film and the weights of the demo"; exit 1; }
+	$(BIN)/python $(M2S_ASSETS)/clip-vit-base-patch16/unpack.py $(CLIP)
+
+# A whole film to scenes and embeddings (about a minute on two cores), then scenes like the one at three minutes ten.
+demo: $(CLIP)/model.safetensors
+	$(BIN)/m2s embed $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4 --model $(CLIP) --output $(DEMO)
+	$(BIN)/m2s search $(DEMO) --film big_buck_bunny --at 00:03:10
+
+test: lint test-fast
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+bench: $(CLIP)/model.safetensors
+	$(BIN)/python benchmarks/shots.py --assets $(M2S_ASSETS)
+	$(BIN)/python benchmarks/embedding.py --assets $(M2S_ASSETS) --model $(CLIP)
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info

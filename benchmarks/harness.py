@@ -1,0 +1,63 @@
+"""What every benchmark shares: alternating runs, medians, and a result file that says where it was measured."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("torch", "transformers", "scenedetect-headless", "opencv-python-headless", "decord", "av", "numpy")
+
+
+def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[str, dict[str, float]]:
+    """Call the candidates in turn, `runs` times after a warm-up; median and extremes of wall and processor seconds."""
+    wall: dict[str, list[float]] = {name: [] for name in candidates}
+    cpu: dict[str, list[float]] = {name: [] for name in candidates}
+    for run in range(runs + 1):
+        for name, call in candidates.items():
+            started, started_cpu = time.perf_counter(), time.process_time()
+            call()
+            if run:
+                wall[name].append(time.perf_counter() - started)
+                cpu[name].append(time.process_time() - started_cpu)
+    return {
+        name: {
+            "wall_seconds": round(statistics.median(wall[name]), 3),
+            "wall_min": round(min(wall[name]), 3),
+            "wall_max": round(max(wall[name]), 3),
+            "cpu_seconds": round(statistics.median(cpu[name]), 3),
+        }
+        for name in candidates
+    }
+
+
+def hardware() -> str:
+    """Processor and cores, or the GPU's name."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+    return f"{os.cpu_count()} × {model}"
+
+
+def write_result(name: str, dtype: str, content: dict[str, Any]) -> None:
+    """Write `results/NAME-CORES-DTYPE-torchVERSION.json` and print it."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    dirty = subprocess.run(["git", "status", "--porcelain", "modeling_m2s"], capture_output=True, text=True).stdout
+    facts = {
+        "hardware": hardware(),
+        "dtype": dtype,
+        "versions": {package: version(package) for package in PACKAGES},
+        "commit": commit + ("+changes" if dirty.strip() else ""),
+    }
+    path = RESULTS / f"{name}-{os.cpu_count()}cpu-{dtype}-torch{version('torch')}.json"
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps({**facts, **content}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n")
+    print(text)

@@ -1,0 +1,73 @@
+"""Shots and keyframes in one decode pass against PySceneDetect followed by reading the keyframes with decord.
+
+    python benchmarks/shots.py --assets ASSETS        about 5 minutes on two cores
+
+Both sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. Films: Big Buck Bunny
+(448×252), and a generated 1920×1080 film with an intra frame every 300, where reaching a keyframe decodes up to 300.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import scenedetect
+from harness import alternate, write_result
+
+from modeling_m2s.video_m2s import detect_shots, read_frames
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from make_videos import make_video
+
+
+def one_pass(path: Path) -> list[tuple[int, int]]:
+    return [(shot.start_frame, shot.end_frame) for shot in detect_shots(path).shots]
+
+
+def two_steps(path: Path) -> list[tuple[int, int]]:
+    scenes = scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), start_in_scene=True)
+    shots = [(start.frame_num, end.frame_num) for start, end in scenes]
+    for image in read_frames(path, [(start + end - 1) // 2 for start, end in shots], 224, "decord"):
+        cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return shots
+
+
+def detection_only(path: Path) -> None:
+    scenedetect.detect(str(path), scenedetect.AdaptiveDetector())
+
+
+def bare_decoding(path: Path) -> None:
+    capture = cv2.VideoCapture(str(path))
+    while capture.read()[0]:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--assets", type=Path, required=True)
+    parser.add_argument("--runs", type=int, default=5)
+    options = parser.parse_args()
+    content = {}
+    with tempfile.TemporaryDirectory() as folder:
+        large = make_video(Path(folder) / "large.mp4", [120] * 15, size=(1920, 1080), keyframe_interval=300)
+        films = {
+            "big_buck_bunny": options.assets / "videos/big_buck_bunny_full_448x252.mp4",
+            "large_rare_intra": large,
+        }
+        for name, path in films.items():
+            assert one_pass(path) == two_steps(path)
+            candidates = {
+                "one pass": lambda path=path: one_pass(path),
+                "PySceneDetect, then decord": lambda path=path: two_steps(path),
+                "PySceneDetect alone": lambda path=path: detection_only(path),
+                "bare decoding": lambda path=path: bare_decoding(path),
+            }
+            times = alternate(candidates, options.runs)
+            ratio = times["PySceneDetect, then decord"]["wall_seconds"] / times["one pass"]["wall_seconds"]
+            content[name] = {**times, "times_faster": round(ratio, 2)}
+    write_result("shots", "uint8", content)
+
+
+if __name__ == "__main__":
+    main()

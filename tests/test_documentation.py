@@ -1,0 +1,86 @@
+"""README, packaging and the rules of the house hold."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def imports(path: Path):
+    """(module or name, relative level, inside a try or a function) of every import of a file."""
+    tree = ast.parse(path.read_text())
+    guarded = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, (ast.Try, ast.FunctionDef, ast.If))
+        for inner in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name.split(".")[0], 0, id(node) in guarded) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0], node.level, id(node) in guarded
+
+
+def test_the_readmes_tree_is_the_real_one():
+    block = next(text for text in re.findall(r"```\n(.*?)```", README, re.DOTALL) if text.startswith("modeling_m2s/"))
+    folder, named = "", set()
+    for line in block.splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            folder = name
+        named.add(folder + name if line.startswith(" ") else name)
+    real = {f"{path.split('/')[0]}/" for path in TRACKED if "/" in path and not path.startswith(".")}
+    real |= {path for path in TRACKED if path.startswith("modeling_m2s/") and path != "modeling_m2s/__init__.py"}
+    assert named == real
+
+
+def test_files_to_read_first_exist():
+    first = re.search(r"Read in this order: (.*?)\.\n\n", README, re.DOTALL)[1]
+    assert [path for path in re.findall(r"`(.+?)`", first) if path not in TRACKED] == []
+
+
+def test_flags_in_the_readme_exist():
+    from modeling_m2s.cli import build_parser
+
+    known = set()
+    for action in build_parser()._actions:
+        for command in (getattr(action, "choices", None) or {}).values():
+            known |= set(command._option_string_actions)
+    assert {flag for flag in re.findall(r"(--[a-z-]+)", README)} <= known
+
+
+def test_the_library_imports_little_at_top_level():
+    allowed = {"torch", "transformers", "numpy", "PIL", "huggingface_hub"} | set(sys.stdlib_module_names)
+    for path in sorted((ROOT / "modeling_m2s").glob("*.py")):
+        for module, level, guarded in imports(path):
+            assert level == 1 or guarded or module in allowed, f"{path.name} imports {module}"
+
+
+def test_no_path_of_a_machine_and_no_pickle():
+    # Put together here, so that this file does not hold them.
+    forbidden = ["/ro" + "ot/", "/ho" + "me/", "torch.lo" + "ad(", "pick" + "le.lo"]
+    for name in TRACKED:
+        if (ROOT / name).suffix in (".py", ".md", ".cfg", ".toml", ".txt", ""):
+            text = (ROOT / name).read_text()
+            assert [word for word in forbidden if word in text] == [], name
+
+
+@pytest.mark.slow
+def test_the_wheel_installs_the_library_alone(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "--wheel-dir"]
+    subprocess.run([*command, tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("movies2scenes-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"modeling_m2s"}
+    modules = {path for path in TRACKED if path.startswith("modeling_m2s/")}
+    assert modules <= set(names)
+    assert any(name.endswith("LICENSE") for name in names)
