@@ -8,13 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
 import pytest
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 
 from modeling_m2s import M2SSceneConfig, M2SSceneModel, M2SSceneProcessor
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+
+def pytest_configure(config):
+    """Allow the markers of transformers' own tests, which `test_common_models.py` runs."""
+    flash = ["flash_attn_test", "flash_attn_3_test", "flash_attn_4_test"]
+    for marker in ["accelerate_tests", "torch_compile_test", *flash]:
+        config.addinivalue_line("markers", f"{marker}: set by transformers' own tests")
 
 
 @pytest.fixture(scope="session")

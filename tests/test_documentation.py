@@ -55,7 +55,7 @@ def test_flags_in_the_readme_exist():
     for action in build_parser()._actions:
         for command in (getattr(action, "choices", None) or {}).values():
             known |= set(command._option_string_actions)
-    assert {flag for flag in re.findall(r"(--[a-z-]+)", README)} <= known
+    assert set(re.findall(r"(--[a-z-]+)", README)) <= known
 
 
 def test_the_library_imports_little_at_top_level():
