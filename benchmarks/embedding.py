@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
-from modeling_m2s.video_m2s import detect_shots
+from modeling_m2s.shots_m2s import detect_shots
 
 GFLOP_PER_SCENE = 416.7  # nine frames of ViT-B/16, forward
 

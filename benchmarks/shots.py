@@ -15,7 +15,8 @@ import cv2
 import scenedetect
 from harness import alternate, write_result
 
-from modeling_m2s.video_m2s import detect_shots, read_frames
+from modeling_m2s.shots_m2s import detect_shots
+from modeling_m2s.video_m2s import read_frames
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from make_videos import make_video

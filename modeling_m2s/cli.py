@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run_embed(options: argparse.Namespace) -> int:
     from .index_m2s import SceneSettings, embed_films, find_films, model_revision
     from .pipeline_m2s import scene_windows
-    from .video_m2s import ShotSettings
+    from .shots_m2s import ShotSettings
 
     started = time.monotonic()
     scene_windows(1, options.shots_per_scene, options.stride)
@@ -125,8 +125,9 @@ def run_embed(options: argparse.Namespace) -> int:
     for reason in summary.failed.values():
         print_error(reason)
     failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    films_now = f"{summary.num_films} film" + ("s" if summary.num_films != 1 else "")
     print(
-        f"{options.output}: {summary.num_scenes} scenes of {summary.num_films} films "
+        f"{options.output}: {summary.num_scenes} scenes of {films_now} "
         f"({summary.added} embedded now{failed}, {time.monotonic() - started:.0f} s)"
     )
     if summary.num_films:

@@ -86,13 +86,16 @@ class M2SSceneConfig(PreTrainedConfig):
                 f"{pretrained_model_name_or_path} holds a model of type {found!r}; {cls.__name__} reads "
                 f"{cls.model_type!r} or CLIP checkpoints ({', '.join(CLIP_MODEL_TYPES)})"
             )
-        tower = config_dict.get("vision_config") or {} if found == "clip" else config_dict
-        projection_dim = config_dict.get("projection_dim", cls.projection_dim)
-        scene_dict = {"vision_config": dict(tower), "projection_dim": projection_dim}
-        for key in ("_commit_hash", "dtype"):
-            if key in config_dict:
-                scene_dict[key] = config_dict[key]
-        return scene_dict, kwargs
+        return cls.clip_to_scene_dict(config_dict), kwargs
+
+    @classmethod
+    def clip_to_scene_dict(cls, clip_dict: dict[str, Any]) -> dict[str, Any]:
+        """The scene configuration, as a dict, around the image tower of a CLIP configuration, as a dict."""
+        tower = clip_dict.get("vision_config") or {} if clip_dict["model_type"] == "clip" else clip_dict
+        kept: dict[str, Any] = {
+            key: clip_dict[key] for key in ("projection_dim", "dtype", "_commit_hash") if key in clip_dict
+        }
+        return {**kept, "vision_config": dict(tower)}
 
 
 __all__ = ["POSITION_INTERPOLATIONS", "M2SSceneConfig"]

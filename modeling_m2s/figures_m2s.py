@@ -1,13 +1,17 @@
 """Pictures of films and scenes: keyframes in order, scenes marked, timecodes under them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from io import BytesIO
+from itertools import chain
 
 from PIL import Image, ImageDraw, ImageFont
 
 BACKGROUND, TEXT, FAINT = "#ffffff", "#1d1d1f", "#6e6e73"
 SCENE_COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0")
 THUMBNAIL_WIDTH, GAP, CAPTION_HEIGHT = 160, 6, 18
+MAX_SIDE = 65_500  # of a JPEG file, in pixels
+_TIME = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 def timecode(seconds: float) -> str:
@@ -22,23 +26,16 @@ def parse_timecode(text: str) -> float:
     Raises:
         ValueError: the text is none of these.
     """
-    parts = text.split(":")
-    try:
-        if len(parts) > 3 or any(not part.isdigit() for part in parts[:-1]):
-            raise ValueError
-        seconds = float(parts[-1])
-        if not 0 <= seconds < float("inf"):
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"{text!r} is not a time; write seconds, MM:SS or HH:MM:SS") from None
-    for unit, part in zip((60, 3600), reversed(parts[:-1]), strict=False):
-        seconds += unit * int(part)
-    return seconds
+    match = _TIME.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a time; write seconds, MM:SS or HH:MM:SS")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def contact_sheet(
     title: str,
-    keyframes: Sequence[Image.Image | None],
+    keyframes: Iterable[Image.Image | None],
     starts: Sequence[float],
     scenes: Sequence[tuple[int, int]],
     columns: int = 9,
@@ -50,25 +47,33 @@ def contact_sheet(
         keyframes: one image a shot; None where there is none.
         starts: each shot's start in seconds.
         scenes: (first shot, number of shots); where they overlap, a shot wears the color of the last to begin.
-        columns: shots in a row; with as many as a scene has, every row is a scene.
+        columns: shots in a row; with as many as a scene has, every row is a scene. Doubled until the picture is not
+            too tall for a JPEG.
     """
-    first_shots = {first: number for number, (first, _) in enumerate(scenes)}
-    height = _thumbnail_height(keyframes)
+    scene_of: dict[int, int] = {}
+    for number, (first, num_shots) in enumerate(scenes):
+        scene_of.update(dict.fromkeys(range(first, first + num_shots), number))
+    first_ones: list[Image.Image | None] = []
+    others = iter(keyframes)
+    while not any(first_ones) and len(first_ones) < len(starts):
+        first_ones.append(next(others))
+    height = _thumbnail_height(first_ones)
     cell = (THUMBNAIL_WIDTH + GAP, height + 2 * CAPTION_HEIGHT + GAP)
-    rows = -(-len(keyframes) // columns)
+    columns = min(columns, MAX_SIDE // cell[0] - 1)
+    while (rows := -(-len(starts) // columns)) * cell[1] + 40 > MAX_SIDE:
+        columns *= 2
     sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + 40), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 8), title, TEXT, _font(18))
-    scene = 0
-    for shot, (keyframe, start) in enumerate(zip(keyframes, starts, strict=True)):
-        begins = shot in first_shots
-        scene = first_shots.get(shot, scene)
+    for shot, (keyframe, start) in enumerate(zip(chain(first_ones, others), starts, strict=True)):
         x, y = GAP + shot % columns * cell[0], 40 + shot // columns * cell[1]
-        color = SCENE_COLORS[scene % len(SCENE_COLORS)]
-        draw.rectangle((x, y, x + THUMBNAIL_WIDTH + (GAP if shot % columns < columns - 1 else 0) - 1, y + 3), color)
-        if begins:
-            draw.rectangle((x, y, x + 58, y + 15), color)
-            draw.text((x + 4, y + 1), f"scene {scene}", BACKGROUND, _font(12))
+        if (scene := scene_of.get(shot)) is not None:
+            color = SCENE_COLORS[scene % len(SCENE_COLORS)]
+            width = THUMBNAIL_WIDTH + (GAP if shot % columns < columns - 1 else 0)
+            draw.rectangle((x, y, x + width - 1, y + 3), color)
+            if shot == scenes[scene][0]:
+                draw.rectangle((x, y, x + 58, y + 15), color)
+                draw.text((x + 4, y + 1), f"scene {scene}", BACKGROUND, _font(12))
         _paste(sheet, keyframe, (x, y + CAPTION_HEIGHT), height)
         draw.text((x, y + CAPTION_HEIGHT + height + 2), f"{timecode(start)} · {shot}", FAINT, _font(12))
     return sheet
@@ -102,9 +107,10 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _thumbnail_height(keyframes: Sequence[Image.Image | None]) -> int:
-    """Of the first image's shape; films do not change theirs."""
+    """Of the first image's shape, if that is not extreme; films do not change theirs."""
     first = next((keyframe for keyframe in keyframes if keyframe), None)
-    return round(THUMBNAIL_WIDTH * first.height / first.width) if first else THUMBNAIL_WIDTH // 2
+    height = round(THUMBNAIL_WIDTH * first.height / first.width) if first else THUMBNAIL_WIDTH // 2
+    return min(max(height, 1), 3 * THUMBNAIL_WIDTH)
 
 
 def _paste(picture: Image.Image, keyframe: Image.Image | None, place: tuple[int, int], height: int) -> None:

@@ -12,20 +12,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .figures_m2s import contact_sheet, encode, timecode
+from PIL import Image
+
+from .figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode, timecode
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
+from .shots_m2s import Film, Shot, ShotSettings, detect_shots
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
-from .video_m2s import (
-    VIDEO_SUFFIXES,
-    Film,
-    Shot,
-    ShotSettings,
-    VideoError,
-    decoder_messages,
-    detect_shots,
-    fingerprint,
-    printable,
-)
+from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import run_isolated
 
 
@@ -167,7 +160,7 @@ def embed_films(
                     _embed_film(film, shots, embeddings, pipeline, scene_settings, output, report)
                     added += 1
                 except ValueError as error:
-                    failed[film.movie_id] = str(error)
+                    failed[film.movie_id] = f"{film.facts['video']}: {error}"
 
         catalog = shots.films().keys() - failed.keys()
         shots.finish(catalog, failed)
@@ -225,11 +218,16 @@ def _is_stale(embedded: StoredFilm | None, stored: StoredFilm) -> bool:
     return embedded is None or embedded.facts["fingerprint"] != stored.facts["fingerprint"]
 
 
-def read_shots(dataset: FilmDataset, film: StoredFilm) -> list[Shot]:
-    """A film's shots from a `shots` dataset, in order."""
-    rows = dataset.read_film(film).to_pylist()
-    keys = [name for name in rows[0] if name not in ("movie_id", "keyframes")]
-    return [Shot(**{key: row[key] for key in keys}, keyframes=[k["bytes"] for k in row["keyframes"]]) for row in rows]
+def read_shots(dataset: FilmDataset, film: StoredFilm, first: int = 0, num_shots: int | None = None) -> list[Shot]:
+    """Shots of a film from a `shots` dataset, all or `num_shots` from the `first` on."""
+    rows = (row for table in dataset.read_film(film, first, num_shots) for row in table.to_pylist())
+    return [
+        Shot(
+            **{name: row[name] for name in row if name not in ("movie_id", "keyframes")},
+            keyframes=[keyframe["bytes"] for keyframe in row["keyframes"]],
+        )
+        for row in rows
+    ]
 
 
 def _embed_film(
@@ -249,8 +247,6 @@ def _embed_film(
         scenes.append(scene)
         if report:
             report(movie_id, "scenes", (scene["first_shot"] + scene["num_shots"]) / len(film.shots))
-    if not scenes:
-        raise ValueError(f"{movie_id}: none of its {len(film.shots)} shots has a keyframe")
     rows = [
         {
             **scene,
@@ -263,7 +259,7 @@ def _embed_film(
     ]
     sheet = contact_sheet(
         f"{movie_id}   {timecode(film.duration_seconds)}   {len(film.shots)} shots, {len(scenes)} scenes",
-        [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in film.shots],
+        map(_thumbnail, film.shots),
         [shot.start_seconds for shot in film.shots],
         [(scene["first_shot"], scene["num_shots"]) for scene in scenes],
         columns=settings.shots_per_scene,
@@ -271,6 +267,15 @@ def _embed_film(
     with atomic_write(_sheet_path(output, movie_id)) as file:
         file.write(encode(sheet, "JPEG"))
     embeddings.write_film(movie_id, rows, {"fingerprint": facts["fingerprint"]})
+
+
+def _thumbnail(shot: Shot) -> Image.Image | None:
+    """A shot's first keyframe, small enough to hold those of a whole film."""
+    if not shot.keyframes:
+        return None
+    image = open_image(shot.keyframes[0])
+    image.thumbnail((THUMBNAIL_WIDTH, image.height))
+    return image
 
 
 def _write_film_index(shots: FilmDataset, index: FilmDataset) -> None:

@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_m2s import M2SSceneConfig
+from .configuration_m2s import CLIP_MODEL_TYPES, M2SSceneConfig
 
 # A folder of `CLIPVisionModel` alone may name its weights without the tower's prefix.
 BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vision_model.\1."}
@@ -180,7 +180,10 @@ class M2SScenePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As transformers' own; a bare `CLIPVisionModel` is found as well, whose weights lack the tower's prefix."""
+        """As transformers' own; CLIP's checkpoints are read as well, and its configurations taken as `config`."""
+        config = kwargs.get("config")
+        if getattr(config, "model_type", None) in CLIP_MODEL_TYPES:
+            kwargs["config"] = M2SSceneConfig(**M2SSceneConfig.clip_to_scene_dict(config.to_dict()))
         kwargs.setdefault("key_mapping", BARE_TOWER_KEYS)
         return super().from_pretrained(*args, **kwargs)
 

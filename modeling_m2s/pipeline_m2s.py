@@ -14,7 +14,7 @@ from .modeling_m2s import M2SSceneModel
 from .processing_m2s import M2SSceneProcessor
 
 if TYPE_CHECKING:
-    from .video_m2s import Shot, ShotSettings
+    from .shots_m2s import Shot, ShotSettings
 
 
 def scene_windows(num_shots: int, shots_per_scene: int = 9, stride: int | None = None) -> list[tuple[int, int]]:
@@ -26,7 +26,7 @@ def scene_windows(num_shots: int, shots_per_scene: int = 9, stride: int | None =
     Raises:
         ValueError: a window or stride that is not positive, or a stride that would leave shots out.
     """
-    stride = stride or shots_per_scene
+    stride = shots_per_scene if stride is None else stride
     if not 1 <= stride <= shots_per_scene:
         raise ValueError(f"stride={stride} must be between 1 and shots_per_scene={shots_per_scene}")
     windows = []
@@ -120,18 +120,24 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         scenes_per_batch: int = 4,
     ) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         if isinstance(film, (str, os.PathLike)):
-            from .video_m2s import detect_shots
+            from .shots_m2s import detect_shots
 
             film = detect_shots(film, shot_settings)
-        for windows in _batches(film.shots, scene_windows(len(film.shots), shots_per_scene, stride), scenes_per_batch):
-            scenes = [[list(map(open_image, shot.keyframes)) for shot in _shots(film.shots, w)] for w in windows]
-            pixel_values = self.scene_processor(scenes)["pixel_values"]
-            yield {"pixel_values": pixel_values, "scenes": [_describe(film.shots, window) for window in windows]}
+        windows = scene_windows(len(film.shots), shots_per_scene, stride)
+        batches = list(_batches(film.shots, windows, scenes_per_batch))
+        if not batches:
+            raise ValueError(f"none of the film's {len(film.shots)} shots has a keyframe")
+        for number, batch in enumerate(batches, 1):
+            scenes = [[list(map(open_image, shot.keyframes)) for shot in _shots(film.shots, w)] for w in batch]
+            yield {
+                "pixel_values": self.scene_processor(scenes)["pixel_values"],
+                "scenes": [_describe(film.shots, window) for window in batch],
+                "is_last": number == len(batches),  # by this, transformers knows a film's end
+            }
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
-        scenes = model_inputs.pop("scenes")
-        pixel_values = model_inputs["pixel_values"].to(self.model.dtype)
-        return {"scenes": scenes, "embeddings": self.model(pixel_values=pixel_values).pooler_output}
+        pixel_values = model_inputs.pop("pixel_values").to(self.model.dtype)
+        return {**model_inputs, "embeddings": self.model(pixel_values=pixel_values).pooler_output}
 
     def postprocess(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:  # type: ignore[override]
         return [

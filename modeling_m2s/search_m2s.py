@@ -121,8 +121,7 @@ class SceneIndex:
 
     def keyframes(self, scene: Scene) -> list[Image.Image | None]:
         """The first keyframe of each of the scene's shots, as images; None where a shot has none."""
-        shots = read_shots(self.shots, self.films[scene.movie_id])
-        shots = shots[scene.first_shot : scene.first_shot + scene.num_shots]
+        shots = read_shots(self.shots, self.films[scene.movie_id], scene.first_shot, scene.num_shots)
         return [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
 
     def draw(self, query: tuple[str, list[Image.Image | None]], results: Sequence[Scene]) -> Image.Image:

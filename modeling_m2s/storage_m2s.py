@@ -223,7 +223,7 @@ class FilmDataset:
         path = self._part_path(movie_id)
         table = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
         with atomic_write(path) as file:
-            self._write_tables(file, [(StoredFilm(movie_id, path, 0, len(rows), facts), table)])
+            self._write_films(file, [(StoredFilm(movie_id, path, 0, len(rows), facts), [table])])
 
     def part(self, movie_id: str) -> StoredFilm:
         """A film that was just written."""
@@ -248,15 +248,19 @@ class FilmDataset:
             stored.update((film.movie_id, film) for film in _films_in(path))
         return dict(sorted(stored.items()))
 
-    def read_film(self, film: StoredFilm, columns: list[str] | None = None) -> pa.Table:
-        """The rows of one film, without reading those of others."""
-        with pq.ParquetFile(film.path) as file:
-            groups, row = [], 0
+    def read_film(self, film: StoredFilm, first: int = 0, num_rows: int | None = None) -> Iterator[pa.Table]:
+        """The rows of one film, or a run of them, by row group, without reading those of others."""
+        start = film.first_row + first
+        stop = film.first_row + film.num_rows if num_rows is None else start + num_rows
+        # Read ahead, the file would be held in memory whole.
+        with pq.ParquetFile(film.path, pre_buffer=False) as file:
+            row = 0
             for group in range(file.num_row_groups):
-                if film.first_row <= row < film.first_row + film.num_rows:
-                    groups.append(group)
-                row += file.metadata.row_group(group).num_rows
-            return file.read_row_groups(groups, columns=columns)
+                after = row + file.metadata.row_group(group).num_rows
+                if row < stop and start < after:
+                    table = file.read_row_group(group)
+                    yield table.slice(max(0, start - row), min(after, stop) - max(row, start))
+                row = after
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows of a finished dataset, in order."""
@@ -294,7 +298,7 @@ class FilmDataset:
                 stored[movie_id] = self.part(movie_id)
         for path, films in changed.items():
             with atomic_write(path) as file:
-                self._write_tables(file, ((stored[movie_id], self.read_film(stored[movie_id])) for movie_id in films))
+                self._write_films(file, ((stored[movie_id], self.read_film(stored[movie_id])) for movie_id in films))
         for path in obsolete:
             path.unlink()
         for path in (self.folder / "parts").glob("*"):
@@ -355,22 +359,21 @@ class FilmDataset:
         with atomic_write(self.folder / RECORD_NAME) as file:
             file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
 
-    def _write_tables(self, file: IO[bytes], films: Iterable[tuple[StoredFilm, pa.Table]]) -> None:
+    def _write_films(self, file: IO[bytes], films: Iterable[tuple[StoredFilm, Iterable[pa.Table]]]) -> None:
         """Films one after the other, each beginning a row group; their index goes into the file's metadata."""
         index, first_row = [], 0
         with pq.ParquetWriter(file, self.schema.features.arrow_schema) as writer:
-            for film, table in films:
-                table = table.cast(self.schema.features.arrow_schema)
-                writer.write_table(table, row_group_size=self.schema.rows_per_group)
-                index.append(
-                    {"movie_id": film.movie_id, "first_row": first_row, "num_rows": len(table), "facts": film.facts}
-                )
-                first_row += len(table)
+            for film, tables in films:
+                place = {"movie_id": film.movie_id, "first_row": first_row, "num_rows": film.num_rows}
+                index.append({**place, "facts": film.facts})
+                for table in tables:
+                    writer.write_table(table, row_group_size=self.schema.rows_per_group)
+                first_row += film.num_rows
             writer.add_key_value_metadata({"m2s.films": json.dumps(index)})
 
     def _copy_to_part(self, film: StoredFilm) -> None:
         with atomic_write(self._part_path(film.movie_id)) as file:
-            self._write_tables(file, [(film, self.read_film(film))])
+            self._write_films(file, [(film, self.read_film(film))])
 
     def _part_path(self, movie_id: str) -> Path:
         return self.folder / "parts" / f"{file_name(movie_id)}.parquet"

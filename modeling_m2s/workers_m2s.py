@@ -46,6 +46,8 @@ def run_isolated(
     Yields:
         One `Outcome` an input, as they finish. Closing the iterator ends the workers.
     """
+    if num_workers < 1:
+        raise ValueError(f"num_workers={num_workers} must be at least 1")
     methods = multiprocessing.get_all_start_methods()
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if preload and "forkserver" in methods:
@@ -68,8 +70,11 @@ def run_isolated(
                 key, process = running[receiver]
                 try:
                     kind, content = receiver.recv()
-                except EOFError:
+                except (EOFError, OSError):  # it died, perhaps in the middle of a message
                     kind, content = "dead", None
+                except Exception as error:  # what it sent cannot be unpickled
+                    kind, content = "failed", _describe(error)
+                    process.kill()
                 if kind == "report":
                     if report:
                         report(key, content)
@@ -101,13 +106,15 @@ def _work(function: Callable[..., Any], arguments: tuple, sender: Connection) ->
     # Ctrl-C reaches the whole process group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    message: tuple[str, Any]
     try:
-        message = ("done", function(*arguments, report=lambda share: sender.send(("report", share))))
+        sender.send(("done", function(*arguments, report=lambda share: sender.send(("report", share)))))
     except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        message = ("failed", (text, type(error).__name__, traceback.format_exc()))
-    sender.send(message)
+        sender.send(("failed", _describe(error)))
+
+
+def _describe(error: Exception) -> tuple[str, str, str]:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text, type(error).__name__, "".join(traceback.format_exception(error))
 
 
 def _end_with_parent() -> None:

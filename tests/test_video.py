@@ -14,19 +14,9 @@ from PIL import Image
 from scenedetect import detect
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector
 
-from modeling_m2s import video_m2s
-from modeling_m2s.video_m2s import (
-    Film,
-    ShotSettings,
-    VideoError,
-    decoder_messages,
-    detect_shots,
-    fingerprint,
-    fit_size,
-    keyframe_places,
-    probe,
-    read_frames,
-)
+from modeling_m2s import shots_m2s, video_m2s
+from modeling_m2s.shots_m2s import Film, ShotSettings, detect_shots, keyframe_places
+from modeling_m2s.video_m2s import VideoError, decoder_messages, fingerprint, fit_size, probe, read_frames
 
 REFERENCE = {
     "adaptive": lambda threshold, length: AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=length),
@@ -119,7 +109,7 @@ def test_candidates_stay_few_and_near_the_ideal_place(num_keyframes):
     lengths = {*range(1, 300), *np.random.default_rng(0).integers(300, 40_000, 25).tolist(), 65 * 64, 66 * 64 + 1}
     image = np.zeros(1, np.uint8)
     for length in lengths:
-        candidates = video_m2s._Candidates(0, 0.0, num_keyframes)
+        candidates = shots_m2s._Candidates(0, 0.0, num_keyframes)
         for _ in range(length):
             candidates.add(lambda image: image, image)
             assert len(candidates.kept) <= 66
@@ -145,7 +135,7 @@ def test_several_keyframes_stand_evenly_and_are_those_frames(tmp_path):
 def test_large_frames_are_shrunk_on_entry_to_the_same_keyframes(tmp_path, monkeypatch):
     path = make_video(tmp_path / "film.mp4", [90, 40], size=(640, 480))
     by_reference = detect_shots(path)
-    monkeypatch.setattr(video_m2s, "_MAX_REFERENCE_BYTES", 0)
+    monkeypatch.setattr(shots_m2s, "_MAX_REFERENCE_BYTES", 0)
     assert detect_shots(path) == by_reference
 
 
