@@ -318,7 +318,7 @@ def test_info_tells_and_checks(index, tmp_path, capsys):
     broken = shutil.copytree(index, tmp_path / "broken")
     truncate(broken / "scene_embeddings/data/train-00000.parquet", 0.7)
     assert main(["info", str(broken), "--check"]) == 1
-    assert any("scene_embeddings" in line and "cannot be read" in line for line in errors(capsys))
+    assert any("scene_embeddings" in line and "holds no films" in line for line in errors(capsys))
     for command in (["info"], ["search", "--film", "a", "--at", "1"]):
         assert main([command[0], str(tmp_path / "nowhere"), *command[1:]]) == 1
         assert "index here" in errors(capsys)[0]
