@@ -27,6 +27,7 @@ from modeling_m2s.storage_m2s import (
     SCHEMAS,
     FilmDataset,
     StorageError,
+    StoredFilm,
     exclusive,
     file_name,
 )
@@ -83,7 +84,8 @@ def film_rows(movie_id: str, version: int = 0) -> list[dict]:
     return shot_rows(movie_id, random.Random(f"{movie_id} {version}").choice([1, 2, 9, 63, 64, 65, 130]))
 
 
-def rows_of(dataset, film, *run) -> list[dict]:
+def rows_of(dataset: FilmDataset, film: StoredFilm, *run: int) -> list[dict]:
+    """The rows of a film, or of a run of its shots: first and how many."""
     return [row for table in dataset.read_film(film, *run) for row in table.to_pylist()]
 
 
