@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -20,6 +21,9 @@ from .shots_m2s import Film, Shot, ShotSettings, detect_shots
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import run_isolated
+
+# Seconds for 128 frames, after which a decoder counts as hung.
+MAX_SILENCE = 600.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,9 @@ def embed_films(
                 for movie_id, path in missing.items()
             ]
             on_share = (lambda movie_id, share: report(movie_id, "shots", share)) if report else None
-            outcomes = run_isolated(store_shots, inputs, num_workers, on_share, preload=(__name__,))
+            outcomes = run_isolated(
+                store_shots, inputs, num_workers, on_share, preload=(__name__,), max_silence=MAX_SILENCE
+            )
             with contextlib.closing(outcomes):
                 for outcome in outcomes:
                     if outcome.error_type == StorageError.__name__:
@@ -163,9 +169,12 @@ def embed_films(
                     failed[film.movie_id] = f"{film.facts['video']}: {error}"
 
         catalog = shots.films().keys() - failed.keys()
+        film_index = FilmDataset(output / "films", "films")
+        film_index.begin({"shots": shots.record["settings"]})
+        film_index.reopen()
         shots.finish(catalog, failed)
         embeddings.finish(catalog, failed, model=_model_name(pipeline))
-        _write_film_index(shots, FilmDataset(output / "films", "films"))
+        film_index.write_all(_film_rows(shots))
         sheets = {_sheet_path(output, movie_id) for movie_id in catalog}
         for stale in set((output / "contact_sheets").glob("*")) - sheets:
             stale.unlink()
@@ -278,10 +287,9 @@ def _thumbnail(shot: Shot) -> Image.Image | None:
     return image
 
 
-def _write_film_index(shots: FilmDataset, index: FilmDataset) -> None:
-    """The `films` dataset: where each film's rows are in `shots`, and what is known of the film."""
-    index.begin({"shots": shots.record["settings"]})
-    rows = [
+def _film_rows(shots: FilmDataset) -> list[dict[str, Any]]:
+    """Rows of the `films` dataset: where each film's rows are in `shots`, and what is known of the film."""
+    return [
         {
             "movie_id": film.movie_id,
             "shard": int(film.path.stem.split("-")[1]),
@@ -291,7 +299,6 @@ def _write_film_index(shots: FilmDataset, index: FilmDataset) -> None:
         }
         for film in shots.films().values()
     ]
-    index.write_all(rows)
 
 
 def _sheet_path(output: Path, movie_id: str) -> Path:

@@ -28,7 +28,7 @@ DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2}
 MAX_KEYFRAMES_PER_SHOT = 31
 # Thinning starts at this many candidates a shot and halves them: they then stand at most 1/32.5 of the shot apart.
 _MAX_CANDIDATES = 66
-# Below this size candidates are kept as they were decoded (a reference, no work); above, they are shrunk on entry.
+# Below this size candidates are kept as they were decoded (a reference, no work); above, they are halved on entry.
 _MAX_REFERENCE_BYTES = 2 * 2**20
 # FFmpeg's threads cost small films more than they give, and detection keeps a second core busy.
 _SINGLE_THREAD_PIXELS = 640 * 480
@@ -114,7 +114,7 @@ def detect_shots(
     Args:
         path: a video file.
         settings: detector, thresholds, keyframes.
-        report: called now and then with the share of the film that has been read.
+        report: called every 128 frames with the share of the film that has been read; 0 where its length is unknown.
         allow_damaged: keep what could be read of a file whose end or middle cannot.
 
     Raises:
@@ -269,8 +269,8 @@ class _ShotCollector(SceneDetector):
             self._cut(cut)
         while len(self.waiting) > self.event_buffer_length + 1:
             self._count(*self.waiting.popleft())
-        if self.report and self.expected_frames and entry[0] % 128 == 0:
-            self.report(min(1.0, entry[0] / self.expected_frames))
+        if self.report and entry[0] % 128 == 0:
+            self.report(min(1.0, entry[0] / self.expected_frames) if self.expected_frames else 0.0)
         return cuts
 
     def post_process(self, timecode):
@@ -313,7 +313,13 @@ class _ShotCollector(SceneDetector):
         self.current = None
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
-        return image if image.nbytes <= _MAX_REFERENCE_BYTES else resize(image, self.keyframe_size)
+        """What a candidate is kept as: halving is ten times as fast as scaling to the keyframe's size at once."""
+        if image.nbytes <= _MAX_REFERENCE_BYTES:
+            return image
+        while min(image.shape[:2]) >= 2 * min(self.keyframe_size):
+            height, width = image.shape[0] // 2, image.shape[1] // 2
+            image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
+        return image
 
     def _encode(self, image: np.ndarray) -> bytes:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.settings.jpeg_quality]

@@ -210,13 +210,20 @@ class FilmDataset:
         """Start or continue writing with `settings`.
 
         Raises:
-            StorageError: the folder was made with other settings; both values are named.
+            StorageError: the folder was made with other settings, both values are named; or its record is lost.
         """
         record, settings = self.record, json.loads(json.dumps(dict(settings)))
         if record:
             require_settings(self.folder, record["settings"], settings)
+        elif films := self.films():
+            raise StorageError(f"{self.folder} holds {len(films)} films but no {RECORD_NAME}; remove it to start anew")
         else:
             self._write_record({"complete": False, "settings": settings, "failed": {}})
+
+    def reopen(self) -> None:
+        """Say that the dataset is being rewritten: until it is finished again, its record is one of an unfinished."""
+        record = self.record
+        self._write_record({"complete": False, "settings": record["settings"], "failed": record["failed"]})
 
     def write_film(self, movie_id: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
         """Keep a finished film as a part; it counts from here on, whatever happens to the run."""
@@ -288,9 +295,8 @@ class FilmDataset:
             if not path.exists() or [stored[movie_id].path for movie_id in films] != [path] * len(_films_in(path))
         }
         obsolete = [path for path in self._shard_paths() if path not in plan]
-        before = {key: self.record[key] for key in ("settings", "failed")}
         if changed or obsolete:
-            self._write_record({"complete": False, **before})
+            self.reopen()
         for movie_id in catalog:
             film = stored[movie_id]
             if film.path in changed or film.path in obsolete:
@@ -303,12 +309,12 @@ class FilmDataset:
             path.unlink()
         for path in (self.folder / "parts").glob("*"):
             path.unlink()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # not there, or the last breath of a killed run's worker
             (self.folder / "parts").rmdir()
         shards = [{"file": path.name, "films": len(films)} for path, films in plan.items()]
         record = {
             "complete": True,
-            "settings": before["settings"],
+            "settings": self.record["settings"],
             **facts,
             "failed": dict(sorted(failed.items())),
         }

@@ -9,9 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -33,6 +34,7 @@ def run_isolated(
     num_workers: int,
     report: Callable[[str, float], None] | None = None,
     preload: tuple[str, ...] = (),
+    max_silence: float | None = None,
 ) -> Generator[Outcome, None, None]:
     """Call `function(*arguments, report=…)` for every `(key, arguments)`, at most `num_workers` at a time.
 
@@ -42,6 +44,7 @@ def run_isolated(
         num_workers: processes at a time. Inputs are drawn as workers become free, so a slow consumer holds them back.
         report: called here with (key, share done) when the function calls its own `report(share)`.
         preload: modules that the workers find imported.
+        max_silence: seconds without a report after which a worker counts as hung and is killed.
 
     Yields:
         One `Outcome` an input, as they finish. Closing the iterator ends the workers.
@@ -53,7 +56,7 @@ def run_isolated(
     if preload and "forkserver" in methods:
         context.set_forkserver_preload(list(preload))
     queue = iter(inputs)
-    running: dict[Any, tuple[str, Any]] = {}
+    running: dict[Any, _Worker] = {}
     try:
         while True:
             while len(running) < num_workers and (job := next(queue, None)) is not None:
@@ -62,37 +65,60 @@ def run_isolated(
                 process = context.Process(target=_work, args=(function, arguments, sender), daemon=True)
                 process.start()
                 sender.close()
-                running[receiver] = (key, process)
+                running[receiver] = _Worker(key, process)
             if not running:
                 return
-            ready: Any = wait(list(running))
+            ready: Any = wait(list(running), timeout=None if max_silence is None else 1.0)
             for receiver in ready:
-                key, process = running[receiver]
+                worker = running[receiver]
+                worker.last_heard = time.monotonic()
                 try:
                     kind, content = receiver.recv()
                 except (EOFError, OSError):  # it died, perhaps in the middle of a message
                     kind, content = "dead", None
                 except Exception as error:  # what it sent cannot be unpickled
                     kind, content = "failed", _describe(error)
-                    process.kill()
+                    worker.process.kill()
                 if kind == "report":
                     if report:
-                        report(key, content)
+                        report(worker.key, content)
                     continue
                 del running[receiver]
                 receiver.close()
-                process.join()
+                exit_code = worker.end()
                 if kind == "done":
-                    yield Outcome(key, value=content)
+                    yield Outcome(worker.key, value=content)
                 elif kind == "failed":
-                    yield Outcome(key, None, *content)
+                    yield Outcome(worker.key, None, *content)
                 else:
-                    yield Outcome(key, error=_cause_of_death(process.exitcode))
+                    yield Outcome(worker.key, error=_cause_of_death(exit_code))
+            for receiver, worker in list(running.items()):
+                if max_silence is not None and time.monotonic() - worker.last_heard > max_silence:
+                    worker.process.kill()
+                    worker.end()
+                    del running[receiver]
+                    receiver.close()
+                    yield Outcome(worker.key, error=f"the worker process was silent for {max_silence:g} s")
     finally:
-        for receiver, (_, process) in running.items():
-            process.kill()
-            process.join()
+        for receiver, worker in running.items():
+            worker.process.kill()
+            worker.end()
             receiver.close()
+
+
+@dataclass
+class _Worker:
+    key: str
+    process: Any
+    last_heard: float = field(default_factory=time.monotonic)
+
+    def end(self) -> int:
+        """Wait for the process, which has said its last; one that lingers is killed. Returns its exit code."""
+        self.process.join(10)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+        return self.process.exitcode
 
 
 def _cause_of_death(exit_code: int) -> str:

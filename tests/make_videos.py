@@ -34,6 +34,7 @@ def make_video(
     audio: bool = False,
     times: Sequence[int] | None = None,
     second_stream: Sequence[int] = (),
+    grain: int = 0,
     **options: str,
 ) -> Path:
     """Write a film of shots of so many frames each.
@@ -41,6 +42,7 @@ def make_video(
     Args:
         times: presentation times of the frames in milliseconds, for a variable frame rate.
         second_stream: shot lengths of another video stream in the file.
+        grain: amplitude of noise over every frame, for a film that costs as much to decode as a real one.
         options: the container's, such as `movflags="faststart"`.
     """
     with av.open(str(path), "w", options=options) as container:
@@ -59,11 +61,15 @@ def make_video(
 
         streams = [(add_stream(), shot_lengths)] + ([(add_stream(), second_stream)] if second_stream else [])
         sound = container.add_stream("aac", rate=16000) if audio else None
+        noise = np.random.default_rng(seed).integers(0, grain + 1, (2 * size[1], size[0], 3), dtype=np.uint8)
         container.start_encoding()
         for stream, lengths in streams:
             shots = [shot for shot, length in enumerate(lengths) for _ in range(length)]
             for index, shot in enumerate(shots):
-                frame = av.VideoFrame.from_ndarray(picture(shot, index, *size, seed), format="rgb24")
+                image = picture(shot, index, *size, seed)
+                if grain:
+                    image = image // 2 + noise[index % size[1] :][: size[1]]
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 if times is not None:
                     frame.pts, frame.time_base = times[index], Fraction(1, 1000)
                 container.mux(stream.encode(frame))

@@ -377,3 +377,18 @@ def test_an_index_of_films_is_written_at_once(tmp_path):
         shard = pq.read_table(shots.folder / f"data/train-{row['shard']:05d}.parquet")
         film = shard.slice(row["first_row"], row["num_shots"])
         assert film.to_pylist() == rows_of(shots, shots.films()[row["movie_id"]])
+
+
+def test_films_without_a_record_are_not_mixed_with_others(tmp_path):
+    dataset = bring(tmp_path, {"a": 0})
+    (dataset.folder / RECORD_NAME).unlink()
+    with pytest.raises(StorageError, match=r"holds 1 films but no m2s\.json"):
+        dataset.begin(SETTINGS)
+
+
+def test_a_reopened_dataset_is_unfinished_until_it_is_finished(tmp_path):
+    dataset = bring(tmp_path, {"a": 0}, failed={"b": "broken"})
+    dataset.reopen()
+    assert dataset.check() == [f"{dataset.folder}: not finished"]
+    dataset.finish("a", dataset.record["failed"])
+    assert dataset.check() == [] and dataset.record["failed"] == {"b": "broken"}

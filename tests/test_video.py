@@ -132,11 +132,16 @@ def test_several_keyframes_stand_evenly_and_are_those_frames(tmp_path):
             assert abs(np.asarray(Image.open(BytesIO(jpeg))).astype(int) - image).mean() < 5
 
 
-def test_large_frames_are_shrunk_on_entry_to_the_same_keyframes(tmp_path, monkeypatch):
-    path = make_video(tmp_path / "film.mp4", [90, 40], size=(640, 480))
-    by_reference = detect_shots(path)
+@pytest.mark.parametrize("size", [(640, 480), (641, 481)])
+def test_large_frames_are_halved_on_entry_to_nearly_the_same_keyframes(tmp_path, monkeypatch, size):
+    path = make_video(tmp_path / "film.mp4", [90, 40], size=size, pixel_format="yuv444p")
+    by_reference = detect_shots(path, ShotSettings(short_side=100))
     monkeypatch.setattr(shots_m2s, "_MAX_REFERENCE_BYTES", 0)
-    assert detect_shots(path) == by_reference
+    halved = detect_shots(path, ShotSettings(short_side=100))
+    for shot in range(2):
+        assert halved.shots[shot].keyframe_frames == by_reference.shots[shot].keyframe_frames
+        assert keyframe(halved, shot).shape == keyframe(by_reference, shot).shape == (100, 133, 3)
+        assert abs(keyframe(halved, shot).astype(int) - keyframe(by_reference, shot)).mean() < 3
 
 
 @pytest.mark.parametrize("backend", ["decord", "pyav", "auto"])

@@ -270,3 +270,19 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     parent.kill()
     parent.join()
     wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
+
+
+def hang(seconds: float, pause: float, report: Callable) -> str:
+    """Work for so long, with a sign of life after every pause."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(pause)
+        report(0.0)
+    return "done"
+
+
+def test_a_silent_worker_is_given_up_and_a_slow_one_is_not():
+    inputs = [("hung", (1e9, 1e9)), ("slow", (6.0, 0.2)), ("next", (0.1, 0.1))]
+    outcomes = {o.key: o for o in run_isolated(hang, inputs, 2, preload=PRELOAD, max_silence=4.0)}
+    assert outcomes["hung"].error == "the worker process was silent for 4 s"
+    assert outcomes["slow"].value == outcomes["next"].value == "done"
