@@ -3,7 +3,7 @@
     python benchmarks/shots.py --assets ASSETS        about 5 minutes on two cores
 
 Both sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. Films: Big Buck Bunny
-(448×252), and a generated, grainy 1920×1080 film with an intra frame every 300, where reaching a keyframe decodes up to 300.
+(448×252), and a generated, grainy 1920×1080 film with an intra frame every 300, where seeking decodes many in vain.
 """
 
 import argparse

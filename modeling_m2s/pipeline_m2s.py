@@ -86,7 +86,8 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             shots_per_scene (`int`, defaults to 9): shots that one scene spans.
             stride (`int`, defaults to `shots_per_scene`): shots from one scene's start to the next one's.
             shot_settings (`ShotSettings`): detector, thresholds and keyframes, when the input is a path.
-            scenes_per_batch (`int`, defaults to 4): scenes that the model reads at a time.
+            scenes_per_batch (`int`): scenes that the model reads at a time; 1 on a CPU, where more are slower
+                (`benchmarks/embedding.py`), else 16.
 
         Returns:
             For each film a list of `{"first_shot", "num_shots", "start_seconds", "end_seconds", "embedding"}`, the
@@ -117,14 +118,14 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         shots_per_scene: int = 9,
         stride: int | None = None,
         shot_settings: "ShotSettings | None" = None,
-        scenes_per_batch: int = 4,
+        scenes_per_batch: int | None = None,
     ) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         if isinstance(film, (str, os.PathLike)):
             from .shots_m2s import detect_shots
 
             film = detect_shots(film, shot_settings)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)
-        batches = list(_batches(film.shots, windows, scenes_per_batch))
+        batches = list(_batches(film.shots, windows, scenes_per_batch or (1 if self.device.type == "cpu" else 16)))
         if not batches:
             raise ValueError(f"none of the film's {len(film.shots)} shots has a keyframe")
         for number, batch in enumerate(batches, 1):
