@@ -206,7 +206,8 @@ def run_info(options: argparse.Namespace) -> int:
             problems += dataset.check()
     for row in FilmDataset(options.index / "films", "films").read().to_pylist():
         size = f"{row['width']}×{row['height']}, {row['frame_rate']:.3f} fps"
-        print(f"{row['movie_id']}   {timecode(row['duration_seconds'])}   {row['num_shots']} shots   {size}")
+        damage = f"   {row['damage']}" if row["damage"] else ""
+        print(f"{row['movie_id']}   {timecode(row['duration_seconds'])}   {row['num_shots']} shots   {size}{damage}")
     for movie_id, reason in FilmDataset(options.index / "shots", "shots").record.get("failed", {}).items():
         print(f"{movie_id}   failed: {reason}")
     for problem in problems:

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from PIL import Image
 
 from .figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode, timecode
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
-from .shots_m2s import Film, Shot, ShotSettings, detect_shots
+from .shots_m2s import DECODER_VERSIONS, Film, Shot, ShotSettings, detect_shots
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import run_isolated
@@ -172,8 +174,10 @@ def embed_films(
         film_index = FilmDataset(output / "films", "films")
         film_index.begin({"shots": shots.record["settings"]})
         film_index.reopen()
-        shots.finish(catalog, failed)
-        embeddings.finish(catalog, failed, model=_model_name(pipeline))
+        shots.finish(catalog, failed, versions=DECODER_VERSIONS)
+        inputs = {"shots": shots.record["settings"]}
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        embeddings.finish(catalog, failed, model=_model_name(pipeline), inputs=inputs, versions=versions)
         film_index.write_all(_film_rows(shots))
         sheets = {_sheet_path(output, movie_id) for movie_id in catalog}
         for stale in set((output / "contact_sheets").glob("*")) - sheets:
@@ -198,8 +202,10 @@ def store_shots(
     """
     with decoder_messages() as messages:
         film = detect_shots(path, settings, report, allow_damaged)
-    if messages and not allow_damaged:
-        raise VideoError(path, f"damaged: the decoder reported {len(messages)} errors, the first: {messages[0]}")
+    if messages:
+        film.damage = f"damaged: the decoder reported {len(messages)} errors, the first: {messages[0]}"
+        if not allow_damaged:
+            raise VideoError(path, film.damage)
     rows = [
         {**vars(shot), "movie_id": movie_id, "keyframes": [{"bytes": jpeg, "path": None} for jpeg in shot.keyframes]}
         for shot in film.shots

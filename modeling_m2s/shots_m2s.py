@@ -15,12 +15,15 @@ from .video_m2s import VideoError, VideoInfo, fit_size, openable, probe, resize
 
 try:
     import cv2
+    import scenedetect
     from scenedetect import SceneManager, VideoOpenFailure
     from scenedetect.backends import VideoStreamCv2
     from scenedetect.detector import SceneDetector
     from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector
 except ImportError as error:
     raise ImportError(f"finding shots needs more packages: pip install 'movies2scenes[video]' ({error})") from error
+
+DECODER_VERSIONS = {"scenedetect": scenedetect.__version__, "opencv": cv2.__version__}
 
 # PySceneDetect's own default thresholds: the detectors' scores are of different kinds.
 DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2}
@@ -89,7 +92,10 @@ class Shot:
 
 @dataclass
 class Film:
-    """A film's shots in order, and what is known of its video stream. `width` and `height` are as displayed."""
+    """A film's shots in order, and what is known of its video stream.
+
+    `width` and `height` are as displayed; `damage` says what could not be read of a film that was kept all the same.
+    """
 
     shots: list[Shot]
     num_frames: int
@@ -97,6 +103,7 @@ class Film:
     duration_seconds: float
     width: int
     height: int
+    damage: str | None = None
 
 
 def detect_shots(
@@ -146,9 +153,9 @@ def detect_shots(
         width=info.display_size[0],
         height=info.display_size[1],
     )
-    missing = _missing(film, info)
-    if missing and not allow_damaged:
-        raise VideoError(path, missing)
+    film.damage = _missing(film, info)
+    if film.damage and not allow_damaged:
+        raise VideoError(path, film.damage)
     return film
 
 

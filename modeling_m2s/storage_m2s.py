@@ -72,6 +72,7 @@ SCHEMAS = {
                 "duration_seconds": Value("float64"),
                 "width": Value("int32"),
                 "height": Value("int32"),
+                "damage": Value("string"),
             }
         ),
         films_per_shard=10**6,

@@ -204,6 +204,8 @@ def test_good_films_among_bad_ones_are_done(films, tiny_folder, tmp_path, capsys
     assert embed([folder / "text.mp4", folder / "cut.mp4"], tiny_folder, output, "--allow-damaged") == 0
     record = json.loads((output / "shots/m2s.json").read_text())
     assert record["num_films"] == 6 and not {"text", "cut"} & record["failed"].keys()
+    damage = {film["movie_id"]: film["damage"] for film in load_dataset(str(output / "films"), split="train")}
+    assert "damaged" in damage.pop("cut") and not any(damage.values())
 
 
 def test_unreadable_and_empty_folders(tiny_folder, tmp_path, capsys, monkeypatch):

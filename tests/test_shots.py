@@ -1,0 +1,262 @@
+"""Shots and keyframes of one decode pass: against PySceneDetect, against single frames, on awkward and bad files."""
+
+from dataclasses import replace
+from fractions import Fraction
+from io import BytesIO
+
+import numpy as np
+import pytest
+from make_videos import damage, make_audio, make_video, picture, rotate, truncate
+from PIL import Image
+from scenedetect import detect
+from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector
+
+from modeling_m2s import shots_m2s
+from modeling_m2s.shots_m2s import Film, ShotSettings, detect_shots, keyframe_places
+from modeling_m2s.video_m2s import VideoError, fit_size, read_frames
+
+REFERENCE = {
+    "adaptive": lambda threshold, length: AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=length),
+    "content": lambda threshold, length: ContentDetector(threshold=threshold, min_scene_len=length),
+    "hash": lambda threshold, length: HashDetector(threshold=threshold, min_scene_len=length),
+    "histogram": lambda threshold, length: HistogramDetector(threshold=threshold, min_scene_len=length),
+}
+
+
+def assert_shots_equal_pyscenedetect(path, settings: ShotSettings) -> Film:
+    film = detect_shots(path, settings)
+    detector = REFERENCE[settings.detector](settings.threshold, settings.min_shot_frames)
+    scenes = detect(str(path), detector, start_in_scene=True)
+    assert [s.start_seconds for s in film.shots] == [a.seconds for a, _ in scenes]
+    assert [s.end_seconds for s in film.shots[:-1]] == [b.seconds for _, b in scenes[:-1]]
+    # After the last frame OpenCV tells PySceneDetect a time made from the frame rate; ours comes from that frame's.
+    assert film.duration_seconds == pytest.approx(scenes[-1][1].seconds, abs=0.001)
+    assert [(s.start_frame, s.end_frame) for s in film.shots] == [(a.frame_num, b.frame_num) for a, b in scenes]
+    assert [s.shot_index for s in film.shots] == list(range(len(scenes)))
+    return film
+
+
+def keyframe(film: Film, shot: int, number: int = 0) -> np.ndarray:
+    return np.asarray(Image.open(BytesIO(film.shots[shot].keyframes[number])))
+
+
+def bounds(film: Film) -> list[tuple[int, int]]:
+    return [(shot.start_frame, shot.end_frame) for shot in film.shots]
+
+
+@pytest.mark.parametrize("detector", REFERENCE)
+def test_shots_equal_pyscenedetect_on_short_real_videos(videos, detector):
+    for path in videos:
+        if "full" not in path.name:
+            assert_shots_equal_pyscenedetect(path, ShotSettings(detector=detector))
+
+
+@pytest.mark.parametrize("detector", ["adaptive", "content"])
+def test_shots_equal_pyscenedetect_on_the_whole_film(videos, detector):
+    film = next(path for path in videos if "full" in path.name)
+    shots = assert_shots_equal_pyscenedetect(film, ShotSettings(detector=detector)).shots
+    assert len(shots) == {"adaptive": 129, "content": 135}[detector]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", ["hash", "histogram"])
+def test_shots_equal_pyscenedetect_on_the_whole_film_by_other_detectors(videos, detector):
+    film = next(path for path in videos if "full" in path.name)
+    assert_shots_equal_pyscenedetect(film, ShotSettings(detector=detector))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ShotSettings("adaptive", threshold=1.5, min_shot_frames=4),
+        ShotSettings("content", threshold=8.0, min_shot_frames=40),
+        ShotSettings("hash", threshold=0.2, min_shot_frames=1),
+        ShotSettings("histogram", threshold=0.05, min_shot_frames=7),
+    ],
+    ids=lambda settings: settings.detector,
+)
+def test_shots_equal_pyscenedetect_with_other_parameters(tmp_path, settings):
+    path = make_video(tmp_path / "film.mp4", [3, 17, 1, 60, 5, 4, 33, 2], size=(322, 182))
+    assert_shots_equal_pyscenedetect(path, settings)
+
+
+@pytest.mark.parametrize(
+    "lengths, expected",
+    [
+        ([30, 40, 25], [(0, 30), (30, 70), (70, 95)]),
+        ([200], [(0, 200)]),
+        ([1], [(0, 1)]),
+        ([16, 100, 3], [(0, 16), (16, 116), (116, 119)]),  # cuts in the first and in the last second
+    ],
+)
+def test_known_cuts_are_found_and_middle_frames_kept(tmp_path, lengths, expected):
+    film = detect_shots(make_video(tmp_path / "film.mp4", lengths))
+    assert bounds(film) == expected
+    for shot, (start, end) in enumerate(expected):
+        (frame,) = film.shots[shot].keyframe_frames
+        assert frame == (start + end - 1) // 2 or end - start > 65
+        assert abs(keyframe(film, shot).astype(int) - picture(shot, frame, 128, 96)).mean() < 12
+    assert film.num_frames == sum(lengths) and film.frame_rate == 24
+    assert film.duration_seconds == pytest.approx(sum(lengths) / 24)
+
+
+@pytest.mark.parametrize("num_keyframes", [1, 2, 3, 7, 31])
+def test_candidates_stay_few_and_near_the_ideal_place(num_keyframes):
+    """For shots of any length: at most 66 frames held, each keyframe within 1/64 of the length from its place."""
+    lengths = {*range(1, 300), *np.random.default_rng(0).integers(300, 40_000, 25).tolist(), 65 * 64, 66 * 64 + 1}
+    image = np.zeros(1, np.uint8)
+    for length in lengths:
+        candidates = shots_m2s._Candidates(0, 0.0, num_keyframes)
+        for _ in range(length):
+            candidates.add(lambda image: image, image)
+            assert len(candidates.kept) <= 66
+        chosen = [place for place, _ in candidates.choose()]
+        ideal = keyframe_places(length, num_keyframes)
+        assert len(chosen) == min(length, num_keyframes)
+        assert all(abs(place - best) <= max(0.5, length / 64) for place, best in zip(chosen, ideal, strict=True))
+        if length <= 65:
+            assert chosen == [int(np.ceil(best - 0.5)) for best in ideal]  # nearest, ties to the earlier
+
+
+def test_several_keyframes_stand_evenly_and_are_those_frames(tmp_path):
+    path = make_video(tmp_path / "film.mp4", [30, 45, 2 * 16])
+    settings = ShotSettings(keyframes_per_shot=3, jpeg_quality=95)
+    film = detect_shots(path, settings)
+    assert [shot.keyframe_frames for shot in film.shots] == [[4, 14, 24], [37, 52, 67], [80, 90, 101]]
+    for shot in film.shots:
+        images = read_frames(path, shot.keyframe_frames)
+        for jpeg, image in zip(shot.keyframes, images, strict=True):
+            assert abs(np.asarray(Image.open(BytesIO(jpeg))).astype(int) - image).mean() < 5
+
+
+@pytest.mark.parametrize("size", [(640, 480), (641, 481)])
+def test_large_frames_are_halved_on_entry_to_nearly_the_same_keyframes(tmp_path, monkeypatch, size):
+    path = make_video(tmp_path / "film.mp4", [90, 40], size=size, pixel_format="yuv444p")
+    by_reference = detect_shots(path, ShotSettings(short_side=100))
+    monkeypatch.setattr(shots_m2s, "_MAX_REFERENCE_BYTES", 0)
+    halved = detect_shots(path, ShotSettings(short_side=100))
+    for shot in range(2):
+        assert halved.shots[shot].keyframe_frames == by_reference.shots[shot].keyframe_frames
+        assert keyframe(halved, shot).shape == keyframe(by_reference, shot).shape == (100, 133, 3)
+        assert abs(keyframe(halved, shot).astype(int) - keyframe(by_reference, shot)).mean() < 3
+
+
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_rotation_is_applied(tmp_path, degrees):
+    path = rotate(make_video(tmp_path / "film.mp4", [30], size=(160, 96)), degrees)
+    upright = np.rot90(picture(0, 14, 160, 96), -degrees // 90).astype(int)
+    film = detect_shots(path)
+    assert (film.width, film.height) == upright.shape[1::-1]
+    assert abs(keyframe(film, 0) - upright).mean() < 12
+    for backend in ("decord", "pyav"):
+        assert abs(read_frames(path, [14], backend=backend)[0] - upright).mean() < 12
+
+
+def test_anamorphic_pixels_become_square(tmp_path):
+    path = make_video(tmp_path / "film.mp4", [30], size=(320, 240), pixel_aspect=Fraction(4, 3))
+    film = detect_shots(path)
+    assert (film.width, film.height) == (427, 240)
+    assert keyframe(film, 0).shape == (224, 399, 3)
+    assert read_frames(path, [14], 224)[0].shape == (224, 399, 3)
+
+
+def test_odd_sizes_and_other_containers(tmp_path):
+    odd = make_video(tmp_path / "odd.mkv", [30, 25], size=(127, 95), pixel_format="yuv444p")
+    assert bounds(detect_shots(odd)) == [(0, 30), (30, 55)]
+    for name, codec in (("a.avi", "mpeg4"), ("a.webm", "libvpx"), ("a.ts", "libx264"), ("a.mpg", "mpeg2video")):
+        film = detect_shots(make_video(tmp_path / name, [30, 25], codec=codec))
+        assert bounds(film) == [(0, 30), (30, 55)], name
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_variable_frame_rate_keeps_true_times(tmp_path, suffix):
+    steps = np.random.default_rng(0).choice([20, 40, 80], 95)
+    times = (np.cumsum(steps) - steps[0]).tolist()
+    path = make_video(tmp_path / f"film{suffix}", [30, 40, 25], times=times)
+    film = detect_shots(path)
+    assert bounds(film) == [(0, 30), (30, 70), (70, 95)]
+    starts = [shot.start_seconds for shot in film.shots]
+    assert starts == pytest.approx([0, times[30] / 1000, times[70] / 1000], abs=0.002)
+    assert film.duration_seconds == pytest.approx(times[-1] / 1000, abs=0.1)
+    assert [shot.keyframe_frames for shot in film.shots] == [[14], [49], [82]]
+
+
+def test_sound_does_not_matter(tmp_path):
+    silent = detect_shots(make_video(tmp_path / "silent.mp4", [30, 25]))
+    assert detect_shots(make_video(tmp_path / "sound.mp4", [30, 25], audio=True)) == silent
+
+
+def test_the_first_video_stream_counts(tmp_path):
+    path = make_video(tmp_path / "two.mkv", [30, 25], second_stream=[55])
+    assert bounds(detect_shots(path)) == [(0, 30), (30, 55)]
+
+
+def test_keyframes_are_scaled_down_never_up(tmp_path):
+    path = make_video(tmp_path / "film.mp4", [20], size=(400, 300))
+    assert keyframe(detect_shots(path, ShotSettings(short_side=100)), 0).shape == (100, 133, 3)
+    assert keyframe(detect_shots(path, ShotSettings(short_side=1000)), 0).shape == (300, 400, 3)
+    assert fit_size((224, 100), 224) == (224, 100) and fit_size((1, 4000), None) == (1, 4000)
+
+
+def test_the_content_score_is_pyscenedetects_to_the_last_bit():
+    images = np.random.default_rng(0).integers(0, 256, (5, 37, 53, 3), dtype=np.uint8)
+    ours, theirs = ShotSettings("content").build_detector(), ContentDetector()
+    for image in images:
+        assert ours._calculate_frame_score(None, image) == theirs._calculate_frame_score(None, image)
+
+
+def test_progress_is_reported(tmp_path):
+    shares: list[float] = []
+    detect_shots(make_video(tmp_path / "film.mp4", [300]), report=shares.append)
+    assert len(shares) == 3 and shares == sorted(shares) and shares[0] >= 0 and shares[-1] <= 1
+
+
+def bad_files(folder):
+    empty, text = folder / "empty.mp4", folder / "text.mp4"
+    empty.write_bytes(b"")
+    text.write_text("this is no video\n" * 100)
+    index_first = make_video(folder / "index_first.mp4", [300, 300], movflags="faststart")
+    return {
+        "missing.mp4": "No such file",
+        empty.name: "is empty",
+        text.name: "not a readable video",
+        folder.name: "directory",
+        make_audio(folder / "sound.mp4").name: "no video stream",
+        make_video(folder / "none.mp4", []).name: "no video stream|no frames|not a readable",
+        truncate(make_video(folder / "cut.mp4", [60]), 0.6).name: "not a readable video",
+        truncate(index_first, 0.6).name: r"damaged or truncated: \d+ of 600 frames",
+        truncate(make_video(folder / "cut.mkv", [300, 300]), 0.6).name: r"damaged or truncated: [\d.]+ of 25.0 s",
+        damage(make_video(folder / "flipped.mp4", [300, 300]), 0.5, 3000).name: r"damaged or truncated: \d+ of 600",
+    }
+
+
+def test_bad_files_are_refused_with_name_and_reason(tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for name, reason in bad_files(folder).items():
+        path = folder if name == folder.name else folder / name
+        with pytest.raises(VideoError, match=reason) as error:
+            detect_shots(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_films_are_kept_on_request(tmp_path):
+    path = truncate(make_video(tmp_path / "film.mp4", [300, 300], movflags="faststart"), 0.6)
+    film = detect_shots(path, allow_damaged=True)
+    assert 100 < film.num_frames < 500 and film.shots[0].start_frame == 0
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"detector": "magic"}, "magic.*adaptive"),
+        ({"keyframes_per_shot": 0}, "keyframes_per_shot=0"),
+        ({"keyframes_per_shot": 32}, "keyframes_per_shot=32"),
+        ({"min_shot_frames": 0}, "min_shot_frames=0"),
+        ({"short_side": 0}, "short_side=0"),
+        ({"jpeg_quality": 101}, "jpeg_quality=101"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        replace(ShotSettings(), **values)
