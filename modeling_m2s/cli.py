@@ -245,8 +245,8 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> Any:
 def return_large_blocks() -> None:
     """Have glibc give freed blocks of 4 MiB and more back to the system.
 
-    By itself it learns from the first freed activations to keep blocks of their size in a heap that fragments: with
-    ViT-B/16 the process grew by 8 MiB a scene (`benchmarks/memory.py` measures it).
+    By itself it learns from the first freed activations to keep blocks of their size in a heap, which fragments and
+    grows with every scene.
     """
     M_MMAP_THRESHOLD = -3
     with contextlib.suppress(OSError, AttributeError):  # another C library
