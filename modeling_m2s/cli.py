@@ -106,7 +106,7 @@ def run_embed(options: argparse.Namespace) -> int:
         threshold=options.threshold,
         min_shot_frames=options.min_shot_frames,
         keyframes_per_shot=options.keyframes_per_shot,
-        short_side=options.short_side or max(224, size),
+        short_side=max(224, size) if options.short_side is None else options.short_side,
     )
     scene_settings = SceneSettings(
         revision=model_revision(options.model, getattr(pipeline.model.config, "_commit_hash", None)),
@@ -134,14 +134,13 @@ def run_embed(options: argparse.Namespace) -> int:
         f"({summary.added} embedded now{failed}, {time.monotonic() - started:.0f} s)"
     )
     if summary.num_films:
-        film = next((movie_id for movie_id in films if movie_id not in summary.failed), None)
-        query = f"--film {quote(film)} --at 00:00:10" if film else "--image still.jpg"
+        query = f"--film={quote(summary.ready[0])} --at 00:00:00" if summary.ready else "--image still.jpg"
         print(f"pictures: {options.output / 'contact_sheets'}\nnext: m2s search {quote(options.output)} {query}")
     return 1 if summary.failed else 0
 
 
 def run_search(options: argparse.Namespace) -> int:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     from .figures_m2s import encode, parse_timecode
     from .index_m2s import model_revision
@@ -158,9 +157,11 @@ def run_search(options: argparse.Namespace) -> int:
     index = SceneIndex(options.index)
     if options.image:
         try:
-            image = Image.open(options.image).convert("RGB")
+            image = ImageOps.exif_transpose(Image.open(options.image)).convert("RGB")
         except UnidentifiedImageError:
             raise UsageError(f"{options.image}: not an image") from None
+        except OSError as error:
+            raise UsageError(f"{options.image}: {error.strerror or error}") from None
         settings = index.record["settings"]
         model = options.model or index.record["model"]
         pipeline = load_pipeline(model, None, settings["dtype"])
@@ -232,10 +233,12 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> Any:
     from .modeling_m2s import M2SSceneModel
     from .pipeline_m2s import SceneEmbeddingPipeline
 
+    if os.path.isdir(model):
+        model = os.path.abspath(model)  # into the records, which outlive the working directory
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        encoder = M2SSceneModel.from_pretrained(model, dtype=dtype).eval()
+        encoder = M2SSceneModel.from_pretrained(model, dtype=dtype, use_safetensors=True).eval()
         image_processor = AutoImageProcessor.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -1,5 +1,6 @@
 """Pictures of films and scenes: keyframes in order, scenes marked, timecodes under them."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -14,10 +15,13 @@ MAX_SIDE = 65_500  # of a JPEG file, in pixels
 _TIME = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
-def timecode(seconds: float) -> str:
-    """`HH:MM:SS` of a time in seconds, rounded down."""
-    whole = int(seconds)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+def timecode(seconds: float, tenths: bool = False) -> str:
+    """`HH:MM:SS` of a time in seconds, rounded down; with `tenths` `HH:MM:SS.S`, rounded up.
+
+    A scene's start, given in tenths, is a time within the scene.
+    """
+    whole, rest = divmod(math.ceil(seconds * 10 - 1e-6) if tenths else int(seconds) * 10, 10)
+    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}" + (f".{rest}" if tenths else "")
 
 
 def parse_timecode(text: str) -> float:

@@ -24,6 +24,8 @@ from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, ex
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import run_isolated
 
+# What decides on embeddings besides the weights.
+REVISED_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Seconds for 128 frames, after which a decoder counts as hung.
 MAX_SILENCE = 600.0
 
@@ -47,19 +49,20 @@ class SceneSettings:
 
 @dataclass
 class Summary:
-    """What a run did: films and scenes now in the index, films added, reasons by failed film."""
+    """What a run did: films and scenes now in the index, films added, reasons by failed film, ids of the others."""
 
     num_films: int = 0
     num_scenes: int = 0
     added: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    ready: list[str] = field(default_factory=list)
 
 
 def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
-    """Video files by film id: given files as they are, given folders with all video files below them.
+    """Absolute paths of video files by film id: given files as they are, given folders with all videos below them.
 
     A film's id is its file's name without suffix, below the given folder; where two files would share it, with suffix,
-    then with the given path.
+    then the whole path, at last with a hash of its bytes.
 
     Raises:
         VideoError: a folder that cannot be read or holds no video.
@@ -73,12 +76,13 @@ def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
                 raise VideoError(path, f"no video files in this folder ({' '.join(VIDEO_SUFFIXES)})")
         for file in files:
             name = file.relative_to(path) if path.is_dir() else Path(file.name)
-            found[file] = (printable(name.with_suffix("")), printable(name), printable(file))
-    shared = [Counter(names) for names in zip(*found.values(), strict=True)]
-    films = {}
-    for file, names in found.items():
-        unique = (name for name, counts in zip(names, shared, strict=True) if counts[name] == 1)
-        films[next(unique, names[-1])] = file
+            file = Path(os.path.abspath(file))
+            digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
+            whole = printable(file)
+            found[file] = (printable(name.with_suffix("")), printable(name), whole, f"{whole} ({digest})")
+    # Counted over all kinds of names at once: no id of one film is any name of another.
+    shared = Counter(name for names in found.values() for name in set(names))
+    films = {next(name for name in names if shared[name] == 1): file for file, names in found.items()}
     return dict(sorted(films.items()))
 
 
@@ -102,8 +106,8 @@ def embed_films(
 ) -> Summary:
     """Bring films into an index: detect their shots, embed their scenes, draw their contact sheets.
 
-    Films that are in the index stay; of `films`, only what is missing or was replaced is done. A film that fails is
-    recorded with its reason and the rest goes on.
+    Films that are in the index stay, under the id they have; of `films`, only what is missing or was replaced is done.
+    A film that fails is recorded with its reason and the rest goes on.
 
     Args:
         films: files by film id, as `find_films` gives them.
@@ -126,14 +130,16 @@ def embed_films(
 
         stored, embedded = shots.films(), embeddings.films()
         failed: dict[str, str] = {**shots.record["failed"], **embeddings.record["failed"]}
-        missing = {}
+        known = {film.facts["video"]: movie_id for movie_id, film in stored.items()}
+        films = {known.get(printable(path), movie_id): path for movie_id, path in films.items()}
+        missing, unreachable = {}, {}
         for movie_id, path in films.items():
             failed.pop(movie_id, None)
             try:
                 if _is_missing(stored.get(movie_id), movie_id, path, output):
                     missing[movie_id] = path
-            except OSError as error:
-                failed[movie_id] = f"{printable(path)}: {error.strerror}"
+            except OSError as error:  # perhaps for now only: not a property of the film
+                unreachable[movie_id] = f"{printable(path)}: {error.strerror}"
         waiting = [
             film
             for movie_id, film in stored.items()
@@ -170,7 +176,7 @@ def embed_films(
                 except ValueError as error:
                     failed[film.movie_id] = f"{film.facts['video']}: {error}"
 
-        catalog = shots.films().keys() - failed.keys()
+        catalog = shots.films().keys()
         film_index = FilmDataset(output / "films", "films")
         film_index.begin({"shots": shots.record["settings"]})
         film_index.reopen()
@@ -179,11 +185,9 @@ def embed_films(
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         embeddings.finish(catalog, failed, model=_model_name(pipeline), inputs=inputs, versions=versions)
         film_index.write_all(_film_rows(shots))
-        sheets = {_sheet_path(output, movie_id) for movie_id in catalog}
-        for stale in set((output / "contact_sheets").glob("*")) - sheets:
-            stale.unlink()
-        failed = {movie_id: reason for movie_id, reason in failed.items() if movie_id in films}
-        return Summary(len(catalog), embeddings.record["num_rows"], added, failed)
+        failed = {movie_id: reason for movie_id, reason in {**failed, **unreachable}.items() if movie_id in films}
+        ready = [movie_id for movie_id in films if movie_id not in failed]
+        return Summary(len(catalog), embeddings.record["num_rows"], added, failed, ready)
 
 
 def store_shots(
@@ -321,7 +325,7 @@ def model_revision(folder_or_id: str, commit: str | None) -> str:
         return commit
     digest = hashlib.sha256()
     for path in sorted(Path(folder_or_id).glob("*")):
-        if path.suffix == ".safetensors" or path.name in ("config.json", "preprocessor_config.json"):
+        if path.suffix == ".safetensors" or path.name in REVISED_FILES:
             digest.update(path.name.encode() + b"\0")
             with open(path, "rb") as file:
                 while block := file.read(2**22):

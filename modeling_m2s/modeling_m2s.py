@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_m2s import CLIP_MODEL_TYPES, M2SSceneConfig
+from .configuration_m2s import CLIP_MODEL_TYPES, POSITION_INTERPOLATIONS, M2SSceneConfig
 
 # A folder of `CLIPVisionModel` alone may name its weights without the tower's prefix.
 BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vision_model.\1."}
@@ -73,6 +73,8 @@ class M2SSceneEmbeddings(CLIPVisionEmbeddings):
 
     def __init__(self, config: CLIPVisionConfig, position_interpolation: str = "grid"):
         super().__init__(config)
+        if position_interpolation not in POSITION_INTERPOLATIONS:
+            raise ValueError(f"position_interpolation={position_interpolation!r} is none of {POSITION_INTERPOLATIONS}")
         self.position_interpolation = position_interpolation
 
     def interpolate_positions(self, rank_BF: torch.Tensor, num_frames_B: torch.Tensor) -> torch.Tensor:

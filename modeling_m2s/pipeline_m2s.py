@@ -97,6 +97,8 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             VideoError: the file cannot be read.
             ValueError: a film without any keyframe, or windows that make no sense.
         """
+        if kwargs.get("batch_size") not in (None, 1):
+            raise ValueError(f"batch_size={kwargs['batch_size']}: batches are of scenes here; use scenes_per_batch")
         return super().__call__(inputs, **kwargs)
 
     def iterate(self, film: Any, **kwargs) -> Iterator[dict[str, Any]]:

@@ -67,6 +67,8 @@ def _is_frame(item: Any) -> bool:
 def _frames(item: Any):
     """All frames below `item`, in order."""
     if _is_frame(item):
+        if not isinstance(item, Image.Image) and not str(item.dtype).endswith("uint8"):
+            raise ValueError(f"a frame is of {item.dtype}; frames are uint8, from 0 to 255")
         yield item
     elif isinstance(item, str | bytes) or not isinstance(item, Iterable):
         raise ValueError(f"{item!r} is not a frame; frames are PIL images, numpy arrays or torch tensors")

@@ -1,7 +1,7 @@
 """Search by example in an index of scenes: exact, by L2 distance, as in the paper's retrieval (§4.3.1)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ class Scene:
     def describe(self) -> str:
         """Film, timecodes and shots in one line."""
         last = self.first_shot + self.num_shots - 1
-        span = f"{timecode(self.start_seconds)}-{timecode(self.end_seconds)}"
+        span = f"{timecode(self.start_seconds, tenths=True)}-{timecode(self.end_seconds, tenths=True)}"
         return f"{self.movie_id}  {span}  shots {self.first_shot}-{last}"
 
 
@@ -55,7 +55,8 @@ class SceneIndex:
         dataset = FilmDataset(self.folder / "scene_embeddings", "scene_embeddings")
         self.record = dataset.record
         if not self.record.get("complete"):
-            raise StorageError(f"{folder}: no finished index here; m2s embed makes one")
+            state = "the index here is not finished; run" if self.record else "no index here; make one with"
+            raise StorageError(f"{folder}: {state} m2s embed")
         table = dataset.read()
         if not len(table):
             raise StorageError(f"{folder}: the index is empty; every film failed")
@@ -63,7 +64,7 @@ class SceneIndex:
         places = table.drop_columns(["scene_id", "embedding", "model", "revision"]).to_pylist()
         self.scenes = [Scene(row, **place) for row, place in enumerate(places)]
         self.shots = FilmDataset(self.folder / "shots", "shots")
-        self.films = self.shots.films()
+        self.films = self.shots.films(parts=False)
 
     def find_film(self, name: str) -> str:
         """The id of the one film that `name` is the id of, or a part of its id or file name.
@@ -73,8 +74,11 @@ class SceneIndex:
         """
         if name in self.films:
             return name
-        stem = Path(name).stem
-        hits = [movie_id for movie_id in self.films if name.lower() in movie_id.lower() or stem == movie_id]
+        hits = [
+            movie_id
+            for movie_id, film in self.films.items()
+            if name.lower() in movie_id.lower() or film.facts["video"].endswith(name)
+        ]
         if len(hits) == 1:
             return hits[0]
         listed = ", ".join(sorted(hits or self.films)[:10])
@@ -113,8 +117,7 @@ class SceneIndex:
                     continue
             if any(scene.overlaps(other) for other in chosen):
                 continue
-            scene.distance = float(distances[row])
-            chosen.append(scene)
+            chosen.append(replace(scene, distance=float(distances[row])))
             if len(chosen) == top:
                 break
         return chosen

@@ -162,15 +162,14 @@ def detect_shots(
 def _missing(film: Film, info: VideoInfo) -> str | None:
     """Why the film is not whole, or None. OpenCV ends a damaged file early without an error.
 
-    Frame counts may be off by the few that edit lists hide; the container's duration also speaks of other streams.
+    Frames may be short because an edit list hides them, so the time must be short as well; the container's duration
+    alone also speaks of other streams.
     """
-    if info.num_frames:
-        if film.num_frames < info.num_frames * 0.995 - 2:
-            return f"damaged or truncated: {film.num_frames} of {info.num_frames} frames could be read"
-        return None
-    expected = info.stream_seconds or info.container_seconds or 0.0
+    durations = [seconds for seconds in (info.stream_seconds, info.container_seconds) if seconds]
+    expected = min(durations, default=0.0)
     slack = (0.005, 0.5) if info.stream_seconds else (0.05, 2.0)
-    if film.duration_seconds < expected * (1 - slack[0]) - slack[1]:
+    frames_short = not info.num_frames or film.num_frames < info.num_frames * 0.995 - 2
+    if frames_short and film.duration_seconds < expected * (1 - slack[0]) - slack[1]:
         return f"damaged or truncated: {film.duration_seconds:.1f} of {expected:.1f} s could be read"
     return None
 

@@ -249,10 +249,11 @@ class FilmDataset:
         settings = self.record["settings"]
         self._write_record({"complete": True, "settings": settings, "failed": {}, **counts, "shards": shards})
 
-    def films(self) -> dict[str, StoredFilm]:
-        """Every stored film by its id, in parts and shards; a part counts before a shard."""
+    def films(self, parts: bool = True) -> dict[str, StoredFilm]:
+        """Every stored film by its id, in shards and, if asked, parts; a part counts before a shard."""
         stored: dict[str, StoredFilm] = {}
-        for path in [*self._shard_paths(), *sorted((self.folder / "parts").glob("*.parquet"))]:
+        paths = [*self._shard_paths(), *(sorted((self.folder / "parts").glob("*.parquet")) if parts else [])]
+        for path in paths:
             stored.update((film.movie_id, film) for film in _films_in(path))
         return dict(sorted(stored.items()))
 

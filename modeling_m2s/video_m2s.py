@@ -138,7 +138,7 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def read_frames(
     path: str | os.PathLike, frames: Sequence[int], short_side: int | None = None, backend: str = "auto"
 ) -> list[np.ndarray]:
-    """Read single frames by their index in decoding order, upright and with square pixels.
+    """Read single frames by their index in the order they are shown, upright and with square pixels.
 
     Args:
         path: a video file.
@@ -152,8 +152,11 @@ def read_frames(
 
     Raises:
         VideoError: the file cannot be read.
-        IndexError: a frame beyond the end.
+        IndexError: a frame before the start or beyond the end.
     """
+    frames = [int(index) for index in frames]
+    if frames and min(frames) < 0:
+        raise IndexError(f"frame {min(frames)} was asked for; frames are counted from 0")
     info = probe(path)
     indexed = any(name in info.container for name in ("mp4", "matroska"))
     readers = {
@@ -205,14 +208,16 @@ def _read_pyav(path: str, frames: Sequence[int]) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def openable(path: str | os.PathLike) -> Iterator[str]:
-    """The path as a string that C libraries take: names that are not UTF-8 are reached through a link."""
-    name = os.fspath(path)
+    """The path as a string that C libraries take for a file: absolute, since FFmpeg takes `http:x.mp4` for an address;
+    names that are not UTF-8 are reached through a link.
+    """
+    name = os.path.abspath(os.fspath(path))
     try:
         name.encode()
     except UnicodeEncodeError:
         with tempfile.TemporaryDirectory() as folder:
             link = os.path.join(folder, "video" + printable(Path(name).suffix))
-            os.symlink(os.path.abspath(name), link)
+            os.symlink(name, link)
             yield link
     else:
         yield name

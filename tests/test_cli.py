@@ -19,7 +19,9 @@ from make_videos import damage, make_audio, make_video, truncate
 from PIL import Image
 
 from modeling_m2s.cli import main
+from modeling_m2s.index_m2s import find_films
 from modeling_m2s.pipeline_m2s import scene_windows
+from modeling_m2s.video_m2s import probe
 
 M2S = [sys.executable, "-m", "modeling_m2s.cli"]
 
@@ -180,7 +182,8 @@ def test_each_bad_file_is_one_line_and_nothing_stays(tiny_folder, tmp_path, caps
         (line,) = errors(capsys)
         assert str(path) in line and re.search(reason, line) and line.startswith("m2s: error: ")
         assert not list((output / "shots").rglob("*.parquet"))
-        assert list(json.loads((output / "shots/m2s.json").read_text())["failed"]) == [path.stem]
+        recorded = json.loads((output / "shots/m2s.json").read_text())["failed"]
+        assert list(recorded) == ([path.stem] if path.exists() else [])
 
 
 def test_good_films_among_bad_ones_are_done(films, tiny_folder, tmp_path, capsys):
@@ -258,7 +261,7 @@ def test_search_finds_what_a_loop_over_all_scenes_finds(index, capsys):
     ):
         assert main(["search", str(index), "--film", "alpha", "--at", "00:00:08", "--top", "3", *flags]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].startswith("query   alpha  00:00:07-00:00:15  shots 9-17")
+        assert lines[0].startswith("query   alpha  00:00:07.5-00:00:15.0  shots 9-17")
         found = [line.split() for line in lines[1:-1]]
         expected = sorted((name for name in distances if wanted(name)), key=distances.get)[:3]
         assert [f"{row[1]}:{row[4]}" for row in found] == expected
@@ -287,7 +290,7 @@ def test_search_by_image(index, tmp_path, tiny_folder, capsys):
     assert main([*command, "--top", "1"]) == 0
     # The film of a single shot is that very picture.
     found = capsys.readouterr().out.splitlines()[1]
-    assert "gamma  00:00:00-00:00:01  shots 0-0   distance 0.00" in found
+    assert "gamma  00:00:00.0-00:00:01.7  shots 0-0   distance 0.00" in found
     other = shutil.copytree(tiny_folder, tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     assert main([*command, "--model", str(other)]) == 1
@@ -408,17 +411,58 @@ def test_a_crash_in_the_decoder_costs_one_film(films, tiny_folder, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_any_moment_and_finished_gives_the_same_bytes(index, films, tiny_folder, tmp_path):
-    output = tmp_path / "index"
-    begun = time.monotonic()
-    assert start([films], tiny_folder, tmp_path / "timed").wait() == 0
-    whole = time.monotonic() - begun
-    moments = random.Random(0)
-    for _ in range(10):
-        process = start([films], tiny_folder, output, start_new_session=True)
-        time.sleep(moments.uniform(0.5, 1.0) * whole)
+    def begun(output: Path, process: subprocess.Popen) -> float:
+        wait_for(lambda: (output / "scene_embeddings/m2s.json").exists(), process)
+        return time.monotonic()
+
+    process = start([films], tiny_folder, tmp_path / "timed")
+    since = begun(tmp_path / "timed", process)
+    process.communicate()
+    active = time.monotonic() - since
+    moments, unfinished = random.Random(0), 0
+    for kill in range(10):
+        output = tmp_path / f"killed_{kill}"
+        process = start([films], tiny_folder, output)
+        begun(output, process)
+        time.sleep(active * (kill + moments.random()) / 10)
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        for path in output.rglob("*.parquet"):
-            load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    assert embed(films, tiny_folder, output) == 0
-    assert tree(output) == tree(index)
+        unfinished += main(["info", str(output), "--check"])
+        assert embed(films, tiny_folder, output) == 0
+        assert tree(output) == tree(index), kill
+    assert unfinished >= 5
+
+
+def test_films_are_known_by_their_files(films, tiny_folder, tmp_path, capsys, monkeypatch):
+    """One film stays one film, however its path is written and whatever else is asked for."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    shutil.copy(films / "beta.mkv", tmp_path / "one/a.mkv")
+    shutil.copy(films / "gamma.mp4", tmp_path / "two/a.mp4")
+    output = tmp_path / "index"
+    monkeypatch.chdir(tmp_path)
+    assert embed(["one"], tiny_folder, output) == 0
+    monkeypatch.chdir(tmp_path / "one")
+    assert embed(["../one/a.mkv", "../two"], tiny_folder, output) == 0
+    assert "2 films (1 embedded now" in capsys.readouterr().out
+    stored = load_dataset(str(output / "films"), split="train")
+    assert sorted(stored["video"]) == [str(tmp_path / "one/a.mkv"), str(tmp_path / "two/a.mp4")]
+
+
+def test_films_that_are_away_stay_in_the_index(films, tiny_folder, tmp_path, capsys):
+    path = shutil.copy(films / "gamma.mp4", tmp_path)
+    assert embed(path, tiny_folder, tmp_path / "index") == 0
+    before = tree(tmp_path / "index")
+    os.rename(path, f"{path}.away")
+    assert embed(path, tiny_folder, tmp_path / "index") == 1
+    assert "1 scenes of 1 film (0 embedded now, 1 failed" in capsys.readouterr().out
+    assert tree(tmp_path / "index") == before
+
+
+def test_every_file_becomes_a_film(films, tmp_path):
+    names = [b"a.mp4", b"a.avi", b"a.mp4.mkv", b"d\xe9.mp4", b"d\xe8.mp4", b"http:x.mp4", b"one\nline.mp4"]
+    for name in names:
+        shutil.copy(films / "gamma.mp4", os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    found = find_films([tmp_path])
+    assert len(found) == len(names)
+    assert all(probe(path).width == 128 for path in found.values())

@@ -50,7 +50,7 @@ def test_search_finds_scenes_of_the_same_place(index, capsys, time, begin, end):
     capsys.readouterr()
     assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "2"]) == 0
     for line in capsys.readouterr().out.splitlines()[1:3]:
-        start, stop = (60 * int(part[3:5]) + int(part[6:8]) for part in line.split()[2].split("-"))
+        start, stop = (60 * int(part[3:5]) + float(part[6:]) for part in line.split()[2].split("-"))
         assert begin - 1 <= start < stop <= end + 1, line
 
 

@@ -215,6 +215,7 @@ def bad_files(folder):
     empty, text = folder / "empty.mp4", folder / "text.mp4"
     empty.write_bytes(b"")
     text.write_text("this is no video\n" * 100)
+    time_short = r"damaged or truncated: [\d.]+ of 25.0 s"
     index_first = make_video(folder / "index_first.mp4", [300, 300], movflags="faststart")
     return {
         "missing.mp4": "No such file",
@@ -224,9 +225,9 @@ def bad_files(folder):
         make_audio(folder / "sound.mp4").name: "no video stream",
         make_video(folder / "none.mp4", []).name: "no video stream|no frames|not a readable",
         truncate(make_video(folder / "cut.mp4", [60]), 0.6).name: "not a readable video",
-        truncate(index_first, 0.6).name: r"damaged or truncated: \d+ of 600 frames",
-        truncate(make_video(folder / "cut.mkv", [300, 300]), 0.6).name: r"damaged or truncated: [\d.]+ of 25.0 s",
-        damage(make_video(folder / "flipped.mp4", [300, 300]), 0.5, 3000).name: r"damaged or truncated: \d+ of 600",
+        truncate(index_first, 0.6).name: time_short,
+        truncate(make_video(folder / "cut.mkv", [300, 300]), 0.6).name: time_short,
+        damage(make_video(folder / "flipped.mp4", [300, 300]), 0.5, 3000).name: time_short,
     }
 
 
