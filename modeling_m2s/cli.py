@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,21 +228,35 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> Any:
         UsageError: it cannot be loaded; the reason in one line.
     """
     from transformers import AutoImageProcessor
-    from transformers.utils import logging
 
     from .modeling_m2s import M2SSceneModel
     from .pipeline_m2s import SceneEmbeddingPipeline
 
     if os.path.isdir(model):
         model = os.path.abspath(model)  # into the records, which outlive the working directory
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        encoder = M2SSceneModel.from_pretrained(model, dtype=dtype, use_safetensors=True).eval()
-        image_processor = AutoImageProcessor.from_pretrained(model)
+        with quiet_transformers():
+            encoder = M2SSceneModel.from_pretrained(model, dtype=dtype, use_safetensors=True).eval()
+            image_processor = AutoImageProcessor.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
     return SceneEmbeddingPipeline(encoder, image_processor=image_processor, device=device)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No warnings and bars while a model loads; what went wrong is raised."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def return_large_blocks() -> None:
