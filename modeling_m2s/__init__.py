@@ -3,13 +3,21 @@
 Importing this package makes its classes known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
+import sys
 
-from .configuration_m2s import M2SSceneConfig
-from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
-from .pipeline_m2s import SceneEmbeddingPipeline
-from .processing_m2s import M2SSceneProcessor
-from .version import __version__
+try:
+    from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
+
+    from .configuration_m2s import M2SSceneConfig
+    from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
+    from .pipeline_m2s import SceneEmbeddingPipeline
+    from .processing_m2s import M2SSceneProcessor
+    from .version import __version__
+except KeyboardInterrupt:
+    # Loading takes seconds: the command, interrupted meanwhile, ends without a traceback.
+    if not sys.argv[0].endswith("m2s"):
+        raise
+    raise SystemExit(130) from None
 
 AutoConfig.register(M2SSceneConfig.model_type, M2SSceneConfig, exist_ok=True)
 AutoModel.register(M2SSceneConfig, M2SSceneModel, exist_ok=True)

@@ -379,6 +379,15 @@ def test_ctrl_c_is_one_line_and_the_next_run_completes(index, films, tiny_folder
     assert tree(output) == tree(index)
 
 
+def test_ctrl_c_while_the_command_loads_is_quiet(tmp_path):
+    command = [Path(sys.executable).with_name("m2s"), "info", tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in err
+
+
 def test_two_runs_do_not_share_an_output(films, tiny_folder, tmp_path, capsys):
     long = make_video(tmp_path / "long.mp4", [40] * 60, size=(480, 360))
     process = start([long], tiny_folder, tmp_path / "index")
