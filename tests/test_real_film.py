@@ -69,11 +69,11 @@ def peak_memory(command: list[str]) -> dict[bool, int]:
     return peaks
 
 
-def test_memory_does_not_grow_with_the_film(film, tiny_folder, tmp_path):
+def test_memory_does_not_grow_with_the_film(film, clip_folder, tmp_path):
     peaks = {}
     for times in (1, 5):
         path = concatenate(film, times, tmp_path / f"film_{times}.mp4")
-        command = [sys.executable, "-m", "modeling_m2s.cli", "embed", path, "--model", tiny_folder]
+        command = [sys.executable, "-m", "modeling_m2s.cli", "embed", path, "--model", clip_folder]
         peaks[times] = peak_memory([*map(str, command), "--output", str(tmp_path / f"index_{times}")])
     assert peaks[5][True] < 1.15 * peaks[1][True]
     assert peaks[5][False] < 1.15 * peaks[1][False]
