@@ -131,7 +131,12 @@ def embed_films(
         stored, embedded = shots.films(), embeddings.films()
         failed: dict[str, str] = {**shots.record["failed"], **embeddings.record["failed"]}
         known = {film.facts["video"]: movie_id for movie_id, film in stored.items()}
-        films = {known.get(printable(path), movie_id): path for movie_id, path in films.items()}
+        renamed = {known.get(printable(path), movie_id): path for movie_id, path in films.items()}
+        if len(renamed) < len(films):
+            raise StorageError(
+                f"{output}: a new film would get the id of one that is there; embed it alone or rename it"
+            )
+        films = renamed
         missing, unreachable = {}, {}
         for movie_id, path in films.items():
             failed.pop(movie_id, None)

@@ -141,3 +141,16 @@ def concatenate(path: Path, times: int, output: Path) -> Path:
                     target.mux(packet)
                 shift = end
     return output
+
+
+def trim(path: Path, seconds: float, output: Path) -> Path:
+    """Hide the start of a film by an edit list, as a cut without recoding does: its packets stay."""
+    with av.open(str(path)) as source, av.open(str(output), "w", options={"avoid_negative_ts": "disabled"}) as target:
+        video = source.streams.video[0]
+        stream = target.add_stream_from_template(video)
+        shift = int(seconds / video.time_base)
+        for packet in source.demux(video):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
+                target.mux(packet)
+    return output

@@ -6,14 +6,14 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from make_videos import damage, make_audio, make_video, picture, rotate, truncate
+from make_videos import damage, make_audio, make_video, picture, rotate, trim, truncate
 from PIL import Image
 from scenedetect import detect
 from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector
 
 from modeling_m2s import shots_m2s
 from modeling_m2s.shots_m2s import Film, ShotSettings, detect_shots, keyframe_places
-from modeling_m2s.video_m2s import VideoError, fit_size, read_frames
+from modeling_m2s.video_m2s import VideoError, fit_size, probe, read_frames
 
 REFERENCE = {
     "adaptive": lambda threshold, length: AdaptiveDetector(adaptive_threshold=threshold, min_scene_len=length),
@@ -239,6 +239,13 @@ def test_bad_files_are_refused_with_name_and_reason(tmp_path):
         with pytest.raises(VideoError, match=reason) as error:
             detect_shots(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_films_trimmed_by_an_edit_list_are_whole(tmp_path):
+    path = trim(make_video(tmp_path / "film.mp4", [120, 180], keyframe_interval=100), 2.5, tmp_path / "trimmed.mp4")
+    film = detect_shots(path)
+    assert probe(path).num_frames == 300 and film.num_frames == 240
+    assert bounds(film) == [(0, 60), (60, 240)]
 
 
 def test_damaged_films_are_kept_on_request(tmp_path):
