@@ -1,0 +1,267 @@
+"""Random crops of images and what a CLIP image tower says of each: computed once, kept in files, read by distillation.
+
+A file holds one pass over up to 256 images of one source: pixels as the student sees them, and for exactly those crops
+the teacher's embedding and its patch tokens. Its name is a digest of everything that its content depends on, so that a
+killed run continues, and images added later, more passes or another teacher never disturb what is there.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPVisionModelWithProjection
+
+from modeling_m2s.storage_m2s import atomic_write
+from modeling_m2s.video_m2s import VideoError, openable
+
+IMAGES_PER_FILE = 256
+TOKEN_DIM = 64
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How a crop is drawn from an image; sizes in pixels."""
+
+    seed: int
+    teacher_size: int
+    student_size: int
+    min_area: float = 0.2  # of the image; up to all of it
+    max_aspect: float = 4 / 3  # and its inverse, before the crop is made square
+    flip: float = 0.5  # probabilities
+    grayscale: float = 0.2
+    jitter: float = 0.5
+    jitter_strength: float = 0.3  # of brightness, contrast and saturation, up and down
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Crops that share a file. `crop` counts passes over the images; None is the plain middle square, to measure on."""
+
+    folder: Path
+    names: tuple[str, ...]
+    crop: int | None
+
+    def path(self, cache: Path, settings: CropSettings, teacher: Mapping[str, Any]) -> Path:
+        """`teacher` says what labels depend on: weights and layers."""
+        sizes = [(self.folder / name).stat().st_size for name in self.names]
+        content = [asdict(settings), teacher, self.crop, list(zip(self.names, sizes, strict=True))]
+        return cache / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}.safetensors"
+
+
+def list_images(folder: Path) -> list[str]:
+    """Names of the images below a folder, relative to it, in order.
+
+    Raises:
+        ValueError: there are none, or the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: not a folder of images")
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not names:
+        raise ValueError(f"{folder}: no images below it ({', '.join(IMAGE_SUFFIXES)})")
+    return names
+
+
+def plan_chunks(folders: Sequence[Path], crops_per_image: int, held_out_every: int) -> tuple[list[Chunk], list[Chunk]]:
+    """Chunks to train on and chunks to measure on: of each folder every `held_out_every`-th image is held out."""
+    train, held_out = [], []
+    for folder in folders:
+        names = list_images(folder)
+        kept = [name for number, name in enumerate(names) if number % held_out_every != held_out_every - 1]
+        train += [Chunk(folder, tuple(part), crop) for crop in range(crops_per_image) for part in _parts(kept)]
+        held_out += [Chunk(folder, tuple(part), None) for part in _parts(names[held_out_every - 1 :: held_out_every])]
+    return train, held_out
+
+
+def _parts(names: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(names), IMAGES_PER_FILE):
+        yield names[start : start + IMAGES_PER_FILE]
+
+
+def make_crop(image: Image.Image, name: str, crop: int | None, settings: CropSettings) -> Image.Image:
+    """A square of `teacher_size` pixels. The same name, crop number and settings give the same pixels."""
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    size = (settings.teacher_size, settings.teacher_size)
+    if crop is None:
+        return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    random = np.random.default_rng([settings.seed, crop, zlib.crc32(name.encode())])
+    image = image.resize(size, Image.Resampling.BICUBIC, box=_random_box(random, image.size, settings))
+    if random.random() < settings.flip:
+        image = ImageOps.mirror(image)
+    if random.random() < settings.grayscale:
+        image = ImageOps.grayscale(image).convert("RGB")
+    if random.random() < settings.jitter:
+        low, high = 1 - settings.jitter_strength, 1 + settings.jitter_strength
+        for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhancer(image).enhance(random.uniform(low, high))
+    return image
+
+
+def _random_box(random: np.random.Generator, size: tuple[int, int], settings: CropSettings) -> tuple[float, ...]:
+    """Left, top, right, bottom of a rectangle of random area and shape, as far as it fits."""
+    area = random.uniform(settings.min_area, 1) * size[0] * size[1]
+    aspect = np.exp(random.uniform(-np.log(settings.max_aspect), np.log(settings.max_aspect)))
+    width, height = min(size[0], np.sqrt(area * aspect)), min(size[1], np.sqrt(area / aspect))
+    left, top = random.uniform(0, size[0] - width), random.uniform(0, size[1] - height)
+    return left, top, left + width, top + height
+
+
+class _Views(Dataset):
+    """The crops of a chunk, as the teacher sees them and as the student does; None where an image does not open."""
+
+    def __init__(self, chunk: Chunk, settings: CropSettings):
+        self.chunk, self.settings = chunk, settings
+
+    def __len__(self) -> int:
+        return len(self.chunk.names)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray] | str:
+        name, small = self.chunk.names[index], (self.settings.student_size, self.settings.student_size)
+        try:
+            with Image.open(self.chunk.folder / name) as image:
+                crop = make_crop(image, name, self.chunk.crop, self.settings)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return name
+        return np.asarray(crop), np.asarray(crop.resize(small, Image.Resampling.BICUBIC))
+
+
+class Teacher:
+    """A CLIP image tower that labels crops.
+
+    Args:
+        layers: after which of its layers tokens are taken, counted from 1; not the last, whose patch tokens CLIP's
+            loss never sees.
+        grid: patches are averaged to a `grid`×`grid` of squares, the student's.
+    """
+
+    def __init__(
+        self,
+        model: CLIPVisionModelWithProjection,
+        mean: Sequence[float],
+        std: Sequence[float],
+        layers: Sequence[int],
+        grid: int,
+        device: Any,
+    ):
+        self.model = model.eval().requires_grad_(False).to(device, torch.bfloat16)
+        self.mean, self.std, self.layers, self.grid, self.device = mean, std, layers, grid, device
+        generator = torch.Generator().manual_seed(0)
+        square = torch.randn(model.config.hidden_size, model.config.hidden_size, generator=generator)
+        self.directions = torch.linalg.qr(square).Q[:, :TOKEN_DIM].to(device)
+
+    @torch.inference_mode()
+    def label(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the tower says of uint8 pixels (n, height, width, 3), in fp16.
+
+        Returns:
+            `embeds` (n, projection_dim) and `tokens` (n, layers, 1 + grid², TOKEN_DIM): the class token and the
+            patches as the next layer's LayerNorm hands them on, seen from TOKEN_DIM random orthogonal directions.
+        """
+        inputs = normalize(pixels.permute(0, 3, 1, 2), self.mean, self.std).to(self.device, torch.bfloat16)
+        outputs = self.model(inputs, output_hidden_states=True)
+        tokens = []
+        for layer in self.layers:
+            norm = self.model.vision_model.encoder.layers[layer].layer_norm1
+            normed = norm(outputs.hidden_states[layer]).float() @ self.directions
+            side = math.isqrt(normed.shape[1] - 1)
+            maps = F.adaptive_avg_pool2d(normed[:, 1:].mT.unflatten(2, (side, side)), self.grid)
+            tokens.append(torch.cat([normed[:, :1], maps.flatten(2).mT], 1))
+        return {"embeds": outputs.image_embeds.half().cpu(), "tokens": torch.stack(tokens, 1).half().cpu()}
+
+
+def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """uint8 pixels (n, 3, height, width) to what CLIP reads, float32."""
+    means, stds = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
+    return (pixels.float() / 255 - means) / stds
+
+
+def write_chunk(path: Path, chunk: Chunk, settings: CropSettings, teacher: Teacher, batch_size: int = 32) -> None:
+    """Draw a chunk's crops, ask the teacher and store all of it."""
+    views = DataLoader(_Views(chunk, settings), batch_size=batch_size, num_workers=1, collate_fn=list)
+    batches, skipped = [], []
+    for batch in views:
+        skipped += [view for view in batch if isinstance(view, str)]
+        pairs = [view for view in batch if not isinstance(view, str)]
+        if pairs:
+            large, small = (torch.from_numpy(np.stack(crops)) for crops in zip(*pairs, strict=True))
+            batches.append({"pixels": small.permute(0, 3, 1, 2), **teacher.label(large)})
+    names = batches[0] if batches else []
+    tensors = {name: torch.cat([batch[name] for batch in batches]).contiguous() for name in names}
+    with atomic_write(path) as file:
+        file.write(save(tensors, {"skipped": json.dumps(skipped)}))
+
+
+class CachedCrops(Dataset):
+    """Crops with the teacher's labels, out of files that `write_chunk` wrote; files are mapped, not read whole.
+
+    Attributes:
+        skipped: names of images that do not open.
+    """
+
+    def __init__(self, paths: Iterable[Path]):
+        paths = list(paths)
+        self.parts = [part for part in map(load_file, paths) if part]
+        self.skipped = sorted({name for path in paths for name in _skipped(path)})
+        self.ends = np.cumsum([len(part["pixels"]) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        row = index - (int(self.ends[number - 1]) if number else 0)
+        return {name: tensor[row] for name, tensor in self.parts[number].items()}
+
+    def token_scale(self) -> torch.Tensor:
+        """One over the variance of each layer's tokens (layers,), from the first file."""
+        tokens = self.parts[0]["tokens"].float()
+        return 1 / tokens.var(0, correction=0).mean((1, 2)).clamp(min=1e-6)
+
+
+def _skipped(path: Path) -> list[str]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["skipped"])
+
+
+def export_frames(video: Path, parent: Path, interval: float) -> Path:
+    """One frame every `interval` seconds of a video as JPEG, short side at most 256, in a folder that is returned.
+
+    Nothing is done where they exist.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    folder = parent / f"{video.stem}-{interval:g}s"
+    if folder.exists():
+        return folder
+    aside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with openable(video) as name, av.open(name) as container:
+            due = 0.0
+            for frame in container.decode(video=0):
+                if frame.time is not None and frame.time >= due:
+                    image = frame.to_image()
+                    image.thumbnail((2**14, 256), Image.Resampling.BICUBIC)
+                    image.save(aside / f"{frame.time:09.2f}.jpg", quality=92)
+                    due = frame.time + interval
+    except av.FFmpegError as error:
+        raise VideoError(video, f"not readable ({error})") from error
+    aside.rename(folder)
+    return folder

@@ -1,0 +1,445 @@
+"""Distill the image tower of a CLIP into a small one whose embeddings live in the same space.
+
+    python -m train.distill_clip train/configs/m2s_clip_tiny.yaml --output runs/m2s_clip_tiny
+
+The teacher labels random crops once; labels are kept in files and read in every epoch. Run again after a kill, the same
+command goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
+
+The student is a plain `CLIPVisionModelWithProjection`. It starts from an even selection of the teacher's weights (Xu et
+al., "Initializing Models with Larger Ones", ICLR 2024) and learns from four losses, each on exactly the crops that the
+teacher saw: direction and length of the embedding, similarities within the batch, and the teacher's patch tokens.
+"""
+
+import copy
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import set_seed
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers.optimization import get_cosine_schedule_with_warmup
+
+from modeling_m2s.index_m2s import model_revision
+from modeling_m2s.storage_m2s import StorageError
+from modeling_m2s.video_m2s import VideoError
+from train.arguments import parse_arguments
+from train.crops import (
+    TOKEN_DIM,
+    CachedCrops,
+    Chunk,
+    CropSettings,
+    Teacher,
+    export_frames,
+    list_images,
+    normalize,
+    plan_chunks,
+    write_chunk,
+)
+from train.runs import RunFolder, write_json
+
+PATCH_SIZE = 16
+HEAD_SIZE = 64
+MAX_GRADIENT_NORM = 1.0
+IN_HEADS = re.compile(r"[qkv]_proj\.(weight|bias)$")
+# Arguments that say where things lie or how often something is written; the student does not depend on them.
+NOT_OF_THE_RECIPE = ("teacher", "output", "cache", "images", "videos", "checkpoint_steps", "log_steps")
+PLACES = (
+    "teacher",
+    "output",
+    "cache",
+    "images",
+    "videos",
+    "checkpoint_steps",
+    "log_steps",
+)  # do not change the student
+
+
+@dataclass
+class DistillationArguments:
+    """Everything a run depends on."""
+
+    teacher: str = field(metadata={"help": "CLIP checkpoint: a folder or a Hub id"})
+    output: str = field(metadata={"help": "folder of the run; the student is in its subfolder model/"})
+    images: list[str] = field(metadata={"help": "folders of images"})
+    videos: list[str] = field(default_factory=list, metadata={"help": "video files, for frames as further images"})
+    frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
+    cache: str | None = field(default=None, metadata={"help": "folder of frames and labels (default: OUTPUT/cache)"})
+    crops_per_image: int = field(default=16, metadata={"help": "random crops that the teacher labels"})
+    held_out_every: int = field(default=20, metadata={"help": "every so many images, one is kept for measuring"})
+    seed: int = field(default=0, metadata={"help": "of crops, initial weights and order"})
+
+    image_size: int = field(default=112, metadata={"help": "pixels of the student's images"})
+    hidden_size: int = field(default=256, metadata={"help": "width of the student"})
+    num_hidden_layers: int = field(default=5, metadata={"help": "layers of the student"})
+    intermediate_size: int = field(default=1024, metadata={"help": "width of its MLPs"})
+    projection_dim: int = field(default=512, metadata={"help": "of the embeddings; must be the teacher's"})
+    select_weights: bool = field(default=True, metadata={"help": "start from a selection of the teacher's weights"})
+
+    epochs: int = field(default=20, metadata={"help": "passes over all crops"})
+    batch_size: int = field(default=128, metadata={"help": "crops a step, over all processes"})
+    muon_learning_rate: float = field(default=3e-3, metadata={"help": "peak, for the matrices of the layers"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak, for all other weights, with AdamW"})
+    weight_decay: float = field(default=0.05, metadata={"help": "of both optimizers"})
+    warmup_share: float = field(default=0.05, metadata={"help": "share of the steps in which the rate rises"})
+    cosine_weight: float = field(default=1.0, metadata={"help": "of 1 - cosine to the teacher's embedding"})
+    norm_weight: float = field(default=0.1, metadata={"help": "of the squared relative error of its length"})
+    relation_weight: float = field(default=1.0, metadata={"help": "of the difference in similarities in the batch"})
+    relation_temperature: float = field(default=0.05, metadata={"help": "that divides those cosines"})
+    token_weight: float = field(default=1.0, metadata={"help": "of the squared error of patch tokens"})
+    bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16, weights in float32"})
+    checkpoint_steps: int = field(default=200, metadata={"help": "steps from one checkpoint to the next"})
+    log_steps: int = field(default=20, metadata={"help": "steps from one line of the log to the next"})
+
+
+def embedding_losses(student_BD: torch.Tensor, teacher_BD: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """How far embeddings (batch, dim) are from the teacher's.
+
+    Returns:
+        `cosine`: mean of 1 - cos(student, teacher).
+        `norm`: mean squared relative error of the length.
+        `relation`: for each item, how the similarities to the others of the batch, as a softmax of cosines over
+        `temperature`, diverge (Kullback-Leibler) from the teacher's; zero for a batch of one.
+    """
+    student_unit_BD, teacher_unit_BD = F.normalize(student_BD, dim=-1), F.normalize(teacher_BD, dim=-1)
+    cosine = 1 - (student_unit_BD * teacher_unit_BD).sum(-1).mean()
+    norm = (student_BD.norm(dim=-1) / teacher_BD.norm(dim=-1) - 1).square().mean()
+    others_BB = ~torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
+    logs = [
+        ((unit_BD @ unit_BD.mT)[others_BB].view(len(unit_BD), -1) / temperature).log_softmax(-1)
+        for unit_BD in (student_unit_BD, teacher_unit_BD)
+    ]
+    relation = F.kl_div(*logs, reduction="batchmean", log_target=True)
+    return {"cosine": cosine, "norm": norm, "relation": relation}
+
+
+class Distillation(nn.Module):
+    """The student, and a linear map from each layer's tokens to the teacher's that is thrown away afterwards."""
+
+    def __init__(self, student: CLIPVisionModelWithProjection, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.student, self.mean, self.std = student, mean, std
+        width = student.config.hidden_size
+        self.token_heads = nn.ModuleList(nn.Linear(width, TOKEN_DIM) for _ in range(student.config.num_hidden_layers))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim), tokens (batch, layers, tokens, token_dim)."""
+        outputs = self.student(normalize(pixels, self.mean, self.std), output_hidden_states=True)
+        layers = zip(self.token_heads, outputs.hidden_states[1:], strict=True)
+        return outputs.image_embeds, torch.stack([head(hidden) for head, hidden in layers], 1)
+
+    def student_embeds(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.student(normalize(pixels, self.mean, self.std)).image_embeds
+
+
+def select_weights(student: CLIPVisionModelWithProjection, teacher: CLIPVisionModelWithProjection) -> None:
+    """Fill the student with evenly spaced layers, attention heads and channels of the teacher.
+
+    Raises:
+        ValueError: the student is nowhere larger than the teacher, and their heads are equally wide; else this.
+    """
+    small, large = student.config, teacher.config
+    width = large.hidden_size // large.num_attention_heads
+    if small.hidden_size // small.num_attention_heads != width:
+        raise ValueError(f"select_weights needs heads of the teacher's width, {width}")
+    layers = _even(large.num_hidden_layers, small.num_hidden_layers)
+    heads = torch.tensor(_even(large.num_attention_heads, small.num_attention_heads))
+    in_heads = (heads[:, None] * width + torch.arange(width)).flatten()
+    source, values = teacher.state_dict(), {}
+    for name, target in student.state_dict().items():
+        before, layer, after = name.partition("encoder.layers.")
+        number, _, rest = after.partition(".")
+        value = source[f"{before}{layer}{layers[int(number)]}.{rest}" if layer else name].float()
+        if name.endswith("position_embedding.weight"):
+            value = _resize_positions(value, len(target))
+        for dim, (old, new) in enumerate(zip(value.shape, target.shape, strict=True)):
+            attention = (
+                "self_attn" in name and dim == (1 if "out_proj.weight" in name else 0) and "out_proj.bias" not in name
+            )
+            value = value.index_select(dim, in_heads if attention else torch.tensor(_even(old, new)))
+        values[name] = value
+    student.load_state_dict(values)
+
+
+def _even(old: int, new: int) -> list[int]:
+    if new > old:
+        raise ValueError(f"select_weights: the student has {new} where the teacher has {old}")
+    return [number * old // new for number in range(new)]
+
+
+def _resize_positions(table: torch.Tensor, length: int) -> torch.Tensor:
+    """Position embeddings (1 + side², width) for another grid, the class token's first."""
+    old, new = math.isqrt(len(table) - 1), math.isqrt(length - 1)
+    maps = table[1:].mT.unflatten(1, (old, old))[None]
+    resized = F.interpolate(maps, (new, new), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([table[:1], resized[0].flatten(1).mT])
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parse_arguments(DistillationArguments, "python -m train.distill_clip", argv)
+    try:
+        results = distill(arguments)
+    except (ValueError, OSError, StorageError, VideoError) as error:
+        raise SystemExit(f"train.distill_clip: error: {error}") from None
+    skipped, held_out = results["skipped_images"], results["held_out"]
+    if skipped:
+        print(f"{len(skipped)} images do not open and were skipped: {', '.join(skipped[:5])}{' …'[: len(skipped) - 5]}")
+    print(
+        f"{arguments.output}/model: cosine to the teacher on held-out images {held_out['cosine']:.3f} "
+        f"(the teacher's mean alone: {held_out['mean_cosine']:.3f})"
+    )
+
+
+def distill(arguments: DistillationArguments) -> dict[str, Any]:
+    """The whole run: label crops, train, save the student as `OUTPUT/model` and what was done as `OUTPUT/results.json`.
+
+    Raises:
+        ValueError: teacher and student whose embeddings differ in width, a folder without images, too few crops.
+        VideoError: a video that cannot be read.
+        StorageError: the output folder holds a run of another recipe, or another process uses it.
+    """
+    accelerator = Accelerator(
+        mixed_precision="bf16" if arguments.bf16 else "no",
+        cpu=not torch.cuda.is_available(),
+        dataloader_config=DataLoaderConfiguration(
+            split_batches=True, use_seedable_sampler=True, data_seed=arguments.seed
+        ),
+    )
+    set_seed(arguments.seed)
+    teacher = CLIPVisionModelWithProjection.from_pretrained(arguments.teacher)
+    processor = CLIPImageProcessorPil.from_pretrained(arguments.teacher)
+    student = build_student(arguments, teacher)
+    revision = model_revision(arguments.teacher, getattr(teacher.config, "_commit_hash", None))
+    layers = matched_layers(teacher.config.num_hidden_layers, arguments.num_hidden_layers)
+    settings = CropSettings(arguments.seed, teacher.config.image_size, arguments.image_size)
+
+    output = Path(arguments.output)
+    cache = Path(arguments.cache or output / "cache")
+    with accelerator.main_process_first():
+        frames = [export_frames(Path(video), cache / "frames", arguments.frame_interval) for video in arguments.videos]
+    folders = [*map(Path, arguments.images), *frames]
+    chunks = plan_chunks(folders, arguments.crops_per_image, arguments.held_out_every)
+    labels = {"revision": revision, "layers": layers}
+    paths = [[chunk.path(cache, settings, labels) for chunk in part] for part in chunks]
+    run = RunFolder(output, recipe_of(arguments, revision, paths), accelerator)
+    with run.held():
+        grid = arguments.image_size // PATCH_SIZE
+        labeler = Teacher(teacher, processor.image_mean, processor.image_std, layers, grid, accelerator.device)
+        label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], settings, labeler, accelerator)
+        crops, held_out = map(CachedCrops, paths)
+        model = Distillation(student, processor.image_mean, processor.image_std)
+        state = train(model, crops, held_out, arguments, run)
+        results = {
+            "recipe": recipe_of(arguments, revision, paths),
+            "images": {folder.name: len(list_images(folder)) for folder in folders},
+            "skipped_images": sorted({*crops.skipped, *held_out.skipped}),
+            "crops": len(crops),
+            "parameters": sum(parameter.numel() for parameter in student.parameters()),
+            "steps": state["step"],
+            "training_minutes": round(state["seconds"] / 60, 1),
+            "held_out": measure(model, held_out, accelerator),
+            "made_with": made_with(accelerator),
+        }
+        if accelerator.is_main_process:
+            save_student(student, processor, arguments.image_size, output / "model")
+            write_json(output / "results.json", results)
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return results
+
+
+def build_student(
+    arguments: DistillationArguments, teacher: CLIPVisionModelWithProjection
+) -> CLIPVisionModelWithProjection:
+    config = teacher.config
+    if arguments.projection_dim != config.projection_dim:
+        raise ValueError(
+            f"the student's embeddings have {arguments.projection_dim} dimensions, those of the teacher "
+            f"{arguments.teacher} have {config.projection_dim}: set projection_dim to {config.projection_dim}"
+        )
+    if arguments.image_size % PATCH_SIZE:
+        raise ValueError(f"image_size {arguments.image_size} is not a multiple of the student's patches, {PATCH_SIZE}")
+    student = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=arguments.hidden_size,
+            num_hidden_layers=arguments.num_hidden_layers,
+            intermediate_size=arguments.intermediate_size,
+            num_attention_heads=arguments.hidden_size // HEAD_SIZE,
+            image_size=arguments.image_size,
+            patch_size=PATCH_SIZE,
+            projection_dim=arguments.projection_dim,
+            hidden_act=config.hidden_act,
+        )
+    )
+    if arguments.select_weights:
+        select_weights(student, teacher)
+    return student
+
+
+def matched_layers(teacher_layers: int, student_layers: int) -> list[int]:
+    """After which teacher layer the tokens are that each student layer learns, counted from 1, never the last."""
+    return [min(round(teacher_layers * (n + 1) / student_layers), teacher_layers - 1) for n in range(student_layers)]
+
+
+def recipe_of(arguments: DistillationArguments, revision: str, paths: list[list[Path]]) -> dict[str, Any]:
+    """What the student depends on: not where files lie, but which they are."""
+    digest = hashlib.sha256(" ".join(path.name for part in paths for path in part).encode()).hexdigest()[:16]
+    kept = {name: value for name, value in asdict(arguments).items() if name not in NOT_OF_THE_RECIPE}
+    return {**kept, "teacher_revision": revision, "images_and_crops": digest}
+
+
+def label(files: list[tuple[Chunk, Path]], settings: CropSettings, teacher: Teacher, accelerator: Accelerator) -> None:
+    """Have the teacher label what is not labeled yet; processes share the files."""
+    missing = [(chunk, path) for chunk, path in files if not path.exists()]
+    accelerator.wait_for_everyone()
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    with progress("labeling crops", sum(len(chunk.names) for chunk, _ in mine), accelerator) as bar:
+        for chunk, path in mine:
+            write_chunk(path, chunk, settings, teacher)
+            bar.update(len(chunk.names))
+    accelerator.wait_for_everyone()
+
+
+def progress(what: str, total: int, accelerator: Accelerator, initial: int = 0) -> tqdm:
+    return tqdm(desc=what, total=total, initial=initial, disable=None if accelerator.is_main_process else True)
+
+
+def train(
+    model: Distillation, crops: CachedCrops, held_out: CachedCrops, arguments: DistillationArguments, run: RunFolder
+) -> dict[str, Any]:
+    """All epochs, from the latest checkpoint on; returns the last state: `step` and `seconds` of training."""
+    accelerator = run.accelerator
+    if len(crops) < arguments.batch_size:
+        raise ValueError(f"{len(crops)} crops do not fill a batch of {arguments.batch_size}")
+    loader = DataLoader(crops, arguments.batch_size, shuffle=True, drop_last=True)
+    steps_per_epoch = len(loader)
+    token_scale = crops.token_scale().to(accelerator.device)
+    num_steps = arguments.epochs * steps_per_epoch
+    optimizers = build_optimizers(model, arguments)
+    schedulers = [
+        get_cosine_schedule_with_warmup(optimizer, round(arguments.warmup_share * num_steps), num_steps)
+        for optimizer in optimizers
+    ]
+    prepared, loader, *rest = accelerator.prepare(model, loader, *optimizers, *schedulers)
+    optimizers, schedulers = rest[: len(optimizers)], rest[len(optimizers) :]
+    state = {"seconds": 0.0, **run.restore()}
+    bar = progress("training", num_steps, accelerator, initial=state["step"])
+    for epoch in range(state["step"] // steps_per_epoch, arguments.epochs):
+        loader.set_epoch(epoch)
+        for batch in accelerator.skip_first_batches(loader, state["step"] % steps_per_epoch):
+            started = time.monotonic()
+            losses = distillation_losses(prepared, batch, token_scale, arguments)
+            accelerator.backward(losses["loss"])
+            accelerator.clip_grad_norm_(prepared.parameters(), MAX_GRADIENT_NORM)
+            for stepped in (*optimizers, *schedulers):
+                stepped.step()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            state["step"] += 1
+            state["seconds"] += time.monotonic() - started
+            bar.update()
+            if state["step"] % arguments.log_steps == 0:
+                run.log(state["step"], **{name: round(value.item(), 5) for name, value in losses.items()})
+            if state["step"] % arguments.checkpoint_steps == 0:
+                run.save(**state)
+        run.log(state["step"], epoch=epoch + 1, **measure(model, held_out, accelerator))
+    run.save(**state)
+    bar.close()
+    return state
+
+
+def distillation_losses(
+    model: nn.Module, batch: dict[str, torch.Tensor], token_scale: torch.Tensor, arguments: DistillationArguments
+) -> dict[str, torch.Tensor]:
+    """The losses of a batch and, as `loss`, their weighted sum."""
+    embeds, tokens = model(batch["pixels"])
+    losses = embedding_losses(embeds.float(), batch["embeds"].float(), arguments.relation_temperature)
+    errors = (tokens.float() - batch["tokens"].float()).square().mean((0, 2, 3))
+    losses["token"] = (errors * token_scale).mean()
+    return {"loss": sum(getattr(arguments, f"{name}_weight") * value for name, value in losses.items()), **losses}
+
+
+def build_optimizers(model: Distillation, arguments: DistillationArguments) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which here needs half the steps that AdamW does; AdamW for the rest."""
+    parameters = dict(model.named_parameters())
+    matrices = {name for name, value in parameters.items() if ".layers." in name and value.ndim == 2}
+    decay = {"weight_decay": arguments.weight_decay}
+    others = [value for name, value in parameters.items() if name not in matrices]
+    return [
+        torch.optim.Muon(
+            [parameters[name] for name in sorted(matrices)],
+            lr=arguments.muon_learning_rate,
+            adjust_lr_fn="match_rms_adamw",
+            **decay,
+        ),
+        torch.optim.AdamW(others, lr=arguments.learning_rate, betas=(0.9, 0.98), **decay),
+    ]
+
+
+@torch.no_grad()
+def measure(model: Distillation, held_out: CachedCrops, accelerator: Accelerator) -> dict[str, float]:
+    """The student beside its teacher on plain middle squares of images that were held out.
+
+    Returns:
+        `cosine` and `length`: means of the cosine to the teacher's embedding and of the ratio of their lengths.
+        `correlation`: of the cosines of all pairs of images, after each encoder's mean embedding is taken off.
+        `nearest`: share of images whose nearest other one is the teacher's.
+        `mean_cosine` and `chance`: the same cosine when every image gets the teacher's mean; 1 / (images - 1).
+    """
+    model.eval()
+    batches = DataLoader(held_out, batch_size=64)
+    pairs = [(model.student_embeds(batch["pixels"].to(accelerator.device)), batch["embeds"]) for batch in batches]
+    model.train()
+    student_ND, teacher_ND = (torch.cat([side.float().cpu() for side in sides]) for sides in zip(*pairs, strict=True))
+    similarities = [_centered_similarities(embeds) for embeds in (student_ND, teacher_ND)]
+    upper = torch.triu(torch.ones_like(similarities[0]), 1).bool()
+    nearest = [matrix.argmax(1) for matrix in similarities]
+    cosine = F.cosine_similarity(student_ND, teacher_ND)
+    return {
+        "cosine": round(cosine.mean().item(), 4),
+        "length": round((student_ND.norm(dim=1) / teacher_ND.norm(dim=1)).mean().item(), 4),
+        "correlation": round(torch.corrcoef(torch.stack([matrix[upper] for matrix in similarities]))[0, 1].item(), 4),
+        "nearest": round((nearest[0] == nearest[1]).float().mean().item(), 4),
+        "mean_cosine": round(F.cosine_similarity(teacher_ND, teacher_ND.mean(0, keepdim=True)).mean().item(), 4),
+        "chance": round(1 / (len(teacher_ND) - 1), 4),
+    }
+
+
+def _centered_similarities(embeds_ND: torch.Tensor) -> torch.Tensor:
+    unit_ND = F.normalize(embeds_ND - embeds_ND.mean(0), dim=1)
+    return (unit_ND @ unit_ND.mT).fill_diagonal_(-torch.inf)
+
+
+def save_student(
+    student: CLIPVisionModelWithProjection, processor: CLIPImageProcessorPil, image_size: int, folder: Path
+) -> None:
+    """Weights in fp16, which halves the file; the configuration asks for float32, so that they compute as such."""
+    size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
+    small = copy.deepcopy(student).half()
+    small.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", {**config, "dtype": "float32"})
+    CLIPImageProcessorPil(**{**processor.to_dict(), **size}).save_pretrained(folder)
+
+
+def made_with(accelerator: Accelerator) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")}
+    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
+    return {"device": device, "processes": accelerator.num_processes, "threads": torch.get_num_threads(), **versions}
+
+
+if __name__ == "__main__":
+    main()
