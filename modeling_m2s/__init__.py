@@ -11,6 +11,7 @@ try:
     from .configuration_m2s import M2SSceneConfig
     from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
     from .pipeline_m2s import SceneEmbeddingPipeline
+    from .pretrained_m2s import tiny_model
     from .processing_m2s import M2SSceneProcessor
     from .version import __version__
 except KeyboardInterrupt:
@@ -32,4 +33,5 @@ __all__ = [
     "M2SSceneProcessor",
     "SceneEmbeddingPipeline",
     "__version__",
+    "tiny_model",
 ]

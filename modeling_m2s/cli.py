@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from .pretrained_m2s import TINY_MODEL, model_source
 from .version import __version__
 
 
@@ -51,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", parents=[common], help="films to an index of scenes", formatter_class=default)
     embed.set_defaults(run=run_embed)
     embed.add_argument("films", nargs="+", metavar="FILM_OR_FOLDER", help="video files, or folders of them")
-    embed.add_argument("--model", required=True, help="scene encoder or CLIP checkpoint: a folder or a Hub id")
+    embed.add_argument("--model", default=TINY_MODEL, help="scene encoder or CLIP checkpoint: a folder or a Hub id")
     embed.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
     embed.add_argument("--shots-per-scene", type=int, default=9, help="shots that one scene spans")
     embed.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
@@ -100,6 +101,8 @@ def run_embed(options: argparse.Namespace) -> int:
         raise UsageError(f"--workers {options.workers} must be at least 1")
     films = find_films(options.films)
     pipeline = load_pipeline(options.model, options.device, options.dtype)
+    if options.model == TINY_MODEL:
+        print(f"encoder: {TINY_MODEL}, which ships with m2s; a larger one: --model openai/clip-vit-base-patch16")
     size = pipeline.model.config.vision_config.image_size
     shot_settings = ShotSettings(
         detector=options.detector,
@@ -109,7 +112,7 @@ def run_embed(options: argparse.Namespace) -> int:
         short_side=max(224, size) if options.short_side is None else options.short_side,
     )
     scene_settings = SceneSettings(
-        revision=model_revision(options.model, getattr(pipeline.model.config, "_commit_hash", None)),
+        revision=model_revision(model_source(options.model), getattr(pipeline.model.config, "_commit_hash", None)),
         shots_per_scene=options.shots_per_scene,
         stride=options.stride or options.shots_per_scene,
         dtype=options.dtype,
@@ -165,7 +168,7 @@ def run_search(options: argparse.Namespace) -> int:
         settings = index.record["settings"]
         model = options.model or index.record["model"]
         pipeline = load_pipeline(model, None, settings["dtype"])
-        revision = model_revision(model, getattr(pipeline.model.config, "_commit_hash", None))
+        revision = model_revision(model_source(model), getattr(pipeline.model.config, "_commit_hash", None))
         require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
         vector = pipeline.embed_images([image])[0]
         query, caption = None, f"query   {options.image}"
@@ -232,12 +235,13 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> Any:
     from .modeling_m2s import M2SSceneModel
     from .pipeline_m2s import SceneEmbeddingPipeline
 
-    if os.path.isdir(model):
-        model = os.path.abspath(model)  # into the records, which outlive the working directory
+    source = model_source(model)
+    if os.path.isdir(source):
+        source = os.path.abspath(source)  # into the records, which outlive the working directory
     try:
         with quiet_transformers():
-            encoder = M2SSceneModel.from_pretrained(model, dtype=dtype, use_safetensors=True).eval()
-            image_processor = AutoImageProcessor.from_pretrained(model)
+            encoder = M2SSceneModel.from_pretrained(source, dtype=dtype, use_safetensors=True).eval()
+            image_processor = AutoImageProcessor.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
     return SceneEmbeddingPipeline(encoder, image_processor=image_processor, device=device)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from .figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode, timecode
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
+from .pretrained_m2s import model_name
 from .shots_m2s import DECODER_VERSIONS, Film, Shot, ShotSettings, detect_shots
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
@@ -321,7 +322,7 @@ def _sheet_path(output: Path, movie_id: str) -> Path:
 
 
 def _model_name(pipeline: SceneEmbeddingPipeline) -> str:
-    return pipeline.model.config.name_or_path
+    return model_name(pipeline.model.config.name_or_path)
 
 
 def model_revision(folder_or_id: str, commit: str | None) -> str:

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionModelWithProjection
 
 from modeling_m2s.storage_m2s import atomic_write
-from modeling_m2s.video_m2s import VideoError, openable
+from modeling_m2s.video_m2s import VideoError, fingerprint, openable
 
 IMAGES_PER_FILE = 256
 TOKEN_DIM = 64
@@ -78,13 +78,19 @@ def list_images(folder: Path) -> list[str]:
 
 
 def plan_chunks(folders: Sequence[Path], crops_per_image: int, held_out_every: int) -> tuple[list[Chunk], list[Chunk]]:
-    """Chunks to train on and chunks to measure on: of each folder every `held_out_every`-th image is held out."""
+    """Chunks to train on and chunks to measure on: of each folder every `held_out_every`-th image is held out.
+
+    Raises:
+        ValueError: a folder without images, or with so few in each that none is held out.
+    """
     train, held_out = [], []
     for folder in folders:
         names = list_images(folder)
         kept = [name for number, name in enumerate(names) if number % held_out_every != held_out_every - 1]
         train += [Chunk(folder, tuple(part), crop) for crop in range(crops_per_image) for part in _parts(kept)]
         held_out += [Chunk(folder, tuple(part), None) for part in _parts(names[held_out_every - 1 :: held_out_every])]
+    if not held_out:
+        raise ValueError(f"no folder has held_out_every={held_out_every} images, so there is none to measure on")
     return train, held_out
 
 
@@ -246,7 +252,7 @@ def export_frames(video: Path, parent: Path, interval: float) -> Path:
     Raises:
         VideoError: the file cannot be read.
     """
-    folder = parent / f"{video.stem}-{interval:g}s"
+    folder = parent / f"{video.stem}-{interval:g}s-{fingerprint(video)[:8]}"
     if folder.exists():
         return folder
     aside = folder.with_name(folder.name + ".tmp")

@@ -244,7 +244,7 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         state = train(model, crops, held_out, arguments, run)
         results = {
             "recipe": recipe_of(arguments, revision, paths),
-            "images": {folder.name: len(list_images(folder)) for folder in folders},
+            "images": [{"folder": folder.name, "images": len(list_images(folder))} for folder in folders],
             "skipped_images": sorted({*crops.skipped, *held_out.skipped}),
             "crops": len(crops),
             "parameters": sum(parameter.numel() for parameter in student.parameters()),
@@ -324,6 +324,8 @@ def train(
     accelerator = run.accelerator
     if len(crops) < arguments.batch_size:
         raise ValueError(f"{len(crops)} crops do not fill a batch of {arguments.batch_size}")
+    if len(held_out) < 2:
+        raise ValueError(f"{len(held_out)} held-out images: at least two are needed to measure neighbors")
     loader = DataLoader(crops, arguments.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
     token_scale = crops.token_scale().to(accelerator.device)
