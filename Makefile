@@ -5,21 +5,26 @@ BIN := $(VENV)/bin
 CLIP := .cache/clip-vit-base-patch16
 DEMO := .cache/demo
 
-.PHONY: demo test lint test-fast test-slow bench clean
+.PHONY: demo demo-film test lint test-fast test-slow bench clean
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+# A bundled clip to scenes and embeddings with the encoder that ships, then scenes like the one at one minute.
+demo: $(VENV)/installed
+	$(BIN)/m2s embed tests/fixtures/big_buck_bunny_clip.mp4 --shots-per-scene 5 --output $(DEMO)
+	$(BIN)/m2s search $(DEMO) --film bunny --at 00:01:00 --top 3
+
 $(CLIP)/model.safetensors: $(VENV)/installed
-	@test -n "$(M2S_ASSETS)" || { echo "set M2S_ASSETS to the assets folder: it holds the film and the weights of the demo"; exit 1; }
+	@test -n "$(M2S_ASSETS)" || { echo "set M2S_ASSETS to the assets folder: it holds films and CLIP's weights"; exit 1; }
 	$(BIN)/python $(M2S_ASSETS)/clip-vit-base-patch16/unpack.py $(CLIP)
 
-# A whole film to scenes and embeddings (about a minute on two cores), then scenes like the one at three minutes ten.
-demo: $(CLIP)/model.safetensors
-	$(BIN)/m2s embed $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4 --model $(CLIP) --output $(DEMO)
-	$(BIN)/m2s search $(DEMO) --film big_buck_bunny --at 00:03:10
+# A whole film with CLIP's weights (about a minute on two cores), then scenes like the one at three minutes ten.
+demo-film: $(CLIP)/model.safetensors
+	$(BIN)/m2s embed $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4 --model $(CLIP) --output $(DEMO)-film
+	$(BIN)/m2s search $(DEMO)-film --film big_buck_bunny --at 00:03:10
 
 test: lint test-fast
 

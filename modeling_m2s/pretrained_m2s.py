@@ -8,8 +8,8 @@ TINY_MODEL = "m2s-clip-tiny"
 def tiny_model() -> str:
     """The folder of m2s-clip-tiny, a CLIP image tower of 4.3 million parameters, distilled from CLIP ViT-B/16.
 
-    For research and demonstration: `model_cards/m2s-clip-tiny.md` says what it was trained on and what it cannot do.
-    It loads like any CLIP checkpoint: `M2SSceneModel.from_pretrained(tiny_model())`.
+    For research and demonstration: `model_cards/m2s-clip-tiny/README.md` says what it was trained on and what it
+    cannot do. It loads like any CLIP checkpoint: `M2SSceneModel.from_pretrained(tiny_model())`.
     """
     return str(Path(__file__).resolve().parent / "m2s_clip_tiny")
 

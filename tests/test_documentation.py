@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_the_readmes_tree_is_the_real_one():
             folder = name
         named.add(folder + name if line.startswith(" ") else name)
     real = {f"{path.split('/')[0]}/" for path in TRACKED if "/" in path and not path.startswith(".")}
-    real |= {path for path in TRACKED if path.startswith("modeling_m2s/") and path != "modeling_m2s/__init__.py"}
+    library = [path.split("/")[1:] for path in TRACKED if path.startswith("modeling_m2s/")]
+    real |= {"modeling_m2s/" + below[0] + "/" * (len(below) > 1) for below in library if below != ["__init__.py"]}
     assert named == real
 
 
@@ -50,12 +52,16 @@ def test_files_to_read_first_exist():
 
 
 def test_flags_in_the_readme_exist():
+    from eval.image_encoders import EncoderArguments
     from modeling_m2s.cli import build_parser
+    from train.distill_clip import DistillationArguments
 
     known = set()
     for action in build_parser()._actions:
         for command in (getattr(action, "choices", None) or {}).values():
             known |= set(command._option_string_actions)
+    for arguments in (DistillationArguments, EncoderArguments):
+        known |= {f"--{field.name}" for field in fields(arguments)}
     assert set(re.findall(r"(--[a-z][a-z-]+)", README)) <= known
 
 
@@ -64,6 +70,20 @@ def test_the_library_imports_little_at_top_level():
     for path in sorted((ROOT / "modeling_m2s").glob("*.py")):
         for module, level, guarded in imports(path):
             assert level == 1 or guarded or module in allowed, f"{path.name} imports {module}"
+
+
+def test_folders_import_one_way():
+    allowed = {
+        "eval": {"eval", "data_scripts", "model_cards", "modeling_m2s"},
+        "train": {"train", "data_scripts", "model_cards", "modeling_m2s"},
+        "model_cards": {"model_cards"},
+        "modeling_m2s": {"modeling_m2s"},
+    }
+    for name in TRACKED:
+        folder = name.split("/")[0]
+        if folder in allowed and name.endswith(".py"):
+            ours = {module for module, level, _ in imports(ROOT / name) if not level} & {*allowed, "data_scripts"}
+            assert ours <= allowed[folder], f"{name} imports {ours - allowed[folder]}"
 
 
 def test_no_path_of_a_machine_and_no_pickle():

@@ -1,0 +1,39 @@
+"""The card of a distilled CLIP, out of what its training and its evaluation wrote down.
+
+    python -m model_cards.distilled_clip model_cards/m2s-clip-tiny
+
+reads in that folder `run.json` (the `results.json` of `train.distill_clip`) and `evaluation.json` (of
+`eval.image_encoders`) and writes `README.md` there: no number on the card is typed by hand.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(run: dict[str, Any], evaluation: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    counts = {source["name"]: source["images"] for source in run["sources"]}
+    of_the_film = sum(count for name, count in counts.items() if name.startswith("big_buck_bunny"))
+    template = environment.get_template("distilled_clip.md")
+    return template.render(run=run, evaluation=evaluation, film_share=of_the_film / sum(counts.values()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    run, evaluation = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "evaluation.json")
+    )
+    (folder / "README.md").write_text(render(run, evaluation), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
