@@ -1,0 +1,118 @@
+"""The encoder that ships: it is CLIP's space in small, and the command line uses it unless told otherwise."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import AutoImageProcessor, AutoModel, CLIPVisionModelWithProjection, pipeline
+
+from eval.image_encoders import classify, clip_encoder, random_student, read_classes
+from modeling_m2s import M2SSceneModel, tiny_model
+from modeling_m2s.cli import main
+from modeling_m2s.search_m2s import SceneIndex
+
+ROOT = Path(__file__).parent.parent
+CLIP_OF_THE_DEMO = ROOT / "tests/fixtures/big_buck_bunny_clip.mp4"
+
+
+@pytest.fixture(scope="module")
+def tower() -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection.from_pretrained(tiny_model()).eval()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AutoImageProcessor.from_pretrained(tiny_model(), backend="pil")
+
+
+def test_it_is_small_and_computes_in_float32(tower):
+    path = Path(tiny_model()) / "model.safetensors"
+    assert path.stat().st_size <= 9e6
+    assert 3e6 <= sum(parameter.numel() for parameter in tower.parameters()) <= 4.4e6
+    with safe_open(path, "pt") as file:
+        assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
+    assert tower.dtype == torch.float32 and tower.config.projection_dim == 512
+    assert 300 <= 9 * (tower.config.image_size // tower.config.patch_size) ** 2 + 1 <= 450
+
+
+def test_a_scene_of_one_shot_is_the_tower_itself(tower, processor):
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 3, 150, 200), dtype=np.uint8))
+    inputs = processor(list(pixels), return_tensors="pt")["pixel_values"]
+    scenes = AutoModel.from_pretrained(tiny_model())
+    model = M2SSceneModel.from_pretrained(tiny_model()).eval()
+    with torch.no_grad():
+        expected = tower(inputs).image_embeds
+        torch.testing.assert_close(model(inputs[:, None]).scene_embeds, expected, atol=1e-5, rtol=1e-5)
+    assert scenes.config.model_type == "clip_vision_model"
+
+
+def test_it_knows_places_as_its_card_says(assets, tower, processor):
+    gallery, gallery_classes = read_classes(assets / "images/scene15/train")
+    queries, classes = read_classes(assets / "images/scene15/test")
+    found = [
+        classify(encode(gallery), gallery_classes, encode(queries), classes)
+        for encode in (clip_encoder(model, processor) for model in (tower, random_student(tower)))
+    ]
+    card = json.loads((ROOT / "model_cards/m2s-clip-tiny/evaluation.json").read_text())["encoders"]
+    for name, row in zip(("student", "random student"), found, strict=True):
+        assert row == pytest.approx(card[name]["places"], abs=0.01), name
+    assert found[0]["retrieval"] > 2 * found[1]["retrieval"]
+
+
+def test_its_embeddings_are_in_the_teachers_space(assets, clip_folder, tower, processor):
+    paths = sorted((assets / "images/scene15/test").glob("*/*.jpg"))[::15]
+    images = [Image.open(path).convert("RGB") for path in paths]
+    teacher = CLIPVisionModelWithProjection.from_pretrained(clip_folder).eval()
+    expected = clip_encoder(teacher, AutoImageProcessor.from_pretrained(clip_folder, backend="pil"))(images)
+    found = clip_encoder(tower, processor)(images)
+    lengths = np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+    assert 0.85 < lengths.mean() < 1.15
+
+    def cosines(a, b):
+        return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+    # Closer to its own image's embedding than to the teacher's mean, and than to another image's.
+    own = cosines(found, expected)
+    assert own.mean() > cosines(found, np.broadcast_to(expected.mean(0), expected.shape)).mean()
+    assert own.mean() > cosines(found, np.roll(expected, 1, axis=0)).mean() + 0.05
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory) -> Path:
+    """What `m2s embed` makes of the bundled clip, in scenes of five shots."""
+    output = tmp_path_factory.mktemp("bundled") / "index"
+    assert main(["embed", str(CLIP_OF_THE_DEMO), "--shots-per-scene", "5", "--output", str(output)]) == 0
+    return output
+
+
+def test_the_command_says_which_encoder_and_how_to_name_another(tmp_path, capsys):
+    command = ["embed", str(CLIP_OF_THE_DEMO), "--output", str(tmp_path / "index"), "--shots-per-scene", "50"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "m2s-clip-tiny" in line and "--model openai/" in line] == lines[:1]
+    assert main(["info", str(tmp_path / "index")]) == 0
+    assert "model: m2s-clip-tiny" in capsys.readouterr().out
+
+
+def test_an_index_names_the_encoder_not_its_folder(index, capsys, tmp_path):
+    assert SceneIndex(index).record["model"] == "m2s-clip-tiny"
+    Image.new("RGB", (64, 48), "green").save(tmp_path / "still.png")
+    assert main(["search", str(index), "--image", str(tmp_path / "still.png")]) == 0
+    files = [path for path in index.rglob("*.json")]
+    assert files and not any(str(ROOT) in path.read_text() or os.sep + "modeling" in path.read_text() for path in files)
+
+
+def test_another_model_does_not_get_the_line(tiny_folder, tmp_path, capsys):
+    command = ["embed", str(CLIP_OF_THE_DEMO), "--output", str(tmp_path / "index"), "--model", str(tiny_folder)]
+    assert main(command) == 0
+    assert "m2s-clip-tiny" not in capsys.readouterr().out
+
+
+def test_the_pipeline_takes_its_folder():
+    scenes = pipeline("scene-embedding", model=tiny_model())(str(CLIP_OF_THE_DEMO))
+    assert len(scenes) > 2 and all(scene["embedding"].shape == (256,) for scene in scenes)
