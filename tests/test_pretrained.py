@@ -103,7 +103,7 @@ def test_an_index_names_the_encoder_not_its_folder(index, capsys, tmp_path):
     assert SceneIndex(index).record["model"] == "m2s-clip-tiny"
     Image.new("RGB", (64, 48), "green").save(tmp_path / "still.png")
     assert main(["search", str(index), "--image", str(tmp_path / "still.png")]) == 0
-    files = [path for path in index.rglob("*.json")]
+    files = list(index.rglob("*.json"))
     assert files and not any(str(ROOT) in path.read_text() or os.sep + "modeling" in path.read_text() for path in files)
 
 

@@ -212,6 +212,14 @@ def write_chunk(path: Path, chunk: Chunk, settings: CropSettings, teacher: Teach
         file.write(save(tensors, {"skipped": json.dumps(skipped)}))
 
 
+def mirror_cosine(chunks: Sequence[Chunk], settings: CropSettings, teacher: Teacher, most: int = 64) -> float:
+    """Mean cosine between the teacher's embeddings of crops and of their mirror images, of at most so many crops."""
+    views = [view for chunk in chunks for view in map(_Views(chunk, settings).__getitem__, range(len(chunk.names)))]
+    pixels = torch.from_numpy(np.stack([view[0] for view in views if not isinstance(view, str)][:most]))
+    sides = [teacher.label(side)["embeds"].float() for side in (pixels, pixels.flip(2))]
+    return round(F.cosine_similarity(*sides).mean().item(), 4)
+
+
 class CachedCrops(Dataset):
     """Crops with the teacher's labels, out of files that `write_chunk` wrote; files are mapped, not read whole.
 
