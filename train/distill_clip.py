@@ -55,7 +55,7 @@ from train.runs import RunFolder, write_json
 PATCH_SIZE = 16
 HEAD_SIZE = 64
 MAX_GRADIENT_NORM = 1.0
-IN_HEADS = re.compile(r"[qkv]_proj\.(weight|bias)$")
+HEAD_OUTPUTS = re.compile(r"[qkv]_proj\.(weight|bias)$")
 # Arguments that say where things lie or how often something is written; the student does not depend on them.
 NOT_OF_THE_RECIPE = ("teacher", "output", "cache", "images", "videos", "checkpoint_steps", "log_steps")
 PLACES = (
@@ -151,12 +151,12 @@ def select_weights(student: CLIPVisionModelWithProjection, teacher: CLIPVisionMo
     """Fill the student with evenly spaced layers, attention heads and channels of the teacher.
 
     Raises:
-        ValueError: the student is nowhere larger than the teacher, and their heads are equally wide; else this.
+        ValueError: the student is larger than the teacher somewhere, or its heads are of another width.
     """
     small, large = student.config, teacher.config
     width = large.hidden_size // large.num_attention_heads
     if small.hidden_size // small.num_attention_heads != width:
-        raise ValueError(f"select_weights needs heads of the teacher's width, {width}")
+        raise ValueError(f"select_weights: the student's heads are not of the teacher's width, {width}")
     layers = _even(large.num_hidden_layers, small.num_hidden_layers)
     heads = torch.tensor(_even(large.num_attention_heads, small.num_attention_heads))
     in_heads = (heads[:, None] * width + torch.arange(width)).flatten()
@@ -168,10 +168,8 @@ def select_weights(student: CLIPVisionModelWithProjection, teacher: CLIPVisionMo
         if name.endswith("position_embedding.weight"):
             value = _resize_positions(value, len(target))
         for dim, (old, new) in enumerate(zip(value.shape, target.shape, strict=True)):
-            attention = (
-                "self_attn" in name and dim == (1 if "out_proj.weight" in name else 0) and "out_proj.bias" not in name
-            )
-            value = value.index_select(dim, in_heads if attention else torch.tensor(_even(old, new)))
+            of_heads = dim == 0 if HEAD_OUTPUTS.search(name) else dim == 1 and name.endswith("out_proj.weight")
+            value = value.index_select(dim, in_heads if of_heads else torch.tensor(_even(old, new)))
         values[name] = value
     student.load_state_dict(values)
 
