@@ -42,6 +42,7 @@ test-slow: $(VENV)/installed
 bench: $(CLIP)/model.safetensors
 	$(BIN)/python benchmarks/shots.py --assets $(M2S_ASSETS)
 	$(BIN)/python benchmarks/embedding.py --assets $(M2S_ASSETS) --model $(CLIP)
+	$(BIN)/python benchmarks/encoders.py --model $(CLIP)
 	$(BIN)/python benchmarks/memory.py --assets $(M2S_ASSETS) --model $(CLIP)
 
 clean:

@@ -23,7 +23,7 @@ def parse_arguments(kind: type[Arguments], command: str, argv: Sequence[str] | N
     if argv and argv[0].endswith((".yaml", ".yml")):
         try:
             recipe = yaml.safe_load(Path(argv[0]).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             parser.error(f"{argv[0]}: {error}")
         if not isinstance(recipe, dict):
             parser.error(f"{argv[0]}: a recipe is a table of fields")
@@ -31,9 +31,17 @@ def parse_arguments(kind: type[Arguments], command: str, argv: Sequence[str] | N
         if unknown:
             parser.error(f"{argv[0]}: no such field: {', '.join(unknown)}")
         argv = [word for name, value in recipe.items() for word in _as_flags(name, value)] + argv[1:]
-    return parser.parse_args_into_dataclasses(argv)[0]
+    arguments, unknown = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        parser.error(f"no such field: {' '.join(unknown)}")
+    return arguments
 
 
 def _as_flags(name: str, value: Any) -> list[str]:
+    """A field that a recipe leaves empty keeps its default."""
+    if value is None or value == []:
+        return []
     values = value if isinstance(value, list) else [value]
     return [f"--{name}", *(os.path.expandvars(str(item)) for item in values)]

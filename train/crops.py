@@ -8,10 +8,14 @@ killed run continues, and images added later, more passes or another teacher nev
 import hashlib
 import json
 import math
+import multiprocessing
+import os
 import shutil
+import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionModelWithProjection
 
-from modeling_m2s.storage_m2s import atomic_write
+from modeling_m2s.storage_m2s import atomic_write, exclusive
 from modeling_m2s.video_m2s import VideoError, fingerprint, openable
 
 IMAGES_PER_FILE = 256
@@ -196,9 +200,22 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     return (pixels.float() / 255 - means) / stds
 
 
+def _end_with_parent(worker: int) -> None:
+    """Else a worker whose parent is killed waits forever to hand over its batch, and holds the run's folder."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def write_chunk(path: Path, chunk: Chunk, settings: CropSettings, teacher: Teacher, batch_size: int = 32) -> None:
     """Draw a chunk's crops, ask the teacher and store all of it."""
-    views = DataLoader(_Views(chunk, settings), batch_size=batch_size, num_workers=1, collate_fn=list)
+    views = DataLoader(
+        _Views(chunk, settings), batch_size, num_workers=1, collate_fn=list, worker_init_fn=_end_with_parent
+    )
     batches, skipped = [], []
     for batch in views:
         skipped += [view for view in batch if isinstance(view, str)]
@@ -259,15 +276,18 @@ def export_frames(video: Path, parent: Path, interval: float) -> Path:
 
     Raises:
         VideoError: the file cannot be read.
+        StorageError: another process is writing frames there.
     """
     folder = parent / f"{video.stem}-{interval:g}s-{fingerprint(video)[:8]}"
     if folder.exists():
         return folder
     aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     try:
-        with openable(video) as name, av.open(name) as container:
+        with exclusive(parent), openable(video) as name, av.open(name) as container:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            if not container.streams.video:
+                raise VideoError(video, "no video in it")
             due = 0.0
             for frame in container.decode(video=0):
                 if frame.time is not None and frame.time >= due:
@@ -275,7 +295,7 @@ def export_frames(video: Path, parent: Path, interval: float) -> Path:
                     image.thumbnail((2**14, 256), Image.Resampling.BICUBIC)
                     image.save(aside / f"{frame.time:09.2f}.jpg", quality=92)
                     due = frame.time + interval
+            aside.rename(folder)
     except av.FFmpegError as error:
         raise VideoError(video, f"not readable ({error})") from error
-    aside.rename(folder)
     return folder

@@ -58,15 +58,6 @@ MAX_GRADIENT_NORM = 1.0
 HEAD_OUTPUTS = re.compile(r"[qkv]_proj\.(weight|bias)$")
 # Arguments that say where things lie or how often something is written; the student does not depend on them.
 NOT_OF_THE_RECIPE = ("teacher", "output", "cache", "images", "videos", "checkpoint_steps", "log_steps")
-PLACES = (
-    "teacher",
-    "output",
-    "cache",
-    "images",
-    "videos",
-    "checkpoint_steps",
-    "log_steps",
-)  # do not change the student
 
 
 @dataclass
@@ -193,10 +184,11 @@ def main(argv: list[str] | None = None) -> None:
     try:
         results = distill(arguments)
     except (ValueError, OSError, StorageError, VideoError) as error:
-        raise SystemExit(f"train.distill_clip: error: {error}") from None
+        raise SystemExit(f"train.distill_clip: error: {' '.join(str(error).split())}") from None
     skipped, held_out = results["skipped_images"], results["held_out"]
     if skipped:
-        print(f"{len(skipped)} images do not open and were skipped: {', '.join(skipped[:5])}{' …'[: len(skipped) - 5]}")
+        more = " …" if len(skipped) > 5 else ""
+        print(f"{len(skipped)} images do not open and were skipped: {', '.join(skipped[:5])}{more}")
     print(
         f"{arguments.output}/model: cosine to the teacher on held-out images {held_out['cosine']:.3f} "
         f"(the teacher's mean alone: {held_out['mean_cosine']:.3f})"
@@ -211,6 +203,9 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         VideoError: a video that cannot be read.
         StorageError: the output folder holds a run of another recipe, or another process uses it.
     """
+    for name, value in asdict(arguments).items():
+        if type(value) is int and name != "seed" and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = Accelerator(
         mixed_precision="bf16" if arguments.bf16 else "no",
         cpu=not torch.cuda.is_available(),
@@ -222,6 +217,8 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
     teacher = CLIPVisionModelWithProjection.from_pretrained(arguments.teacher)
     processor = CLIPImageProcessorPil.from_pretrained(arguments.teacher)
     student = build_student(arguments, teacher)
+    # Before the labels: how many are still to be made must not change what is drawn for the initial weights.
+    model = Distillation(student, processor.image_mean, processor.image_std)
     revision = model_revision(arguments.teacher, getattr(teacher.config, "_commit_hash", None))
     layers = matched_layers(teacher.config.num_hidden_layers, arguments.num_hidden_layers)
     settings = CropSettings(arguments.seed, teacher.config.image_size, arguments.image_size)
@@ -239,10 +236,9 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         grid = arguments.image_size // PATCH_SIZE
         labeler = Teacher(teacher, processor.image_mean, processor.image_std, layers, grid, accelerator.device)
         label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], settings, labeler, accelerator)
-        mirroring = {"mirror_cosine": mirror_cosine(chunks[1], settings, labeler)} if arguments.mirror else {}
         crops, held_out = map(CachedCrops, paths)
-        model = Distillation(student, processor.image_mean, processor.image_std)
         state = train(model, crops, held_out, arguments, run)
+        mirroring = {"mirror_cosine": mirror_cosine(chunks[1], settings, labeler)} if arguments.mirror else {}
         results = {
             "recipe": recipe_of(arguments, revision, paths),
             "sources": [
@@ -276,6 +272,8 @@ def build_student(
         )
     if arguments.image_size % PATCH_SIZE:
         raise ValueError(f"image_size {arguments.image_size} is not a multiple of the student's patches, {PATCH_SIZE}")
+    if arguments.hidden_size % HEAD_SIZE:
+        raise ValueError(f"hidden_size {arguments.hidden_size} is not a multiple of the student's heads, {HEAD_SIZE}")
     student = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=arguments.hidden_size,
@@ -329,8 +327,8 @@ def train(
     accelerator = run.accelerator
     if len(crops) < arguments.batch_size:
         raise ValueError(f"{len(crops)} crops do not fill a batch of {arguments.batch_size}")
-    if len(held_out) < 2:
-        raise ValueError(f"{len(held_out)} held-out images: at least two are needed to measure neighbors")
+    if len(held_out) < 3:
+        raise ValueError(f"{len(held_out)} held-out images: at least three are needed to measure neighbors")
     loader = DataLoader(crops, arguments.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
     token_scale = crops.token_scale().to(accelerator.device)
@@ -362,10 +360,10 @@ def train(
             bar.update()
             if state["step"] % arguments.log_steps == 0:
                 run.log(state["step"], **{name: round(value.item(), 5) for name, value in losses.items()})
-            if state["step"] % arguments.checkpoint_steps == 0:
+            if state["step"] % steps_per_epoch == 0:
+                run.log(state["step"], epoch=epoch + 1, **measure(model, held_out, accelerator))
+            if state["step"] % arguments.checkpoint_steps == 0 or state["step"] == num_steps:
                 run.save(**state)
-        run.log(state["step"], epoch=epoch + 1, **measure(model, held_out, accelerator))
-    run.save(**state)
     bar.close()
     return state
 

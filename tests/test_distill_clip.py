@@ -1,0 +1,844 @@
+"""Distillation: losses and weights against loops written out, the real command line on noise, kills at any moment.
+
+Whatever happened to a run, its student's bytes and its log are those of one run that nothing disturbed. Runs that are
+to be killed or refused are forks of one process that has imported everything: `serve`, below.
+"""
+
+import json
+import math
+import os
+import pkgutil
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from make_videos import make_video
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from modeling_m2s import M2SSceneModel, M2SSceneProcessor
+from modeling_m2s.storage_m2s import StorageError, exclusive
+from train.crops import TOKEN_DIM, CachedCrops
+from train.distill_clip import (
+    Distillation,
+    DistillationArguments,
+    _resize_positions,
+    build_optimizers,
+    distillation_losses,
+    embedding_losses,
+    main,
+    matched_layers,
+    measure,
+    mirror_half,
+    select_weights,
+)
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+
+
+def written_out_losses(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """The three losses, one number at a time."""
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        product = sum(a[d] * b[d] for d in range(len(a)))
+        return product / (sum(x * x for x in a).sqrt() * sum(x * x for x in b).sqrt())
+
+    count = len(student)
+    direction = sum(1 - cosine(student[i], teacher[i]) for i in range(count)) / count
+    ratios = [sum(x * x for x in student[i]).sqrt() / sum(x * x for x in teacher[i]).sqrt() for i in range(count)]
+    relation = torch.zeros((), dtype=torch.float64)
+    for i in range(count):
+        others = [j for j in range(count) if j != i]
+        ours, theirs = (
+            [(cosine(embeds[i], embeds[j]) / temperature).exp() for j in others] for embeds in (student, teacher)
+        )
+        for mine, its in zip(ours, theirs, strict=True):
+            relation = relation + its / sum(theirs) * ((its / sum(theirs)).log() - (mine / sum(ours)).log()) / count
+    return {"cosine": direction, "norm": sum((ratio - 1) ** 2 for ratio in ratios) / count, "relation": relation}
+
+
+@pytest.mark.parametrize("temperature", [0.05, 1.7])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_losses_are_those_written_out(batch, temperature):
+    generator = torch.Generator().manual_seed(batch)
+    student, teacher = (torch.randn(batch, 7, dtype=torch.float64, generator=generator) * 3 for _ in range(2))
+    copies = [student.clone().requires_grad_() for _ in range(2)]
+    found = embedding_losses(copies[0], teacher, temperature)
+    expected = written_out_losses(copies[1], teacher, temperature)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
+        gradients = [
+            torch.autograd.grad(losses[name], copy, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
+            if losses[name].requires_grad
+            else torch.zeros_like(copy)
+            for losses, copy in ((found, copies[0]), (expected, copies[1]))
+        ]
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+        assert (gradients[0].abs().max() > 1e-6) == (name != "relation" or batch > 2)
+
+
+def test_losses_of_the_teacher_itself_are_zero():
+    teacher = torch.randn(5, 7, dtype=torch.float64)
+    assert all(abs(value) < 1e-12 for value in embedding_losses(teacher, teacher, 0.05).values())
+    longer = embedding_losses(1.5 * teacher, teacher, 0.05)
+    assert longer["norm"].item() == pytest.approx(0.25) and longer["cosine"] < 1e-12 and longer["relation"] < 1e-12
+
+
+def test_a_batch_of_one_has_no_relations():
+    student, teacher = torch.randn(1, 7, requires_grad=True), torch.randn(1, 7)
+    losses = embedding_losses(student, teacher, 0.05)
+    assert losses["relation"] == 0 and losses["cosine"] > 0
+    sum(losses.values()).backward()
+    assert student.grad.isfinite().all()
+
+
+def build_tower(
+    hidden_size=128, heads=2, layers=3, image_size=64, mlp=96, projection_dim=32, patch_size=16, seed=0
+) -> CLIPVisionModelWithProjection:
+    """A tower of random weights, biases included."""
+    torch.manual_seed(seed)
+    config = CLIPVisionConfig(
+        hidden_size=hidden_size,
+        num_attention_heads=heads,
+        num_hidden_layers=layers,
+        image_size=image_size,
+        intermediate_size=mlp,
+        projection_dim=projection_dim,
+        patch_size=patch_size,
+    )
+    tower = CLIPVisionModelWithProjection(config).eval()
+    with torch.no_grad():
+        for parameter in tower.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return tower
+
+
+def test_a_student_of_the_teachers_size_becomes_the_teacher():
+    teacher, student = build_tower(seed=0), build_tower(seed=1)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(student(pixels).image_embeds, teacher(pixels).image_embeds, atol=0.1)
+        select_weights(student, teacher)
+        assert torch.equal(student(pixels).image_embeds, teacher(pixels).image_embeds)
+    assert all(torch.equal(value, student.state_dict()[name]) for name, value in teacher.state_dict().items())
+
+
+def test_a_smaller_student_has_an_even_selection_of_the_weights():
+    """Teacher: 5 layers, 5 heads of 8. Student: 2 layers, 3 heads; which are which is written here by hand."""
+    teacher = build_tower(hidden_size=40, heads=5, layers=5, mlp=22, projection_dim=9, seed=0)
+    student = build_tower(hidden_size=24, heads=3, layers=2, mlp=7, projection_dim=4, image_size=32, seed=1)
+    select_weights(student, teacher)
+    channels = [0, 1, 3, 5, 6, 8, 10, 11, 13, 15, 16, 18, 20, 21, 23, 25, 26, 28, 30, 31, 33, 35, 36, 38]
+    in_heads = [*range(8), *range(8, 16), *range(24, 32)]  # heads 0, 1 and 3
+    neurons, projected = [0, 3, 6, 9, 12, 15, 18], [0, 2, 4, 6]
+    source, expected = teacher.state_dict(), {}
+    model = "vision_model."
+    expected[model + "embeddings.class_embedding"] = source[model + "embeddings.class_embedding"][channels]
+    expected[model + "embeddings.patch_embedding.weight"] = source[model + "embeddings.patch_embedding.weight"][
+        channels
+    ]
+    positions = _resize_positions(source[model + "embeddings.position_embedding.weight"], 5)
+    expected[model + "embeddings.position_embedding.weight"] = positions[:, channels]
+    for norm in ("pre_layrnorm", "post_layernorm"):
+        for kind in ("weight", "bias"):
+            expected[f"{model}{norm}.{kind}"] = source[f"{model}{norm}.{kind}"][channels]
+    expected["visual_projection.weight"] = source["visual_projection.weight"][projected][:, channels]
+    for target, layer in enumerate((0, 2)):
+        ours, theirs = (f"{model}encoder.layers.{number}." for number in (target, layer))
+        for norm in ("layer_norm1", "layer_norm2"):
+            for kind in ("weight", "bias"):
+                expected[f"{ours}{norm}.{kind}"] = source[f"{theirs}{norm}.{kind}"][channels]
+        for name, rows, columns in [
+            ("self_attn.q_proj", in_heads, channels),
+            ("self_attn.k_proj", in_heads, channels),
+            ("self_attn.v_proj", in_heads, channels),
+            ("self_attn.out_proj", channels, in_heads),
+            ("mlp.fc1", neurons, channels),
+            ("mlp.fc2", channels, neurons),
+        ]:
+            expected[f"{ours}{name}.weight"] = source[f"{theirs}{name}.weight"][rows][:, columns]
+            expected[f"{ours}{name}.bias"] = source[f"{theirs}{name}.bias"][rows]
+    found = student.state_dict()
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+@pytest.mark.parametrize(
+    ("larger", "numbers"),
+    [
+        ({"layers": 4}, "4 where the teacher has 3"),
+        ({"mlp": 97}, "97 where the teacher has 96"),
+        ({"hidden_size": 192, "heads": 3}, "3 where the teacher has 2"),
+        ({"projection_dim": 33}, "33 where the teacher has 32"),
+        ({"patch_size": 32}, "32 where the teacher has 16"),
+    ],
+)
+def test_students_larger_than_the_teacher_are_refused(larger, numbers):
+    with pytest.raises(ValueError, match=f"select_weights: the student has {numbers}"):
+        select_weights(build_tower(**larger), build_tower())
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_heads_of_another_width_are_refused(heads):
+    with pytest.raises(ValueError, match="not of the teacher's width, 64"):
+        select_weights(build_tower(heads=heads), build_tower())
+
+
+def test_positions_of_the_same_grid_stay_as_they_are():
+    table = torch.randn(17, 6)
+    assert torch.equal(_resize_positions(table, 17), table)
+
+
+def test_positions_of_another_grid_keep_their_place_and_the_class_token():
+    """Each channel is a slope, which is the same slope on any grid, away from its ends."""
+    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    table = torch.stack([rows, columns, rows + 10 * columns], 2).flatten(0, 1)
+    table = torch.cat([torch.tensor([[7.0, 8.0, 9.0]]), table])
+    found = _resize_positions(table, 1 + 4 * 4)
+    assert torch.equal(found[0], table[0])
+    maps = found[1:].unflatten(0, (4, 4))
+    middles = torch.tensor([0.5, 2.5, 4.5, 6.5])
+    torch.testing.assert_close(maps[1:3, 1:3, 0], middles[1:3, None].expand(2, 2), atol=0.1, rtol=0)
+    torch.testing.assert_close(maps[1:3, 1:3, 1], middles[None, 1:3].expand(2, 2), atol=0.1, rtol=0)
+    torch.testing.assert_close(maps[..., 2], maps[..., 0] + 10 * maps[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "layers"),
+    [(12, 5, [2, 5, 7, 10, 11]), (12, 12, [*range(1, 12), 11]), (3, 2, [2, 2]), (12, 1, [11])],
+)
+def test_tokens_are_learned_from_layers_at_the_same_depth_but_not_the_last(teacher, student, layers):
+    assert matched_layers(teacher, student) == layers
+
+
+def test_mirroring_moves_pixels_and_their_tokens_of_half_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 3, 6, 6), dtype=torch.uint8, generator=generator)
+    tokens = torch.randn(64, 2, 1 + 9, 5, generator=generator).half()
+    embeds = torch.randn(64, 4)
+    batch = {"pixels": pixels.clone(), "tokens": tokens.clone(), "embeds": embeds.clone()}
+    mirror_half(batch, 11)
+    assert torch.equal(batch["embeds"], embeds)
+    mirrored = [n for n in range(64) if not torch.equal(batch["pixels"][n], pixels[n])]
+    assert 20 < len(mirrored) < 44
+    for n in range(64):
+        for y in range(6):
+            for x in range(6):
+                assert torch.equal(batch["pixels"][n, :, y, x], pixels[n, :, y, 5 - x if n in mirrored else x])
+        assert torch.equal(batch["tokens"][n, :, 0], tokens[n, :, 0])
+        for y in range(3):
+            for x in range(3):
+                there = 1 + 3 * y + (2 - x if n in mirrored else x)
+                assert torch.equal(batch["tokens"][n, :, 1 + 3 * y + x], tokens[n, :, there])
+    again, other = ({"pixels": pixels.clone(), "tokens": tokens.clone()} for _ in range(2))
+    mirror_half(again, 11)
+    mirror_half(other, 12)
+    assert torch.equal(again["pixels"], batch["pixels"]) and not torch.equal(other["pixels"], batch["pixels"])
+
+
+def tiny_arguments(**values) -> DistillationArguments:
+    return DistillationArguments(teacher="", output="", images=[], **values)
+
+
+def build_distillation() -> Distillation:
+    student = build_tower(hidden_size=64, heads=1, layers=2, image_size=32)
+    return Distillation(student, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
+
+
+def test_the_loss_is_the_weighted_sum_and_tokens_count_by_layer():
+    model, generator = build_distillation(), torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    targets = torch.randn(3, 2, 5, TOKEN_DIM, generator=generator).half()
+    batch = {"pixels": pixels, "embeds": torch.randn(3, 32, generator=generator).half(), "tokens": targets}
+    weights = {"cosine": 2.0, "norm": 0.3, "relation": 0.7, "token": 5.0}
+    arguments = tiny_arguments(**{f"{name}_weight": weight for name, weight in weights.items()})
+    scale = torch.tensor([0.5, 4.0])
+    with torch.no_grad():
+        found = distillation_losses(model, batch, scale, arguments)
+        mean, std = (torch.tensor(values)[:, None, None] for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]))
+        outputs = model.student((pixels / 255 - mean) / std, output_hidden_states=True)
+        expected = embedding_losses(outputs.image_embeds, batch["embeds"].float(), arguments.relation_temperature)
+        expected["token"] = sum(
+            scale[n] * (model.token_heads[n](outputs.hidden_states[n + 1]) - targets[:, n].float()).square().mean() / 2
+            for n in range(2)
+        )
+    assert found.keys() == {"loss", *expected}
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found["loss"], sum(weights[name] * expected[name] for name in weights), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_every_weight_has_one_optimizer_and_matrices_of_layers_have_muon():
+    model = build_distillation()
+    muon, adam = build_optimizers(model, tiny_arguments(muon_learning_rate=0.5, learning_rate=0.25))
+    assert (type(muon), type(adam)) == (torch.optim.Muon, torch.optim.AdamW)
+    assert (muon.param_groups[0]["lr"], adam.param_groups[0]["lr"]) == (0.5, 0.25)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    in_muon, in_adam = ([names[p] for group in o.param_groups for p in group["params"]] for o in (muon, adam))
+    assert sorted(in_muon + in_adam) == sorted(names.values())
+    matrices = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]
+    assert sorted(name.split(".")[-2] for name in in_muon) == sorted(matrices * 2)
+    assert {name.rpartition(".")[2] for name in in_muon} == {"weight"}
+
+
+class Shelf(torch.utils.data.Dataset):
+    """Held-out crops whose pixels say which they are."""
+
+    def __init__(self, embeds: torch.Tensor):
+        self.embeds = embeds
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixels": torch.full((3, 2, 2), index, dtype=torch.uint8), "embeds": self.embeds[index]}
+
+
+class Recited(torch.nn.Module):
+    """A student that knows its embeddings by heart."""
+
+    def __init__(self, embeds: torch.Tensor):
+        super().__init__()
+        self.embeds = embeds
+
+    def student_embeds(self, pixels: torch.Tensor) -> torch.Tensor:
+        assert not self.training
+        return self.embeds[pixels[:, 0, 0, 0].long()]
+
+
+def test_measures_are_those_written_out():
+    """70 images: more than a batch of measuring."""
+    random = np.random.default_rng(0)
+    teacher = random.normal(size=(70, 5)) + 1
+    student = 2 * teacher + random.normal(size=(70, 5)) / 2
+    model = Recited(torch.tensor(student).float())
+    found = measure(model, Shelf(torch.tensor(teacher).float()), Accelerator(cpu=True, mixed_precision="bf16"))
+    assert model.training
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / math.sqrt(a @ a) / math.sqrt(b @ b))
+
+    off = [side - side.mean(0) for side in (student, teacher)]
+    pairs = [[cosine(side[i], side[j]) for i in range(70) for j in range(i)] for side in off]
+    nearest = [
+        [max((j for j in range(70) if j != i), key=lambda j: cosine(side[i], side[j])) for i in range(70)]
+        for side in off
+    ]
+    expected = {
+        "cosine": np.mean([cosine(student[i], teacher[i]) for i in range(70)]),
+        "length": np.mean([math.dist(student[i], [0] * 5) / math.dist(teacher[i], [0] * 5) for i in range(70)]),
+        "correlation": np.corrcoef(pairs)[0, 1],
+        "nearest": np.mean(np.array(nearest[0]) == nearest[1]),
+        "mean_cosine": np.mean([cosine(teacher[i], teacher.mean(0)) for i in range(70)]),
+        "chance": 1 / 69,
+    }
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert 0.3 < found["nearest"] < 1
+
+
+# From here on: whole runs.
+
+SIZES = {
+    "held_out_every": 6,
+    "frame_interval": 0.5,
+    "image_size": 32,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "intermediate_size": 64,
+    "projection_dim": 32,
+}
+RECIPE = {**SIZES, "crops_per_image": 2, "epochs": 3, "batch_size": 8, "mirror": True, "log_steps": 1}
+
+
+def make_image(path: Path, seed: int) -> None:
+    blocks = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize((90, 60)).save(path)
+
+
+@dataclass
+class Bench:
+    """The place of all runs: a teacher, images and a film, a recipe, and a process that forks runs."""
+
+    folder: Path
+    server: subprocess.Popen
+
+    def argv(self, output: str, *flags: object, recipe: str = "recipe.yaml") -> list[str]:
+        """Of a recipe, with the teacher and an output; flags win over both."""
+        places = ["--teacher", self.folder / "teacher", "--output", self.folder / output]
+        return [str(word) for word in (self.folder / recipe, *places, *flags)]
+
+    def run(self, output: str, *flags: object, die_at: tuple[str, int] | None = None, **which) -> tuple[int, str, str]:
+        """Exit status, standard output and error of the command, which dies at the n-th call of a function."""
+        files = [self.folder / f"{output}.{name}" for name in ("out", "err")]
+        request = {"argv": self.argv(output, *flags, **which), "files": [str(file) for file in files], "die_at": die_at}
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        status = int(self.server.stdout.readline())
+        return (status, *(file.read_text() for file in files))
+
+    def refused(self, output: str, *flags: object, **which) -> str:
+        """The message of a run that must end with exit status 1 and this one line."""
+        status, out, err = self.run(output, *flags, **which)
+        lines = [line for line in err.splitlines() if line.strip() and not re.search(r"\d/\d+ \[", line)]  # no bars
+        assert (status, out, len(lines)) == (1, "", 1), err
+        assert lines[0].startswith("train.distill_clip: error: ")
+        return lines[0].removeprefix("train.distill_clip: error: ")
+
+    def command(self, *argv: str, **environment: str) -> subprocess.CompletedProcess:
+        """A real command line from the repository's root."""
+        return subprocess.run(
+            [sys.executable, *argv],
+            cwd=ROOT,
+            env={**ENVIRONMENT, "TINY_FOLDER": str(self.folder), **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def student(self, output: str) -> bytes:
+        return (self.folder / output / "model/model.safetensors").read_bytes()
+
+    def log(self, output: str) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / output / "log.jsonl").read_text().splitlines()]
+
+    def assert_like(self, output: str, other: str) -> None:
+        """Two runs came to the same, in every byte that does not measure time."""
+        assert self.student(output) == self.student(other)
+        assert (self.folder / output / "log.jsonl").read_bytes() == (self.folder / other / "log.jsonl").read_bytes()
+        results = [json.loads((self.folder / name / "results.json").read_text()) for name in (output, other)]
+        for result in results:
+            del result["training_minutes"]
+        assert results[0] == results[1]
+
+
+def serve() -> None:
+    """Fork a run of the command for each line of standard input: its arguments, files for its words, where it dies."""
+    CLIPVisionModelWithProjection.from_pretrained(sys.argv[1])  # once for all: transformers compiles many patterns
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if not child:
+            for stream, path in zip((1, 2), request["files"], strict=True):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            if request["die_at"]:
+                die_at_call(*request["die_at"])
+            end_like_the_command(request["argv"])
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+def end_like_the_command(argv: list[str]) -> NoReturn:
+    """Run it and end this process as the interpreter would, without the second that it takes to clear its modules."""
+    status = 0
+    try:
+        main(argv)
+    except SystemExit as ending:
+        status = ending.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+            status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def die_at_call(name: str, number: int) -> None:
+    """Have this process killed when a function, named like `module:Class.method`, is called for the n-th time."""
+    owner_name, _, attribute = name.replace(":", ".").rpartition(".")
+    owner = pkgutil.resolve_name(owner_name)
+    function, calls = getattr(owner, attribute), []
+
+    def counted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(owner, attribute, counted)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Iterator[Bench]:
+    """24 images of which two do not open, 6 frames of a film."""
+    folder = tmp_path_factory.mktemp("distill")
+    build_tower(mlp=128).save_pretrained(folder / "teacher")
+    size = {"height": 64, "width": 64}
+    CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size=size).save_pretrained(folder / "teacher")
+    (folder / "images").mkdir()
+    for number in range(22):
+        make_image(folder / f"images/{number:02d}.png", number)
+    (folder / "images/00_broken.png").write_bytes((folder / "images/00.png").read_bytes()[:500])  # to train on
+    (folder / "images/99_text.jpg").write_text("not an image")  # held out
+    make_video(folder / "film.mp4", [36, 36])
+    places = {"images": ["$TINY_FOLDER/images"], "videos": ["$TINY_FOLDER/film.mp4"]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **places}))
+    (folder / "images.yaml").write_text(yaml.safe_dump({**RECIPE, "images": places["images"], "crops_per_image": 1}))
+    environment = {**ENVIRONMENT, "TINY_FOLDER": str(folder)}
+    command = [sys.executable, __file__, folder / "teacher"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        yield Bench(folder, server)
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def finished(bench) -> Path:
+    """The folder of a run by the real command line that nothing disturbed; what it printed is beside it."""
+    done = bench.command("-m", "train.distill_clip", *bench.argv("run"))
+    assert done.returncode == 0, done.stderr
+    (bench.folder / "run.out").write_text(done.stdout)
+    return bench.folder / "run"
+
+
+def test_the_command_makes_a_student(finished):
+    model, notes = CLIPVisionModelWithProjection.from_pretrained(finished / "model", output_loading_info=True)
+    assert not any(notes.values())
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    stored = load_file(finished / "model/model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    config = model.config
+    assert (config.image_size, config.patch_size, config.hidden_size, config.num_attention_heads) == (32, 16, 64, 1)
+    assert (config.num_hidden_layers, config.intermediate_size, config.projection_dim) == (2, 64, 32)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 80, 3), dtype=np.uint8))
+    processor = AutoImageProcessor.from_pretrained(finished / "model")
+    inputs = processor(image, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+    with torch.no_grad():
+        embeds = model(**inputs).image_embeds
+        scenes = M2SSceneModel.from_pretrained(finished / "model").eval()
+        read = M2SSceneProcessor.from_pretrained(finished / "model")
+        torch.testing.assert_close(scenes(**read([[image]])).scene_embeds, embeds, atol=1e-4, rtol=1e-4)
+
+
+def test_the_student_is_the_one_that_was_trained(finished):
+    """Its measures can be taken again from the student and the cached held-out labels."""
+    results = json.loads((finished / "results.json").read_text())
+    held_out = max((finished / "cache").glob("*.safetensors"), key=lambda path: b"99_text" in path.read_bytes())
+    cached = CachedCrops([held_out])
+    assert cached.skipped == ["99_text.jpg"] and len(cached) == 3
+    frames = [CachedCrops([path]) for path in (finished / "cache").glob("*.safetensors")]
+    (frame,) = (part for part in frames if len(part) == 1)
+    rows = [*(cached[n] for n in range(3)), frame[0]]
+    model = CLIPVisionModelWithProjection.from_pretrained(finished / "model")
+    processor = AutoImageProcessor.from_pretrained(finished / "model")
+    pixels = processor([row["pixels"] for row in rows], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        student = model(pixels).image_embeds
+    teacher = torch.stack([row["embeds"].float() for row in rows])
+    cosine = torch.nn.functional.cosine_similarity(student, teacher).mean().item()
+    assert results["held_out"]["cosine"] == pytest.approx(cosine, abs=2e-3)
+    assert results["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_results_say_what_was_done(finished):
+    results = json.loads((finished / "results.json").read_text())
+    assert results["sources"] == [{"name": "images", "images": 24}, {"name": "film.mp4", "images": 6}]
+    assert results["skipped_images"] == ["00_broken.png", "99_text.jpg"]
+    assert results["crops"] == 2 * (20 - 1 + 5) and results["steps"] == 3 * (results["crops"] // 8)
+    assert results["recipe"] == json.loads((finished / "recipe.json").read_text())
+    assert {name: results["recipe"][name] for name in RECIPE if name != "log_steps"} == {
+        name: value for name, value in RECIPE.items() if name != "log_steps"
+    }
+    assert str(finished.parent) not in (finished / "results.json").read_text()
+    assert set(results["made_with"]) == {"device", "processes", "threads", "torch", "transformers", "accelerate"}
+    assert results["held_out"]["cosine"] > 0.9 and 0.9 < results["held_out"]["mirror_cosine"] < 1
+
+
+def test_the_command_says_what_was_skipped_and_how_near_the_student_came(finished):
+    results = json.loads((finished / "results.json").read_text())["held_out"]
+    assert (finished.parent / "run.out").read_text().splitlines() == [
+        "2 images do not open and were skipped: 00_broken.png, 99_text.jpg",
+        f"{finished}/model: cosine to the teacher on held-out images {results['cosine']:.3f} "
+        f"(the teacher's mean alone: {results['mean_cosine']:.3f})",
+    ]
+
+
+def test_the_log_has_every_step_and_epoch_and_falls(bench, finished):
+    log = bench.log("run")
+    steps, epochs = ([line for line in log if ("epoch" in line) == of_epoch] for of_epoch in (False, True))
+    assert [line["step"] for line in steps] == list(range(1, 19))
+    assert [(line["step"], line["epoch"]) for line in epochs] == [(6, 1), (12, 2), (18, 3)]
+    for line in steps:
+        parts = line["cosine"] + 0.1 * line["norm"] + line["relation"] + line["token"]
+        assert line["loss"] == pytest.approx(parts, abs=1e-4)
+    for name in ("loss", "cosine", "token"):
+        first, last = (np.mean([line[name] for line in part]) for part in (steps[:3], steps[-3:]))
+        assert last < 0.7 * first
+    assert epochs[0]["cosine"] < epochs[2]["cosine"]
+    final = json.loads((finished / "results.json").read_text())["held_out"]
+    assert {name: final[name] for name in epochs[2] if name not in ("step", "epoch")} == {
+        name: value for name, value in epochs[2].items() if name not in ("step", "epoch")
+    }
+
+
+def test_nothing_is_left_of_the_work(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        *("cache", "checkpoints", "log.jsonl", "model", "recipe.json", "results.json")
+    ]
+    assert [path.name for path in (finished / "checkpoints").iterdir()] == ["step-00000018"]
+    assert not [path for path in finished.rglob("*") if "tmp" in path.name]
+
+
+def test_the_same_seed_gives_the_same_student_and_another_does_not(bench, finished):
+    """Also where labels are there already: what is drawn for the first weights does not depend on it."""
+    bench.run("again", "--cache", finished / "cache", "--checkpoint_steps", "7")
+    bench.assert_like("again", "run")
+    assert not (bench.folder / "again/cache").exists()
+    bench.run("other", "--seed", "1")
+    assert bench.student("other") != bench.student("run")
+
+
+LOSSES = "train.distill_clip:distillation_losses"
+# Functions of the run, and at which of their calls it is killed; each kill after the first is of the run that goes on.
+IN_LABELING = {
+    "while it writes labels": [("train.crops:save", 2)],
+    "between two files of labels, twice": [("train.distill_clip:write_chunk", 2)] * 2,
+    "while a worker reads images": [("train.crops:Teacher.label", 1)],
+}
+IN_TRAINING = {
+    "three times": [(LOSSES, 6), (LOSSES, 4), (LOSSES, 3)],
+    "within a checkpoint": [("accelerate:Accelerator.save_state", 2)],
+    "before a checkpoint counts": [("train.runs:write_json", 3)],
+    "while it saves the student": [("transformers:CLIPImageProcessorPil.save_pretrained", 1)],
+    "before its first step": [(LOSSES, 1)],
+    "before its first checkpoint": [(LOSSES, 4)],
+    "before it logs an epoch": [("train.distill_clip:measure", 2)],
+    "after a checkpoint": [(LOSSES, 5)],
+    "after the last checkpoint": [("train.distill_clip:save_student", 1)],
+    "before the results": [("train.distill_clip:write_json", 2)],
+}
+
+
+@pytest.mark.parametrize("moment", [*IN_LABELING, *IN_TRAINING])
+def test_a_killed_run_comes_to_the_same(moment, bench, finished):
+    output, flags = moment.replace(" ", "_"), ["--checkpoint_steps", "4"]
+    if moment in IN_TRAINING:
+        flags += ["--cache", finished / "cache"]
+    for die_at in {**IN_LABELING, **IN_TRAINING}[moment]:
+        status, _, err = bench.run(output, *flags, die_at=die_at)
+        assert status == -signal.SIGKILL, err
+        assert not (bench.folder / output / "results.json").exists()
+        wait_until_free(bench.folder / output)
+    status, _, err = bench.run(output, *flags)
+    assert status == 0, err
+    bench.assert_like(output, "run")
+    assert not [path for path in (bench.folder / output).rglob("*") if "tmp" in path.name]
+
+
+def test_a_killed_runs_workers_end_with_it(bench):
+    """One that waits to hand over a batch of images would wait forever, and hold the folder against the next run."""
+    images = images_of(bench.folder / "hundred", 100)
+    flags = ["--images", images, "--crops_per_image", "1"]
+    status, _, err = bench.run("workers", *flags, die_at=("train.crops:Teacher.label", 1), recipe="images.yaml")
+    assert status == -signal.SIGKILL, err
+    wait_until_free(bench.folder / "workers")
+
+
+def wait_until_free(folder: Path) -> None:
+    """A worker that read images holds the folder until it notices that its parent is gone."""
+    for _ in range(60):
+        try:
+            with exclusive(folder):
+                return
+        except StorageError:
+            time.sleep(0.05)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(("checkpoint_steps", "calls"), [(1, 2), (6, 7)])
+def test_checkpoints_at_the_end_of_epochs_change_nothing(checkpoint_steps, calls, bench, finished):
+    """Killed before and after the end of an epoch, whose measures must not be lost; once finished, run again."""
+    output = f"every_{checkpoint_steps}"
+    flags = ["--checkpoint_steps", checkpoint_steps, "--cache", finished / "cache"]
+    for function, number in (("measure", 1), ("distillation_losses", calls)):
+        assert bench.run(output, *flags, die_at=(f"train.distill_clip:{function}", number))[0] == -signal.SIGKILL
+    assert (bench.folder / output / "checkpoints/step-00000006").exists()
+    for _ in range(2):
+        status, _, err = bench.run(output, *flags)
+        assert status == 0, err
+        bench.assert_like(output, "run")
+
+
+def test_a_finished_run_may_write_elsewhere_and_less_often_but_be_no_other(bench, finished):
+    """Refused for every field of the recipe, with both values; places and how often things are written are free."""
+    shutil.copytree(finished, bench.folder / "copy")
+    flags = ["--log_steps", "5", "--checkpoint_steps", "3", "--cache", finished / "cache"]
+    status, _, err = bench.run("copy", *flags)
+    assert status == 0, err
+    bench.assert_like("copy", "run")
+    moved = shutil.copytree(bench.folder / "images", bench.folder / "moved/images")
+    assert bench.run("copy", "--images", moved, *flags)[0] == 0
+    bench.assert_like("copy", "run")
+    others = {
+        "epochs is 3 there, 4 now": ["--epochs", "4"],
+        "seed is 0 there, 5 now": ["--seed", "5"],
+        "batch_size is 8 there, 4 now; mirror is True there, False now": ["--batch_size", "4", "--mirror", "false"],
+        "token_weight is 1.0 there, 0.5 now": ["--token_weight", "0.5"],
+    }
+    (moved / "07.png").unlink()
+    others["images_and_crops is '"] = ["--images", str(moved)]
+    for message, change in others.items():
+        told = bench.refused("copy", *change)
+        assert told.startswith(f"{bench.folder}/copy was made with other settings: ") and message in told
+        assert told.endswith(". Use the same, or another folder")
+    assert re.search(r"images_and_crops is '[0-9a-f]{16}' there, '[0-9a-f]{16}' now", told)
+    bench.assert_like("copy", "run")
+
+
+def test_a_second_run_at_the_same_time_is_refused(bench):
+    (bench.folder / "held").mkdir()
+    with exclusive(bench.folder / "held"):
+        told = bench.refused("held")
+    assert told == f"{bench.folder}/held: another run is writing here; wait for it or choose another folder"
+    assert sorted(path.name for path in (bench.folder / "held").iterdir()) == ["cache", "recipe.json"]
+
+
+def images_of(folder: Path, count: int, readable: bool = True) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        if readable:
+            make_image(folder / f"{number}.png", number)
+        else:
+            (folder / f"{number}.png").write_text("not an image")
+    return folder
+
+
+MISTAKES = {
+    "another width": (
+        ["--projection_dim", "48"],
+        "embeddings have 48 dimensions, those of the teacher .*teacher have 32",
+    ),
+    "no patches": (["--image_size", "40"], "image_size 40 is not a multiple of the student's patches, 16"),
+    "no heads": (["--hidden_size", "32"], "hidden_size 32 is not a multiple of the student's heads, 64"),
+    "a large student": (["--num_hidden_layers", "4"], "the student has 4 where the teacher has 3"),
+    "no epochs": (["--epochs", "0"], "epochs is 0; it must be at least 1"),
+    "no checkpoints": (["--checkpoint_steps", "0"], "checkpoint_steps is 0; it must be at least 1"),
+    "nothing held out": (["--held_out_every", "0"], "held_out_every is 0; it must be at least 1"),
+    "an empty folder": (["--images", "FOLDER/empty"], "FOLDER/empty: no images below it"),
+    "a missing folder": (["--images", "FOLDER/missing"], "FOLDER/missing: not a folder of images"),
+    "few images": (
+        ["--images", "FOLDER/four"],
+        "no folder has held_out_every=6 images",
+    ),
+    "two to measure on": (["--images", "FOLDER/twelve"], "2 held-out images: at least"),
+    "a large batch": (["--batch_size", "20"], "19 crops do not fill a batch of 20"),
+    "no image opens": (["--images", "FOLDER/bad"], "0 crops do not fill a batch of 8"),
+    "not a video": (["--videos", "FOLDER/text.mp4"], "FOLDER/text.mp4: not readable"),
+    "a missing video": (["--videos", "FOLDER/missing.mp4"], "No such file or directory: 'FOLDER/missing.mp4'"),
+    "no teacher": (["--teacher", "FOLDER/nobody"], "FOLDER/nobody"),
+}
+
+
+@pytest.fixture(scope="module")
+def mistaken(bench) -> Path:
+    """Folders and films that a run cannot use."""
+    folder = bench.folder / "mistaken"
+    images_of(folder / "empty", 0)
+    images_of(folder / "four", 4)
+    images_of(folder / "twelve", 12)
+    images_of(folder / "bad", 24, readable=False)
+    (folder / "text.mp4").write_text("not a video" * 50)
+    return folder
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_end_with_one_line(mistake, bench, mistaken):
+    flags, message = MISTAKES[mistake]
+    flags = [flag.replace("FOLDER", str(mistaken)) for flag in flags]
+    told = bench.refused(f"mistake_{mistake}", *flags, recipe="images.yaml")
+    assert re.search(message.replace("FOLDER", str(mistaken)), told), told
+
+
+def test_many_unreadable_images_are_counted_and_some_named(bench, finished):
+    folder = shutil.copytree(bench.folder / "images", bench.folder / "six_bad")
+    for number in range(4):
+        (folder / f"a{number}.jpg").write_text("not an image")
+    status, out, err = bench.run("six", "--images", folder, "--epochs", "1", recipe="images.yaml")
+    assert status == 0, err
+    told = "6 images do not open and were skipped: 00_broken.png, 99_text.jpg, a0.jpg, a1.jpg, a2.jpg …"
+    assert out.splitlines()[0] == told
+    assert len(json.loads((bench.folder / "six/results.json").read_text())["skipped_images"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("epochs: 1\nzeal: 2", "no such field: zeal"), ("- a", "a recipe is a table"), (None, "No such file")],
+)
+def test_recipes_that_cannot_be_used_end_with_a_message(text, message, bench):
+    """Exit status 2 and a line on usage before the message, as with any wrong argument."""
+    recipe = "wrong.yaml" if text else "missing.yaml"
+    if text:
+        (bench.folder / recipe).write_text(text)
+    status, out, err = bench.run("wrong", recipe=recipe)
+    usage, told = err.splitlines()
+    assert (status, out) == (2, "") and usage.startswith("usage: python -m train.distill_clip")
+    assert f"{bench.folder / recipe}: " in told and message in told
+
+
+@pytest.mark.slow
+def test_the_real_command_killed_at_any_time_comes_to_the_same(bench, finished):
+    """Killed after more and more seconds, the last times in training, until it ends by itself."""
+    command = [sys.executable, "-m", "train.distill_clip", *bench.argv("random", "--checkpoint_steps", "2")]
+    environment = {**ENVIRONMENT, "TINY_FOLDER": str(bench.folder)}
+    kills, seconds = 0, 4.0
+    while True:
+        wait_until_free(bench.folder / "random")
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            assert process.wait(seconds) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills, seconds = kills + 1, seconds + 0.4
+    assert kills > 2
+    bench.assert_like("random", "run")
+
+
+@pytest.mark.slow
+def test_two_processes_share_labels_and_steps(bench, finished):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", port]
+    for output in ("two", "two_again"):
+        argv = [*launch, "-m", "train.distill_clip", *bench.argv(output, "--checkpoint_steps", "4")]
+        done = bench.command(*argv, ACCELERATE_USE_CPU="true")
+        assert done.returncode == 0, done.stderr
+    results, alone = (json.loads((bench.folder / name / "results.json").read_text()) for name in ("two", "run"))
+    assert (results["made_with"]["processes"], results["steps"]) == (2, alone["steps"])
+    assert results["held_out"]["cosine"] == pytest.approx(alone["held_out"]["cosine"], abs=0.05)
+    assert results["skipped_images"] == alone["skipped_images"]
+    names = [
+        sorted(path.name for path in (bench.folder / name / "cache").glob("*.safetensors")) for name in ("two", "run")
+    ]
+    assert names[0] == names[1]
+    assert len(bench.log("two")) == len(bench.log("run"))
+    bench.assert_like("two_again", "two")
+    CLIPVisionModelWithProjection.from_pretrained(bench.folder / "two/model")
+
+
+if __name__ == "__main__":
+    serve()
