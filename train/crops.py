@@ -1,13 +1,13 @@
 """Random crops of images and what a CLIP image tower says of each: computed once, kept in files, read by distillation.
 
 A file holds one pass over up to 256 images of one source: pixels as the student sees them, and for exactly those crops
-the teacher's embedding and its patch tokens. Its name is a digest of everything that its content depends on, so that a
+the teacher's embedding and tokens. Its name is a digest of everything that its content depends on, so that a
 killed run continues, and images added later, more passes or another teacher never disturb what is there.
 """
 
 import hashlib
+import itertools
 import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -31,9 +31,9 @@ from transformers import CLIPVisionModelWithProjection
 
 from modeling_m2s.storage_m2s import atomic_write, exclusive
 from modeling_m2s.video_m2s import VideoError, fingerprint, openable
+from train.compress import centered
 
 IMAGES_PER_FILE = 256
-TOKEN_DIM = 64
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -61,7 +61,7 @@ class Chunk:
     crop: int | None
 
     def path(self, cache: Path, settings: CropSettings, teacher: Mapping[str, Any]) -> Path:
-        """`teacher` says what labels depend on: weights and layers."""
+        """`teacher` says what labels depend on: weights, layers and basis."""
         sizes = [(self.folder / name).stat().st_size for name in self.names]
         content = [asdict(settings), teacher, self.crop, list(zip(self.names, sizes, strict=True))]
         return cache / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}.safetensors"
@@ -154,9 +154,8 @@ class Teacher:
     """A CLIP image tower that labels crops.
 
     Args:
-        layers: after which of its layers tokens are taken, counted from 1; not the last, whose patch tokens CLIP's
-            loss never sees.
-        grid: patches are averaged to a `grid`×`grid` of squares, the student's.
+        layers: after which of its layers tokens are taken, counted from 1.
+        basis: the directions (its width, the student's width) that they are seen from.
     """
 
     def __init__(
@@ -165,33 +164,34 @@ class Teacher:
         mean: Sequence[float],
         std: Sequence[float],
         layers: Sequence[int],
-        grid: int,
-        device: Any,
+        basis: torch.Tensor,
     ):
-        self.model = model.eval().requires_grad_(False).to(device, torch.bfloat16)
-        self.mean, self.std, self.layers, self.grid, self.device = mean, std, layers, grid, device
-        generator = torch.Generator().manual_seed(0)
-        square = torch.randn(model.config.hidden_size, model.config.hidden_size, generator=generator)
-        self.directions = torch.linalg.qr(square).Q[:, :TOKEN_DIM].to(device)
+        self.model, self.device = model, basis.device
+        self.mean, self.std, self.layers, self.basis = mean, std, layers, basis
 
     @torch.inference_mode()
-    def label(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the tower says of uint8 pixels (n, height, width, 3), in fp16.
+    def label(self, large: torch.Tensor, small: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the tower says of crops at its own size and at the student's, in fp16.
+
+        Args:
+            large, small: the same crops, uint8 (n, 3, height, width).
 
         Returns:
-            `embeds` (n, projection_dim) and `tokens` (n, layers, 1 + grid², TOKEN_DIM): the class token and the
-            patches as the next layer's LayerNorm hands them on, seen from TOKEN_DIM random orthogonal directions.
+            `embeds` (n, projection_dim), of the large ones, and `tokens` (n, layers, 1 + patches, student's width), of
+            the small ones: the class token and patches that the student will have too.
         """
-        inputs = normalize(pixels.permute(0, 3, 1, 2), self.mean, self.std).to(self.device, torch.bfloat16)
-        outputs = self.model(inputs, output_hidden_states=True)
-        tokens = []
-        for layer in self.layers:
-            norm = self.model.vision_model.encoder.layers[layer].layer_norm1
-            normed = norm(outputs.hidden_states[layer]).float() @ self.directions
-            side = math.isqrt(normed.shape[1] - 1)
-            maps = F.adaptive_avg_pool2d(normed[:, 1:].mT.unflatten(2, (side, side)), self.grid)
-            tokens.append(torch.cat([normed[:, :1], maps.flatten(2).mT], 1))
-        return {"embeds": outputs.image_embeds.half().cpu(), "tokens": torch.stack(tokens, 1).half().cpu()}
+        embeds, hidden = self.embed(large), self._run(small, output_hidden_states=True).hidden_states
+        tokens = torch.stack([centered(hidden[layer].float()) @ self.basis for layer in self.layers], 1)
+        return {"embeds": embeds, "tokens": tokens.half().cpu()}
+
+    @torch.inference_mode()
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Embeddings (n, projection_dim) of uint8 pixels (n, 3, height, width), fp16."""
+        return self._run(pixels).image_embeds.half().cpu()
+
+    def _run(self, pixels: torch.Tensor, **kwargs) -> Any:
+        inputs = normalize(pixels.to(self.device), self.mean, self.std).to(self.model.dtype)
+        return self.model(inputs, interpolate_pos_encoding=True, **kwargs)
 
 
 def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -221,19 +221,36 @@ def write_chunk(path: Path, chunk: Chunk, settings: CropSettings, teacher: Teach
         skipped += [view for view in batch if isinstance(view, str)]
         pairs = [view for view in batch if not isinstance(view, str)]
         if pairs:
-            large, small = (torch.from_numpy(np.stack(crops)) for crops in zip(*pairs, strict=True))
-            batches.append({"pixels": small.permute(0, 3, 1, 2), **teacher.label(large)})
+            large, small = (_as_pixels(crops) for crops in zip(*pairs, strict=True))
+            batches.append({"pixels": small, **teacher.label(large, small)})
     names = batches[0] if batches else []
     tensors = {name: torch.cat([batch[name] for batch in batches]).contiguous() for name in names}
     with atomic_write(path) as file:
         file.write(save(tensors, {"skipped": json.dumps(skipped)}))
 
 
+def _as_pixels(crops: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
+
+
+def small_views(chunks: Iterable[Chunk], settings: CropSettings, most: int) -> torch.Tensor:
+    """The first crops as the student sees them, uint8 (at most `most`, 3, size, size).
+
+    Raises:
+        ValueError: none of the images opens.
+    """
+    views = (view for chunk in chunks for view in map(_Views(chunk, settings).__getitem__, range(len(chunk.names))))
+    readable = list(itertools.islice((view[1] for view in views if not isinstance(view, str)), most))
+    if not readable:
+        raise ValueError("none of the images opens")
+    return _as_pixels(readable)
+
+
 def mirror_cosine(chunks: Sequence[Chunk], settings: CropSettings, teacher: Teacher, most: int = 64) -> float:
     """Mean cosine between the teacher's embeddings of crops and of their mirror images, of at most so many crops."""
     views = [view for chunk in chunks for view in map(_Views(chunk, settings).__getitem__, range(len(chunk.names)))]
-    pixels = torch.from_numpy(np.stack([view[0] for view in views if not isinstance(view, str)][:most]))
-    sides = [teacher.label(side)["embeds"].float() for side in (pixels, pixels.flip(2))]
+    pixels = _as_pixels([view[0] for view in views if not isinstance(view, str)][:most])
+    sides = [teacher.embed(side).float() for side in (pixels, pixels.flip(3))]
     return round(F.cosine_similarity(*sides).mean().item(), 4)
 
 
@@ -259,9 +276,14 @@ class CachedCrops(Dataset):
         return {name: tensor[row] for name, tensor in self.parts[number].items()}
 
     def token_scale(self) -> torch.Tensor:
-        """One over the variance of each layer's tokens (layers,), from the first file."""
+        """One over the standard deviation of each channel of normed tokens, (layers, 2, width), from the first file.
+
+        The first of two is the class token's, the second that of all patches.
+        """
         tokens = self.parts[0]["tokens"].float()
-        return 1 / tokens.var(0, correction=0).mean((1, 2)).clamp(min=1e-6)
+        normed = F.layer_norm(tokens, tokens.shape[-1:])
+        deviations = [normed[:, :, 0].std(0, correction=0), normed[:, :, 1:].std((0, 2), correction=0)]
+        return 1 / torch.stack(deviations, 1).clamp(min=1e-3)
 
 
 def _skipped(path: Path) -> list[str]:

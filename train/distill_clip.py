@@ -5,20 +5,20 @@
 The teacher labels random crops once; labels are kept in files and read in every epoch. Run again after a kill, the same
 command goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
 
-The student is a plain `CLIPVisionModelWithProjection`. It starts from an even selection of the teacher's weights (Xu et
-al., "Initializing Models with Larger Ones", ICLR 2024) and learns from four losses, each on exactly the crops that the
-teacher saw: direction and length of the embedding, similarities within the batch, and the teacher's patch tokens.
+The student is a plain `CLIPVisionModelWithProjection`. It starts as the teacher, compressed in closed form
+(`train/compress.py`), and learns from four losses, on exactly the crops that the teacher saw: direction and length of
+the embedding, similarities within the batch, and the teacher's tokens when it reads images of the student's size.
 """
 
 import copy
+import functools
 import hashlib
 import importlib.metadata
 import json
 import math
 import platform
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from modeling_m2s.index_m2s import model_revision
-from modeling_m2s.storage_m2s import StorageError
+from modeling_m2s.storage_m2s import StorageError, atomic_write
 from modeling_m2s.video_m2s import VideoError
 from train.arguments import parse_arguments
+from train.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
 from train.crops import (
-    TOKEN_DIM,
     CachedCrops,
     Chunk,
     CropSettings,
@@ -48,6 +49,7 @@ from train.crops import (
     mirror_cosine,
     normalize,
     plan_chunks,
+    small_views,
     write_chunk,
 )
 from train.runs import RunFolder, write_json
@@ -55,7 +57,6 @@ from train.runs import RunFolder, write_json
 PATCH_SIZE = 16
 HEAD_SIZE = 64
 MAX_GRADIENT_NORM = 1.0
-HEAD_OUTPUTS = re.compile(r"[qkv]_proj\.(weight|bias)$")
 # Arguments that say where things lie or how often something is written; the student does not depend on them.
 NOT_OF_THE_RECIPE = ("teacher", "output", "cache", "images", "videos", "checkpoint_steps", "log_steps")
 
@@ -80,7 +81,8 @@ class DistillationArguments:
     intermediate_size: int = field(default=1024, metadata={"help": "width of its MLPs"})
     projection_dim: int = field(default=512, metadata={"help": "of the embeddings; must be the teacher's"})
     mirror: bool = field(default=False, metadata={"help": "in training, mirror half of the crops; labels stay"})
-    select_weights: bool = field(default=True, metadata={"help": "start from a selection of the teacher's weights"})
+    compress: bool = field(default=True, metadata={"help": "start from the teacher, compressed; else random weights"})
+    calibration_crops: int = field(default=3000, metadata={"help": "crops that the teacher is compressed on"})
 
     epochs: int = field(default=20, metadata={"help": "passes over all crops"})
     batch_size: int = field(default=128, metadata={"help": "crops a step, over all processes"})
@@ -92,7 +94,7 @@ class DistillationArguments:
     norm_weight: float = field(default=0.1, metadata={"help": "of the squared relative error of its length"})
     relation_weight: float = field(default=1.0, metadata={"help": "of the difference in similarities in the batch"})
     relation_temperature: float = field(default=0.05, metadata={"help": "that divides those cosines"})
-    token_weight: float = field(default=1.0, metadata={"help": "of the squared error of patch tokens"})
+    token_weight: float = field(default=1.0, metadata={"help": "of the squared error of tokens"})
     bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16, weights in float32"})
     checkpoint_steps: int = field(default=200, metadata={"help": "steps from one checkpoint to the next"})
     log_steps: int = field(default=20, metadata={"help": "steps from one line of the log to the next"})
@@ -119,64 +121,32 @@ def embedding_losses(student_BD: torch.Tensor, teacher_BD: torch.Tensor, tempera
     return {"cosine": cosine, "norm": norm, "relation": relation}
 
 
+def token_loss(student_BLTd: torch.Tensor, teacher_BLTd: torch.Tensor, scale_L2d: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of tokens after a plain layer norm, in standard deviations of each channel.
+
+    The class token weighs as much as all patches; the last layer's patches, which nothing reads, weigh nothing.
+    """
+    width = (student_BLTd.shape[-1],)
+    errors = F.layer_norm(student_BLTd, width) - F.layer_norm(teacher_BLTd, width)
+    of_class = (errors[:, :, 0] * scale_L2d[:, 0]).square().mean()
+    of_patches = (errors[:, :-1, 1:] * scale_L2d[:-1, None, 1]).square()
+    return of_class + (of_patches.mean() if of_patches.numel() else 0.0)
+
+
 class Distillation(nn.Module):
-    """The student, and a linear map from each layer's tokens to the teacher's that is thrown away afterwards."""
+    """The student, reading pixels as the cache holds them."""
 
     def __init__(self, student: CLIPVisionModelWithProjection, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.student, self.mean, self.std = student, mean, std
-        width = student.config.hidden_size
-        self.token_heads = nn.ModuleList(nn.Linear(width, TOKEN_DIM) for _ in range(student.config.num_hidden_layers))
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim), tokens (batch, layers, tokens, token_dim)."""
+        """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim) and tokens (batch, layers, tokens, width)."""
         outputs = self.student(normalize(pixels, self.mean, self.std), output_hidden_states=True)
-        layers = zip(self.token_heads, outputs.hidden_states[1:], strict=True)
-        return outputs.image_embeds, torch.stack([head(hidden) for head, hidden in layers], 1)
+        return outputs.image_embeds, torch.stack(outputs.hidden_states[1:], 1)
 
     def student_embeds(self, pixels: torch.Tensor) -> torch.Tensor:
         return self.student(normalize(pixels, self.mean, self.std)).image_embeds
-
-
-def select_weights(student: CLIPVisionModelWithProjection, teacher: CLIPVisionModelWithProjection) -> None:
-    """Fill the student with evenly spaced layers, attention heads and channels of the teacher.
-
-    Raises:
-        ValueError: the student is larger than the teacher somewhere, or its heads are of another width.
-    """
-    small, large = student.config, teacher.config
-    width = large.hidden_size // large.num_attention_heads
-    if small.hidden_size // small.num_attention_heads != width:
-        raise ValueError(f"select_weights: the student's heads are not of the teacher's width, {width}")
-    layers = _even(large.num_hidden_layers, small.num_hidden_layers)
-    heads = torch.tensor(_even(large.num_attention_heads, small.num_attention_heads))
-    in_heads = (heads[:, None] * width + torch.arange(width)).flatten()
-    source, values = teacher.state_dict(), {}
-    for name, target in student.state_dict().items():
-        before, layer, after = name.partition("encoder.layers.")
-        number, _, rest = after.partition(".")
-        value = source[f"{before}{layer}{layers[int(number)]}.{rest}" if layer else name].float()
-        if name.endswith("position_embedding.weight"):
-            value = _resize_positions(value, len(target))
-        for dim, (old, new) in enumerate(zip(value.shape, target.shape, strict=True)):
-            of_heads = dim == 0 if HEAD_OUTPUTS.search(name) else dim == 1 and name.endswith("out_proj.weight")
-            value = value.index_select(dim, in_heads if of_heads else torch.tensor(_even(old, new)))
-        values[name] = value
-    student.load_state_dict(values)
-
-
-def _even(old: int, new: int) -> list[int]:
-    if new > old:
-        raise ValueError(f"select_weights: the student has {new} where the teacher has {old}")
-    return [number * old // new for number in range(new)]
-
-
-def _resize_positions(table: torch.Tensor, length: int) -> torch.Tensor:
-    """Position embeddings (1 + side², width) for another grid, the class token's first."""
-    old, new = math.isqrt(len(table) - 1), math.isqrt(length - 1)
-    maps = table[1:].mT.unflatten(1, (old, old))[None]
-    resized = F.interpolate(maps, (new, new), mode="bicubic", antialias=True, align_corners=False)
-    return torch.cat([table[:1], resized[0].flatten(1).mT])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -217,10 +187,9 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
     teacher = CLIPVisionModelWithProjection.from_pretrained(arguments.teacher)
     processor = CLIPImageProcessorPil.from_pretrained(arguments.teacher)
     student = build_student(arguments, teacher)
-    # Before the labels: how many are still to be made must not change what is drawn for the initial weights.
     model = Distillation(student, processor.image_mean, processor.image_std)
     revision = model_revision(arguments.teacher, getattr(teacher.config, "_commit_hash", None))
-    layers = matched_layers(teacher.config.num_hidden_layers, arguments.num_hidden_layers)
+    borders = group_borders(teacher.config.num_hidden_layers, arguments.num_hidden_layers)
     settings = CropSettings(arguments.seed, teacher.config.image_size, arguments.image_size)
 
     output = Path(arguments.output)
@@ -229,14 +198,23 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         frames = [export_frames(Path(video), cache / "frames", arguments.frame_interval) for video in arguments.videos]
     folders = [*map(Path, arguments.images), *frames]
     chunks = plan_chunks(folders, arguments.crops_per_image, arguments.held_out_every)
-    labels = {"revision": revision, "layers": layers}
+    teacher = teacher.eval().requires_grad_(False).to(accelerator.device, torch.bfloat16)
+    with accelerator.main_process_first():
+        normalized = functools.partial(normalize, mean=processor.image_mean, std=processor.image_std)
+        basis, energies = find_basis(cache, teacher, revision, chunks[0], settings, borders, arguments, normalized)
+    labels = {"revision": revision, "layers": borders[1:], "basis": tensor_digest(basis)}
     paths = [[chunk.path(cache, settings, labels) for chunk in part] for part in chunks]
     run = RunFolder(output, recipe_of(arguments, revision, paths), accelerator)
     with run.held():
-        grid = arguments.image_size // PATCH_SIZE
-        labeler = Teacher(teacher, processor.image_mean, processor.image_std, layers, grid, accelerator.device)
+        labeler = Teacher(teacher, processor.image_mean, processor.image_std, borders[1:], basis)
         label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], settings, labeler, accelerator)
         crops, held_out = map(CachedCrops, paths)
+        if arguments.compress and not run.has_checkpoint():
+            some = calibration_crops(crops, arguments)
+            inputs, embeds = normalized(some["pixels"].to(accelerator.device)), some["embeds"].float()
+            compress(
+                student.to(accelerator.device), teacher, inputs, embeds.to(accelerator.device), borders, basis, energies
+            )
         state = train(model, crops, held_out, arguments, run)
         mirroring = {"mirror_cosine": mirror_cosine(chunks[1], settings, labeler)} if arguments.mirror else {}
         results = {
@@ -287,14 +265,50 @@ def build_student(
             attn_implementation="eager",  # on 50 tokens faster than the fused kernel, by a quarter on a CPU
         )
     )
-    if arguments.select_weights:
-        select_weights(student, teacher)
+    if arguments.hidden_size > config.hidden_size:
+        raise ValueError(f"hidden_size {arguments.hidden_size} is more than the teacher's, {config.hidden_size}")
+    if arguments.compress:
+        check_compressible(student.config, config)
     return student
 
 
-def matched_layers(teacher_layers: int, student_layers: int) -> list[int]:
-    """After which teacher layer the tokens are that each student layer learns, counted from 1, never the last."""
-    return [min(round(teacher_layers * (n + 1) / student_layers), teacher_layers - 1) for n in range(student_layers)]
+def group_borders(teacher_layers: int, student_layers: int) -> list[int]:
+    """After which of the teacher's layers each of the student's ends, counted from 1; 0 first."""
+    return [round(teacher_layers * number / student_layers) for number in range(student_layers + 1)]
+
+
+def find_basis(
+    cache: Path,
+    teacher: CLIPVisionModelWithProjection,
+    revision: str,
+    chunks: list[Chunk],
+    settings: CropSettings,
+    borders: list[int],
+    arguments: DistillationArguments,
+    normalized: Callable[[torch.Tensor], torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`principal_directions` of the teacher on the first crops, computed once and kept in the cache."""
+    key = [revision, chunks[0].path(cache, settings, {}).name, borders, arguments.hidden_size]
+    path = cache / f"basis-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.safetensors"
+    if not path.exists():
+        inputs = normalized(small_views(chunks, settings, BASIS_IMAGES).to(teacher.device))
+        with torch.no_grad():
+            basis, energies = principal_directions(teacher, inputs, borders, arguments.hidden_size)
+        with atomic_write(path) as file:
+            file.write(save({"basis": basis.cpu().contiguous(), "energies": energies.cpu()}))
+    kept = load_file(path)
+    return kept["basis"].to(teacher.device), kept["energies"]
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def calibration_crops(crops: CachedCrops, arguments: DistillationArguments) -> dict[str, torch.Tensor]:
+    """A seeded choice of crops to compress the teacher on."""
+    generator = torch.Generator().manual_seed(arguments.seed)
+    chosen = torch.randperm(len(crops), generator=generator)[: arguments.calibration_crops].tolist()
+    return default_collate([{name: crops[index][name] for name in ("pixels", "embeds")} for index in chosen])
 
 
 def recipe_of(arguments: DistillationArguments, revision: str, paths: list[list[Path]]) -> dict[str, Any]:
@@ -389,8 +403,7 @@ def distillation_losses(
     """The losses of a batch and, as `loss`, their weighted sum."""
     embeds, tokens = model(batch["pixels"])
     losses = embedding_losses(embeds.float(), batch["embeds"].float(), arguments.relation_temperature)
-    errors = (tokens.float() - batch["tokens"].float()).square().mean((0, 2, 3))
-    losses["token"] = (errors * token_scale).mean()
+    losses["token"] = token_loss(tokens.float(), batch["tokens"].float(), token_scale)
     return {"loss": sum(getattr(arguments, f"{name}_weight") * value for name, value in losses.items()), **losses}
 
 

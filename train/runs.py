@@ -75,6 +75,9 @@ class RunFolder:
                     shutil.rmtree(other)
         self.accelerator.wait_for_everyone()
 
+    def has_checkpoint(self) -> bool:
+        return any(self.folder.glob("checkpoints/step-*[0-9]"))
+
     def restore(self) -> dict[str, Any]:
         """Load the latest checkpoint; returns its state, `{"step": 0}` without one. The log is cut back to it."""
         checkpoints = sorted(self.folder.glob("checkpoints/step-*[0-9]"))
