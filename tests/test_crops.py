@@ -1,6 +1,7 @@
 """Crops and their labels: each drawn again from what it depends on, each label against transformers called by hand."""
 
 import io
+import json
 import wave
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from make_videos import make_video
 from PIL import Image, ImageOps
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -17,7 +19,6 @@ from modeling_m2s.storage_m2s import StorageError, exclusive
 from modeling_m2s.video_m2s import VideoError
 from train import crops
 from train.crops import (
-    TOKEN_DIM,
     CachedCrops,
     Chunk,
     CropSettings,
@@ -28,12 +29,14 @@ from train.crops import (
     mirror_cosine,
     normalize,
     plan_chunks,
+    small_views,
     write_chunk,
 )
 
 SETTINGS = CropSettings(seed=3, teacher_size=64, student_size=32)
 PLAIN = {"flip": 0.0, "grayscale": 0.0, "jitter": 0.0}
-LAYERS = (1, 2)
+LAYERS = (1, 3)
+WIDTH = 24  # of the basis
 
 
 def noise(size: tuple[int, int], seed: int = 0, mode: str = "RGB") -> Image.Image:
@@ -60,9 +63,22 @@ def processor() -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
 
 
+def build_teacher(processor: CLIPImageProcessorPil, dtype: torch.dtype = torch.bfloat16) -> Teacher:
+    basis = torch.linalg.qr(torch.randn(128, WIDTH, generator=torch.Generator().manual_seed(1))).Q
+    return Teacher(build_tower().to(dtype), processor.image_mean, processor.image_std, LAYERS, basis)
+
+
 @pytest.fixture(scope="module")
 def teacher(processor) -> Teacher:
-    return Teacher(build_tower(), processor.image_mean, processor.image_std, LAYERS, 2, "cpu")
+    return build_teacher(processor)
+
+
+def as_pixels(*images: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+
+
+def small(image: Image.Image) -> Image.Image:
+    return image.resize((32, 32), Image.Resampling.BICUBIC)
 
 
 def assert_same(one: Image.Image, other: Image.Image) -> None:
@@ -174,61 +190,41 @@ def test_normalized_pixels_are_the_processors(processor):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-def mean_of_patches(patches: torch.Tensor, side: int, grid: int) -> torch.Tensor:
-    """Patches (side², dim), row by row, averaged over each square of a grid; squares share patches they both touch."""
-    squares = []
-    for row in range(grid):
-        for column in range(grid):
-            inside = [
-                patches[y * side + x]
-                for y in range(side)
-                for x in range(side)
-                if y < (row + 1) * side / grid
-                and y + 1 > row * side / grid
-                and x < (column + 1) * side / grid
-                and x + 1 > column * side / grid
-            ]
-            squares.append(torch.stack(inside).mean(0))
-    return torch.stack(squares)
-
-
-@pytest.mark.parametrize("grid", [1, 2, 3, 4])
-def test_labels_are_what_the_tower_says(grid, processor):
-    """The tower in bfloat16 on the processor's pixels; tokens are taken by hooks where the next layer reads them."""
+@pytest.mark.parametrize("size", [16, 32, 48])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_labels_are_what_the_tower_says(dtype, size, processor):
+    """Embeddings of the large crops; tokens of the small ones, as the layers' outputs lie in the basis, centered."""
     images = [noise((64, 64), seed) for seed in range(3)]
-    teacher = Teacher(build_tower(), processor.image_mean, processor.image_std, LAYERS, grid, "cpu")
-    labels = teacher.label(torch.from_numpy(np.stack([np.asarray(image) for image in images])))
+    smaller = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
+    teacher, exact = build_teacher(processor, dtype), build_tower()
+    labels = teacher.label(as_pixels(*images), as_pixels(*smaller))
+    patches = (size // 16) ** 2
     assert {name: (value.dtype, tuple(value.shape)) for name, value in labels.items()} == {
         "embeds": (torch.float16, (3, 32)),
-        "tokens": (torch.float16, (3, len(LAYERS), 1 + grid**2, TOKEN_DIM)),
+        "tokens": (torch.float16, (3, len(LAYERS), 1 + patches, WIDTH)),
     }
+    assert torch.equal(teacher.embed(as_pixels(*images)), labels["embeds"])
 
-    heard: dict[int, torch.Tensor] = {}
-    pixels = processor(images, return_tensors="pt")["pixel_values"]
-    tower = build_tower().to(torch.bfloat16)
-    for number, layer in enumerate(tower.vision_model.encoder.layers):
-        layer.layer_norm1.register_forward_hook(lambda _, __, out, number=number: heard.update({number: out}))
+    heard: list[torch.Tensor] = []
+    for layer in exact.vision_model.encoder.layers:
+        layer.layer_norm2.register_forward_pre_hook(lambda _, seen: heard.append(seen[0]))
+        layer.mlp.register_forward_hook(lambda _, __, out: heard.append(out))
     with torch.no_grad():
-        embeds = tower(pixels.to(torch.bfloat16)).image_embeds
-        exact = build_tower()(pixels).image_embeds
-    torch.testing.assert_close(labels["embeds"].float(), embeds.float(), atol=0.02, rtol=0.02)
-    assert F.cosine_similarity(labels["embeds"].float(), exact).min() > 0.999
-    assert F.cosine_similarity(labels["embeds"][0].float(), exact[1], dim=0) < 0.99
-
-    directions = teacher.directions
-    torch.testing.assert_close(directions.T @ directions, torch.eye(TOKEN_DIM), atol=1e-5, rtol=0)
+        embeds = exact(processor(images, return_tensors="pt")["pixel_values"]).image_embeds
+        heard.clear()
+        inputs = processor(smaller, return_tensors="pt", do_resize=False, do_center_crop=False)["pixel_values"]
+        exact(inputs, interpolate_pos_encoding=True)
+    tolerance = {"atol": 0.01, "rtol": 0.002} if dtype == torch.float32 else {"atol": 0.2, "rtol": 0.05}
+    torch.testing.assert_close(labels["embeds"].float(), embeds, **tolerance)
     for image in range(3):
         for place, layer in enumerate(LAYERS):
-            seen = heard[layer][image].float() @ directions
-            expected = torch.cat([seen[:1], mean_of_patches(seen[1:], 4, grid)])
-            torch.testing.assert_close(labels["tokens"][image, place].float(), expected, atol=0.05, rtol=0.02)
-    assert (labels["tokens"][:, 0] - labels["tokens"][:, 1]).abs().mean() > 0.2
-
-
-def test_directions_are_the_same_for_every_teacher_of_a_width(teacher, processor):
-    torch.manual_seed(5)
-    again = Teacher(build_tower(), processor.image_mean, processor.image_std, (1,), 4, "cpu")
-    assert torch.equal(again.directions, teacher.directions)
+            for token in range(1 + patches):
+                state = (heard[2 * layer - 2] + heard[2 * layer - 1])[image, token]
+                state = state - sum(state) / len(state)
+                expected = torch.stack([state @ teacher.basis[:, direction] for direction in range(WIDTH)])
+                torch.testing.assert_close(labels["tokens"][image, place, token].float(), expected, **tolerance)
+    assert F.cosine_similarity(labels["embeds"][0].float(), embeds[1], dim=0) < 0.99
+    assert (labels["tokens"][:, 0] - labels["tokens"][:, 1]).abs().mean() > 0.4
 
 
 def test_mirror_cosine_is_one_for_images_that_are_their_own_mirror(tmp_path, teacher):
@@ -297,7 +293,7 @@ OTHER_SETTINGS = {field.name: getattr(SETTINGS, field.name) + 1 for field in fie
 
 
 def test_a_files_name_tells_what_it_depends_on(folder):
-    label = {"revision": "abc", "layers": [1, 2]}
+    label = {"revision": "abc", "layers": [1, 2], "basis": "012"}
     chunk = Chunk(folder, ("0.png", "1.png"), 0)
     path = chunk.path(folder / "cache", SETTINGS, label)
     assert path == chunk.path(folder / "cache", replace(SETTINGS), dict(label))
@@ -306,6 +302,7 @@ def test_a_files_name_tells_what_it_depends_on(folder):
         *(chunk.path(folder / "cache", replace(SETTINGS, **{k: v}), label) for k, v in OTHER_SETTINGS.items()),
         chunk.path(folder / "cache", SETTINGS, {**label, "revision": "abd"}),
         chunk.path(folder / "cache", SETTINGS, {**label, "layers": [1, 3]}),
+        chunk.path(folder / "cache", SETTINGS, {**label, "basis": "013"}),
         *(
             Chunk(folder, names, crop).path(folder / "cache", SETTINGS, label)
             for names, crop in [
@@ -368,9 +365,9 @@ def test_cached_crops_are_the_images_in_order_with_their_labels(damaged, teacher
     labels = []
     for row, (name, crop) in enumerate(expected):
         square = make_crop(Image.open(damaged / name), name, crop, SETTINGS)
-        small = np.asarray(square.resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-        assert np.array_equal(cached[row]["pixels"].numpy(), small)
-        labels.append({k: v[0] for k, v in teacher.label(torch.from_numpy(np.asarray(square)[None].copy())).items()})
+        pixels = as_pixels(small(square))
+        assert torch.equal(cached[row]["pixels"], pixels[0])
+        labels.append({k: v[0] for k, v in teacher.label(as_pixels(square), pixels).items()})
     for row in range(6):
         for name, tolerance in (("embeds", 0.02), ("tokens", 0.05)):
             found = cached[row][name].float()
@@ -391,16 +388,39 @@ def test_nothing_readable_makes_no_crops(damaged, teacher, tmp_path):
     assert (len(cached), cached.skipped) == (0, sorted(UNREADABLE))
 
 
-def test_token_scale_is_one_over_each_layers_variance(folder, teacher, tmp_path):
-    write_chunk(tmp_path / "a", Chunk(folder, tuple(f"{n}.png" for n in range(6)), 0), SETTINGS, teacher)
-    tokens = CachedCrops([tmp_path / "a"]).parts[0]["tokens"].double().numpy()
-    expected = []
+def test_small_views_are_the_first_crops_that_open(damaged):
+    chunks = [Chunk(damaged, ("cut.png", "0.png", "1.png"), 1), Chunk(damaged, (*UNREADABLE, "below/2.JPG"), None)]
+    expected = [
+        small(make_crop(Image.open(damaged / name), name, crop, SETTINGS))
+        for name, crop in [("0.png", 1), ("1.png", 1), ("below/2.JPG", None)]
+    ]
+    for most in (1, 2, 3, 9):
+        assert torch.equal(small_views(chunks, SETTINGS, most), as_pixels(*expected[:most]))
+    with pytest.raises(ValueError, match="none of the images opens"):
+        small_views([Chunk(damaged, UNREADABLE, 0)], SETTINGS, 5)
+
+
+def test_token_scale_is_one_over_the_deviation_of_each_normed_channel(tmp_path):
+    """Of the first file that holds crops, for the class token and for all patches; channels that stand still, 1000."""
+    random = np.random.default_rng(0)
+    parts = [random.normal(1, 3, (count, 2, 1 + 4, 7)).astype(np.float16) for count in (6, 5)]
+    parts[0][:, 1, 0] = parts[0][0, 1, 0]
+    for number, tensors in enumerate([{}, *({"pixels": part, "tokens": part} for part in parts)]):
+        tensors = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
+        save_file(tensors, tmp_path / str(number), {"skipped": json.dumps([])})
+    expected = np.zeros((2, 2, 7))
     for layer in range(2):
-        variances = [
-            np.var(tokens[:, layer, place, dim]) for place in range(tokens.shape[2]) for dim in range(TOKEN_DIM)
-        ]
-        expected.append(1 / np.mean(variances))
-    assert CachedCrops([tmp_path / "a"]).token_scale().tolist() == pytest.approx(expected, rel=1e-4)
+        normed = np.zeros((6, 5, 7))
+        for i in range(6):
+            for t in range(5):
+                token = parts[0][i, layer, t].astype(float)
+                normed[i, t] = (token - token.mean()) / np.sqrt(token.var() + 1e-5)
+        for d in range(7):
+            expected[layer, 0, d] = 1 / max(normed[:, 0, d].std(), 1e-3)
+            expected[layer, 1, d] = 1 / normed[:, 1:, d].flatten().std()
+    assert (expected[1, 0] == 1000).all()
+    found = CachedCrops([tmp_path / str(number) for number in range(3)]).token_scale()
+    assert found.shape == (2, 2, 7) and found.numpy() == pytest.approx(expected, rel=1e-4)
 
 
 def test_frames_of_a_video_are_images_at_their_times(tmp_path):

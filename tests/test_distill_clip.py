@@ -1,4 +1,4 @@
-"""Distillation: losses and weights against loops written out, the real command line on noise, kills at any moment.
+"""Distillation: losses and measures against loops written out, the real command line on noise, kills at any moment.
 
 Whatever happened to a run, its student's bytes and its log are those of one run that nothing disturbed. Runs that are
 to be killed or refused are forks of one process that has imported everything: `serve`, below.
@@ -33,19 +33,22 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil, CLIPVisionCo
 
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.storage_m2s import StorageError, exclusive
-from train.crops import TOKEN_DIM, CachedCrops
+from train.crops import CachedCrops, CropSettings, plan_chunks
 from train.distill_clip import (
     Distillation,
     DistillationArguments,
-    _resize_positions,
     build_optimizers,
+    build_student,
+    calibration_crops,
     distillation_losses,
     embedding_losses,
+    find_basis,
+    group_borders,
     main,
-    matched_layers,
     measure,
     mirror_half,
-    select_weights,
+    tensor_digest,
+    token_loss,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +112,78 @@ def test_a_batch_of_one_has_no_relations():
     assert student.grad.isfinite().all()
 
 
+def written_out_token_loss(student: torch.Tensor, teacher: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """One token at a time: the mean over class tokens plus the mean over patches of all layers but the last."""
+
+    def normed(token: torch.Tensor) -> torch.Tensor:
+        mean = sum(token) / len(token)
+        return (token - mean) / (sum((x - mean) ** 2 for x in token) / len(token) + 1e-5).sqrt()
+
+    batch, layers, tokens, width = student.shape
+    parts = {"class": [], "patches": []}
+    for i in range(batch):
+        for layer in range(layers):
+            for t in range(tokens):
+                error = normed(student[i, layer, t]) - normed(teacher[i, layer, t])
+                if t == 0:
+                    parts["class"].append(sum((error[d] * scale[layer, 0, d]) ** 2 for d in range(width)) / width)
+                elif layer < layers - 1:
+                    parts["patches"].append(sum((error[d] * scale[layer, 1, d]) ** 2 for d in range(width)) / width)
+    return sum(sum(part) / len(part) for part in parts.values() if part)
+
+
+def random_tokens(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens (batch, layers, tokens, width) of student and teacher and a scale, all different, float64."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    student, teacher = (torch.randn(*shape, dtype=torch.float64, generator=generator) * 2 + 1 for _ in range(2))
+    scale = torch.rand(shape[1], 2, shape[3], dtype=torch.float64, generator=generator) + 0.5
+    return student.requires_grad_(), teacher, scale
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (2, 2, 3, 9), (1, 1, 4, 5), (2, 3, 2, 6)])
+def test_token_loss_is_the_one_written_out(shape):
+    student, teacher, scale = random_tokens(*shape)
+    found, expected = token_loss(student, teacher, scale), written_out_token_loss(student, teacher, scale)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    gradients = [torch.autograd.grad(loss, student)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+    assert (gradients[0][:, -1, 1:] == 0).all()
+    assert (gradients[0][:, :, 0].abs().amax(-1) > 0).all() and (gradients[0][:, :-1, 1:].abs().amax(-1) > 0).all()
+
+
+def test_the_class_token_weighs_as_much_as_all_patches():
+    """However many patches there are: here every token is off by the same."""
+    student, teacher, _ = random_tokens(3, 2, 2, 7)
+    for patches in (1, 3, 10):
+        ours, theirs = (side[:, :1, :1].expand(3, 2, 1 + patches, 7) for side in (student, teacher))
+        of_class, of_patches, both = (
+            token_loss(ours, theirs, torch.tensor(weights, dtype=torch.float64)[None, :, None].expand(2, 2, 7))
+            for weights in ([1, 0], [0, 1], [1, 1])
+        )
+        torch.testing.assert_close(of_class, of_patches)
+        torch.testing.assert_close(both, 2 * of_class)
+
+
+def test_token_loss_is_zero_for_tokens_of_another_length_and_mean():
+    """What the layer norms that read them take off anyway."""
+    student, teacher, scale = random_tokens(2, 3, 4, 6)
+    assert token_loss(3 * teacher - 5, teacher, scale) < 1e-8 < token_loss(student, teacher, scale)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "borders"),
+    [
+        (12, 5, [0, 2, 5, 7, 10, 12]),
+        (12, 12, [*range(13)]),
+        (3, 2, [0, 2, 3]),
+        (12, 1, [0, 12]),
+        (7, 3, [0, 2, 5, 7]),
+    ],
+)
+def test_each_layer_of_the_student_stands_for_a_group_of_the_teachers(teacher, student, borders):
+    assert group_borders(teacher, student) == borders
+
+
 def build_tower(
     hidden_size=128, heads=2, layers=3, image_size=64, mlp=96, projection_dim=32, patch_size=16, seed=0
 ) -> CLIPVisionModelWithProjection:
@@ -128,104 +203,6 @@ def build_tower(
         for parameter in tower.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return tower
-
-
-def test_a_student_of_the_teachers_size_becomes_the_teacher():
-    teacher, student = build_tower(seed=0), build_tower(seed=1)
-    pixels = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        assert not torch.allclose(student(pixels).image_embeds, teacher(pixels).image_embeds, atol=0.1)
-        select_weights(student, teacher)
-        assert torch.equal(student(pixels).image_embeds, teacher(pixels).image_embeds)
-    assert all(torch.equal(value, student.state_dict()[name]) for name, value in teacher.state_dict().items())
-
-
-def test_a_smaller_student_has_an_even_selection_of_the_weights():
-    """Teacher: 5 layers, 5 heads of 8. Student: 2 layers, 3 heads; which are which is written here by hand."""
-    teacher = build_tower(hidden_size=40, heads=5, layers=5, mlp=22, projection_dim=9, seed=0)
-    student = build_tower(hidden_size=24, heads=3, layers=2, mlp=7, projection_dim=4, image_size=32, seed=1)
-    select_weights(student, teacher)
-    channels = [0, 1, 3, 5, 6, 8, 10, 11, 13, 15, 16, 18, 20, 21, 23, 25, 26, 28, 30, 31, 33, 35, 36, 38]
-    in_heads = [*range(8), *range(8, 16), *range(24, 32)]  # heads 0, 1 and 3
-    neurons, projected = [0, 3, 6, 9, 12, 15, 18], [0, 2, 4, 6]
-    source, expected = teacher.state_dict(), {}
-    model = "vision_model."
-    expected[model + "embeddings.class_embedding"] = source[model + "embeddings.class_embedding"][channels]
-    expected[model + "embeddings.patch_embedding.weight"] = source[model + "embeddings.patch_embedding.weight"][
-        channels
-    ]
-    positions = _resize_positions(source[model + "embeddings.position_embedding.weight"], 5)
-    expected[model + "embeddings.position_embedding.weight"] = positions[:, channels]
-    for norm in ("pre_layrnorm", "post_layernorm"):
-        for kind in ("weight", "bias"):
-            expected[f"{model}{norm}.{kind}"] = source[f"{model}{norm}.{kind}"][channels]
-    expected["visual_projection.weight"] = source["visual_projection.weight"][projected][:, channels]
-    for target, layer in enumerate((0, 2)):
-        ours, theirs = (f"{model}encoder.layers.{number}." for number in (target, layer))
-        for norm in ("layer_norm1", "layer_norm2"):
-            for kind in ("weight", "bias"):
-                expected[f"{ours}{norm}.{kind}"] = source[f"{theirs}{norm}.{kind}"][channels]
-        for name, rows, columns in [
-            ("self_attn.q_proj", in_heads, channels),
-            ("self_attn.k_proj", in_heads, channels),
-            ("self_attn.v_proj", in_heads, channels),
-            ("self_attn.out_proj", channels, in_heads),
-            ("mlp.fc1", neurons, channels),
-            ("mlp.fc2", channels, neurons),
-        ]:
-            expected[f"{ours}{name}.weight"] = source[f"{theirs}{name}.weight"][rows][:, columns]
-            expected[f"{ours}{name}.bias"] = source[f"{theirs}{name}.bias"][rows]
-    found = student.state_dict()
-    assert found.keys() == expected.keys()
-    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
-
-
-@pytest.mark.parametrize(
-    ("larger", "numbers"),
-    [
-        ({"layers": 4}, "4 where the teacher has 3"),
-        ({"mlp": 97}, "97 where the teacher has 96"),
-        ({"hidden_size": 192, "heads": 3}, "3 where the teacher has 2"),
-        ({"projection_dim": 33}, "33 where the teacher has 32"),
-        ({"patch_size": 32}, "32 where the teacher has 16"),
-    ],
-)
-def test_students_larger_than_the_teacher_are_refused(larger, numbers):
-    with pytest.raises(ValueError, match=f"select_weights: the student has {numbers}"):
-        select_weights(build_tower(**larger), build_tower())
-
-
-@pytest.mark.parametrize("heads", [1, 4])
-def test_heads_of_another_width_are_refused(heads):
-    with pytest.raises(ValueError, match="not of the teacher's width, 64"):
-        select_weights(build_tower(heads=heads), build_tower())
-
-
-def test_positions_of_the_same_grid_stay_as_they_are():
-    table = torch.randn(17, 6)
-    assert torch.equal(_resize_positions(table, 17), table)
-
-
-def test_positions_of_another_grid_keep_their_place_and_the_class_token():
-    """Each channel is a slope, which is the same slope on any grid, away from its ends."""
-    rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
-    table = torch.stack([rows, columns, rows + 10 * columns], 2).flatten(0, 1)
-    table = torch.cat([torch.tensor([[7.0, 8.0, 9.0]]), table])
-    found = _resize_positions(table, 1 + 4 * 4)
-    assert torch.equal(found[0], table[0])
-    maps = found[1:].unflatten(0, (4, 4))
-    middles = torch.tensor([0.5, 2.5, 4.5, 6.5])
-    torch.testing.assert_close(maps[1:3, 1:3, 0], middles[1:3, None].expand(2, 2), atol=0.1, rtol=0)
-    torch.testing.assert_close(maps[1:3, 1:3, 1], middles[None, 1:3].expand(2, 2), atol=0.1, rtol=0)
-    torch.testing.assert_close(maps[..., 2], maps[..., 0] + 10 * maps[..., 1])
-
-
-@pytest.mark.parametrize(
-    ("teacher", "student", "layers"),
-    [(12, 5, [2, 5, 7, 10, 11]), (12, 12, [*range(1, 12), 11]), (3, 2, [2, 2]), (12, 1, [11])],
-)
-def test_tokens_are_learned_from_layers_at_the_same_depth_but_not_the_last(teacher, student, layers):
-    assert matched_layers(teacher, student) == layers
 
 
 def test_mirroring_moves_pixels_and_their_tokens_of_half_the_batch():
@@ -262,29 +239,66 @@ def build_distillation() -> Distillation:
     return Distillation(student, [0.4, 0.5, 0.6], [0.2, 0.3, 0.25])
 
 
-def test_the_loss_is_the_weighted_sum_and_tokens_count_by_layer():
+def test_the_loss_is_the_weighted_sum_of_embeddings_and_the_layers_tokens():
     model, generator = build_distillation(), torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=generator)
-    targets = torch.randn(3, 2, 5, TOKEN_DIM, generator=generator).half()
+    targets = torch.randn(3, 2, 5, 64, generator=generator).half()
     batch = {"pixels": pixels, "embeds": torch.randn(3, 32, generator=generator).half(), "tokens": targets}
     weights = {"cosine": 2.0, "norm": 0.3, "relation": 0.7, "token": 5.0}
     arguments = tiny_arguments(**{f"{name}_weight": weight for name, weight in weights.items()})
-    scale = torch.tensor([0.5, 4.0])
+    scale = torch.rand(2, 2, 64, generator=generator)
+    layers: list[torch.Tensor] = []
+    for layer in model.student.vision_model.encoder.layers:
+        layer.mlp.register_forward_hook(lambda _, __, out: layers.append(out))
+        layer.layer_norm2.register_forward_pre_hook(lambda _, seen: layers.append(seen[0]))
+    mean, std = (torch.tensor(values)[:, None, None] for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]))
     with torch.no_grad():
+        embeds = model.student((pixels / 255 - mean) / std).image_embeds
+        tokens = torch.stack([layers[0] + layers[1], layers[2] + layers[3]], 1)
         found = distillation_losses(model, batch, scale, arguments)
-        mean, std = (torch.tensor(values)[:, None, None] for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]))
-        outputs = model.student((pixels / 255 - mean) / std, output_hidden_states=True)
-        expected = embedding_losses(outputs.image_embeds, batch["embeds"].float(), arguments.relation_temperature)
-        expected["token"] = sum(
-            scale[n] * (model.token_heads[n](outputs.hidden_states[n + 1]) - targets[:, n].float()).square().mean() / 2
-            for n in range(2)
-        )
+        expected = embedding_losses(embeds, batch["embeds"].float(), arguments.relation_temperature)
+        expected["token"] = token_loss(tokens, targets.float(), scale)
     assert found.keys() == {"loss", *expected}
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         found["loss"], sum(weights[name] * expected[name] for name in weights), rtol=1e-4, atol=1e-4
     )
+    torch.testing.assert_close(model.student_embeds(pixels), embeds)
+
+
+TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "image_size": 32, "projection_dim": 32}
+
+
+def test_the_student_is_of_the_size_asked_for():
+    config = build_student(tiny_arguments(**TINY), build_tower()).config
+    assert {name: getattr(config, name) for name in TINY} == TINY
+    assert (config.num_attention_heads, config.patch_size, config.hidden_act) == (
+        1,
+        16,
+        build_tower().config.hidden_act,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 192}, "hidden_size 192 is more than the teacher's, 128"),
+        ({"hidden_size": 192, "compress": False}, "hidden_size 192 is more than the teacher's, 128"),
+        ({"hidden_size": 128}, r"student \(width 128, 2 layers.*teacher \(width 128, 3 layers.*set compress to false"),
+        ({"num_hidden_layers": 4}, "num_hidden_layers 4 is more than the teacher's, 3"),
+        ({"num_hidden_layers": 4, "compress": False}, "num_hidden_layers 4 is more than the teacher's, 3"),
+        ({"intermediate_size": 97}, "cannot be cut out of the teacher"),
+    ],
+)
+def test_students_that_are_no_smaller_than_the_teacher_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        build_student(tiny_arguments(**{**TINY, **change}), build_tower())
+
+
+def test_random_weights_may_be_as_wide_as_the_teachers():
+    student = build_student(tiny_arguments(**{**TINY, "hidden_size": 128, "compress": False}), build_tower())
+    assert student.config.hidden_size == 128
 
 
 def test_every_weight_has_one_optimizer_and_matrices_of_layers_have_muon():
@@ -353,6 +367,51 @@ def test_measures_are_those_written_out():
     }
     assert found == pytest.approx(expected, abs=1e-4)
     assert 0.3 < found["nearest"] < 1
+
+
+def test_calibration_crops_are_a_seeded_choice():
+    crops = [{"pixels": torch.full((3, 2, 2), n), "embeds": torch.full((4,), -n), "tokens": None} for n in range(20)]
+    chosen = {}
+    for seed, most in [(0, 7), (1, 7), (0, 500)]:
+        found = calibration_crops(crops, tiny_arguments(seed=seed, calibration_crops=most))
+        assert found.keys() == {"pixels", "embeds"} and len(found["pixels"]) == min(most, 20)
+        assert torch.equal(found["pixels"][:, 0, 0, 0], -found["embeds"][:, 0])
+        chosen[seed, most] = found["pixels"][:, 0, 0, 0].tolist()
+        torch.rand(1)
+    assert sorted(chosen[0, 500]) == [*range(20)] and chosen[0, 500][:7] == chosen[0, 7] != [*range(7)]
+    assert set(chosen[0, 7]) != set(chosen[1, 7])
+
+
+def test_the_basis_is_found_once_and_kept_for_what_it_depends_on(tmp_path, monkeypatch):
+    for number in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        make_image(tmp_path / f"images/{number}.png", number)
+    chunks, _ = plan_chunks([tmp_path / "images"], 1, 3)
+    settings, cache = CropSettings(seed=0, teacher_size=64, student_size=32), tmp_path / "cache"
+
+    def find(width=64, revision="a", borders=(0, 2, 3), settings=settings):
+        arguments = tiny_arguments(hidden_size=width)
+        return find_basis(
+            cache, build_tower(), revision, chunks, settings, list(borders), arguments, lambda x: x / 255 - 0.5
+        )
+
+    basis, energies = find()
+    assert (basis.shape, energies.shape) == ((128, 64), (3, 2))
+    torch.testing.assert_close(basis.mT @ basis, torch.eye(64), atol=1e-5, rtol=0)
+    with monkeypatch.context() as patched:
+        patched.setattr("train.distill_clip.principal_directions", None)
+        again = find()
+    assert torch.equal(again[0], basis) and torch.equal(again[1], energies)
+    others = [
+        {"width": 32},
+        {"revision": "b"},
+        {"borders": [0, 1, 3]},
+        {"settings": CropSettings(seed=1, teacher_size=64, student_size=32)},
+    ]
+    for number, other in enumerate(others, 2):
+        found, _ = find(**other)
+        assert len(list(cache.iterdir())) == number
+        assert (tensor_digest(found) == tensor_digest(basis)) == ("revision" in other)
 
 
 # From here on: whole runs.
@@ -535,10 +594,11 @@ def test_the_command_makes_a_student(finished):
 def test_the_student_is_the_one_that_was_trained(finished):
     """Its measures can be taken again from the student and the cached held-out labels."""
     results = json.loads((finished / "results.json").read_text())
-    held_out = max((finished / "cache").glob("*.safetensors"), key=lambda path: b"99_text" in path.read_bytes())
+    labels = [path for path in (finished / "cache").glob("*.safetensors") if not path.name.startswith("basis-")]
+    held_out = max(labels, key=lambda path: b"99_text" in path.read_bytes())
     cached = CachedCrops([held_out])
     assert cached.skipped == ["99_text.jpg"] and len(cached) == 3
-    frames = [CachedCrops([path]) for path in (finished / "cache").glob("*.safetensors")]
+    frames = [CachedCrops([path]) for path in labels]
     (frame,) = (part for part in frames if len(part) == 1)
     rows = [*(cached[n] for n in range(3)), frame[0]]
     model = CLIPVisionModelWithProjection.from_pretrained(finished / "model")
@@ -563,7 +623,7 @@ def test_results_say_what_was_done(finished):
     }
     assert str(finished.parent) not in (finished / "results.json").read_text()
     assert set(results["made_with"]) == {"device", "processes", "threads", "torch", "transformers", "accelerate"}
-    assert results["held_out"]["cosine"] > 0.9 and 0.9 < results["held_out"]["mirror_cosine"] < 1
+    assert results["held_out"]["cosine"] > 0.8 and 0.9 < results["held_out"]["mirror_cosine"] < 1
 
 
 def test_the_command_says_what_was_skipped_and_how_near_the_student_came(finished):
@@ -584,8 +644,8 @@ def test_the_log_has_every_step_and_epoch_and_falls(bench, finished):
         parts = line["cosine"] + 0.1 * line["norm"] + line["relation"] + line["token"]
         assert line["loss"] == pytest.approx(parts, abs=1e-4)
     for name in ("loss", "cosine", "token"):
-        first, last = (np.mean([line[name] for line in part]) for part in (steps[:3], steps[-3:]))
-        assert last < 0.7 * first
+        first, last = (np.mean([line[name] for line in part]) for part in (steps[:6], steps[-6:]))
+        assert last < 0.9 * first
     assert epochs[0]["cosine"] < epochs[2]["cosine"]
     final = json.loads((finished / "results.json").read_text())["held_out"]
     assert {name: final[name] for name in epochs[2] if name not in ("step", "epoch")} == {
@@ -613,11 +673,14 @@ def test_the_same_seed_gives_the_same_student_and_another_does_not(bench, finish
 LOSSES = "train.distill_clip:distillation_losses"
 # Functions of the run, and at which of their calls it is killed; each kill after the first is of the run that goes on.
 IN_LABELING = {
+    "while it looks for the basis": [("train.distill_clip:principal_directions", 1)],
+    "before it keeps the basis": [("train.distill_clip:atomic_write", 1)],
     "while it writes labels": [("train.crops:save", 2)],
     "between two files of labels, twice": [("train.distill_clip:write_chunk", 2)] * 2,
     "while a worker reads images": [("train.crops:Teacher.label", 1)],
 }
 IN_TRAINING = {
+    "while it compresses the teacher": [("train.compress:fit_mlp", 2)],
     "three times": [(LOSSES, 6), (LOSSES, 4), (LOSSES, 3)],
     "within a checkpoint": [("accelerate:Accelerator.save_state", 2)],
     "before a checkpoint counts": [("train.runs:write_json", 3)],
@@ -665,6 +728,27 @@ def wait_until_free(folder: Path) -> None:
         except StorageError:
             time.sleep(0.05)
     raise TimeoutError
+
+
+def test_a_run_that_goes_on_from_a_checkpoint_does_not_compress_again(bench, finished):
+    """The third run would die if it did; the second has no checkpoint yet."""
+    flags, compressing = ["--checkpoint_steps", "4", "--cache", finished / "cache"], ("train.distill_clip:compress", 1)
+    for die_at in ((LOSSES, 2), compressing, (LOSSES, 6)):
+        assert bench.run("resumed", *flags, die_at=die_at)[0] == -signal.SIGKILL
+    status, _, err = bench.run("resumed", *flags, die_at=compressing)
+    assert status == 0, err
+    bench.assert_like("resumed", "run")
+
+
+def test_without_compression_the_student_starts_at_random(bench, finished):
+    flags = ["--epochs", "1", "--log_steps", "1"]
+    status, _, err = bench.run("random_weights", *flags, "--compress", "false", die_at=("train.compress:fold", 1))
+    assert status == 0, err
+    status, _, err = bench.run("compressed", *flags, "--cache", bench.folder / "random_weights/cache")
+    assert status == 0, err
+    first = {name: bench.log(name)[0] for name in ("random_weights", "compressed")}
+    assert first["compressed"]["cosine"] < 0.5 * first["random_weights"]["cosine"]
+    assert first["compressed"]["token"] < 0.5 * first["random_weights"]["token"]
 
 
 @pytest.mark.parametrize(("checkpoint_steps", "calls"), [(1, 2), (6, 7)])
@@ -732,7 +816,10 @@ MISTAKES = {
     ),
     "no patches": (["--image_size", "40"], "image_size 40 is not a multiple of the student's patches, 16"),
     "no heads": (["--hidden_size", "32"], "hidden_size 32 is not a multiple of the student's heads, 64"),
-    "a large student": (["--num_hidden_layers", "4"], "the student has 4 where the teacher has 3"),
+    "a deep student": (["--num_hidden_layers", "4"], "num_hidden_layers 4 is more than the teacher's, 3"),
+    "a student as wide": (["--hidden_size", "128"], "cannot be cut out of the teacher .*width 128, 3 layers"),
+    "a wide student": (["--hidden_size", "192"], "hidden_size 192 is more than the teacher's, 128"),
+    "nothing to compress on": (["--calibration_crops", "0"], "calibration_crops is 0; it must be at least 1"),
     "no epochs": (["--epochs", "0"], "epochs is 0; it must be at least 1"),
     "no checkpoints": (["--checkpoint_steps", "0"], "checkpoint_steps is 0; it must be at least 1"),
     "nothing held out": (["--held_out_every", "0"], "held_out_every is 0; it must be at least 1"),
@@ -744,7 +831,7 @@ MISTAKES = {
     ),
     "two to measure on": (["--images", "FOLDER/twelve"], "2 held-out images: at least"),
     "a large batch": (["--batch_size", "20"], "19 crops do not fill a batch of 20"),
-    "no image opens": (["--images", "FOLDER/bad"], "0 crops do not fill a batch of 8"),
+    "no image opens": (["--images", "FOLDER/bad"], "none of the images opens"),
     "not a video": (["--videos", "FOLDER/text.mp4"], "FOLDER/text.mp4: not readable"),
     "a missing video": (["--videos", "FOLDER/missing.mp4"], "No such file or directory: 'FOLDER/missing.mp4'"),
     "no teacher": (["--teacher", "FOLDER/nobody"], "FOLDER/nobody"),

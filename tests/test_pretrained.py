@@ -71,7 +71,7 @@ def test_its_embeddings_are_in_the_teachers_space(assets, clip_folder, tower, pr
     expected = clip_encoder(teacher, AutoImageProcessor.from_pretrained(clip_folder, backend="pil"))(images)
     found = clip_encoder(tower, processor)(images)
     lengths = np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
-    assert 0.85 < lengths.mean() < 1.15
+    assert 0.7 < lengths.mean() < 1.15
 
     def cosines(a, b):
         return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)

@@ -170,6 +170,8 @@ def test_without_a_checkpoint_a_run_begins_anew(tmp_path, accelerator):
     run = RunFolder(tmp_path, RECIPE, accelerator)
     run.log(1, loss=1.0)
     weights = accelerator.layer.weight.detach().clone()
+    (tmp_path / "checkpoints/step-00000002.tmp").mkdir(parents=True)  # a run that was killed while it wrote this
+    assert not run.has_checkpoint()
     assert run.restore() == {"step": 0} and run.read_log() == []
     assert torch.equal(accelerator.layer.weight, weights)
 
@@ -186,6 +188,7 @@ def test_a_checkpoint_holds_what_the_next_step_needs(tmp_path, accelerator):
     torch.manual_seed(99)
 
     again = RunFolder(tmp_path, RECIPE, accelerator)
+    assert again.has_checkpoint()
     assert again.restore() == {"step": 2, "seconds": 1.5}
     assert again.read_log() == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]
     assert torch.equal(torch.rand(3), drawn)

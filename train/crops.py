@@ -1,8 +1,8 @@
 """Random crops of images and what a CLIP image tower says of each: computed once, kept in files, read by distillation.
 
 A file holds one pass over up to 256 images of one source: pixels as the student sees them, and for exactly those crops
-the teacher's embedding and tokens. Its name is a digest of everything that its content depends on, so that a
-killed run continues, and images added later, more passes or another teacher never disturb what is there.
+the teacher's embedding and tokens. Its name is a digest of everything that its content depends on (images by
+name and size), so that a killed run continues, and more passes or another teacher never disturb what is there.
 """
 
 import hashlib
@@ -276,11 +276,11 @@ class CachedCrops(Dataset):
         return {name: tensor[row] for name, tensor in self.parts[number].items()}
 
     def token_scale(self) -> torch.Tensor:
-        """One over the standard deviation of each channel of normed tokens, (layers, 2, width), from the first file.
+        """One over the standard deviation of each channel of normed tokens, (layers, 2, width), over the first crops.
 
         The first of two is the class token's, the second that of all patches.
         """
-        tokens = self.parts[0]["tokens"].float()
+        tokens = torch.stack([self[index]["tokens"] for index in range(min(IMAGES_PER_FILE, len(self)))]).float()
         normed = F.layer_norm(tokens, tokens.shape[-1:])
         deviations = [normed[:, :, 0].std(0, correction=0), normed[:, :, 1:].std((0, 2), correction=0)]
         return 1 / torch.stack(deviations, 1).clamp(min=1e-3)

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import set_seed
@@ -265,8 +266,9 @@ def build_student(
             attn_implementation="eager",  # on 50 tokens faster than the fused kernel, by a quarter on a CPU
         )
     )
-    if arguments.hidden_size > config.hidden_size:
-        raise ValueError(f"hidden_size {arguments.hidden_size} is more than the teacher's, {config.hidden_size}")
+    for name in ("hidden_size", "num_hidden_layers"):
+        if getattr(arguments, name) > getattr(config, name):
+            raise ValueError(f"{name} {getattr(arguments, name)} is more than the teacher's, {getattr(config, name)}")
     if arguments.compress:
         check_compressible(student.config, config)
     return student
@@ -288,7 +290,9 @@ def find_basis(
     normalized: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`principal_directions` of the teacher on the first crops, computed once and kept in the cache."""
-    key = [revision, chunks[0].path(cache, settings, {}).name, borders, arguments.hidden_size]
+    images = np.cumsum([len(chunk.names) for chunk in chunks]) - BASIS_IMAGES
+    used = [chunk.path(cache, settings, {}).name for chunk in chunks[: int((images < 0).sum()) + 1]]
+    key = [revision, used, borders, arguments.hidden_size]
     path = cache / f"basis-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.safetensors"
     if not path.exists():
         inputs = normalized(small_views(chunks, settings, BASIS_IMAGES).to(teacher.device))
