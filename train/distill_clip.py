@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration, PartialState
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save
 from torch import nn
@@ -156,6 +156,8 @@ def main(argv: list[str] | None = None) -> None:
         results = distill(arguments)
     except (ValueError, OSError, StorageError, VideoError) as error:
         raise SystemExit(f"train.distill_clip: error: {' '.join(str(error).split())}") from None
+    if not PartialState().is_main_process:
+        return
     skipped, held_out = results["skipped_images"], results["held_out"]
     if skipped:
         more = " …" if len(skipped) > 5 else ""
