@@ -12,10 +12,10 @@ $(VENV)/installed: setup.cfg constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# A bundled clip to scenes and embeddings with the encoder that ships, then scenes like the one at one minute.
+# A bundled clip to scenes and embeddings with the encoder that ships, then scenes like the one at 25 seconds.
 demo: $(VENV)/installed
 	$(BIN)/m2s embed tests/fixtures/big_buck_bunny_clip.mp4 --shots-per-scene 5 --output $(DEMO)
-	$(BIN)/m2s search $(DEMO) --film bunny --at 00:01:00 --top 3
+	$(BIN)/m2s search $(DEMO) --film bunny --at 00:00:25 --top 4
 
 $(CLIP)/model.safetensors: $(VENV)/installed
 	@test -n "$(M2S_ASSETS)" || { echo "set M2S_ASSETS to the assets folder: it holds films and CLIP's weights"; exit 1; }

@@ -24,7 +24,8 @@ def render(run: dict[str, Any], evaluation: dict[str, Any]) -> str:
     counts = {source["name"]: source["images"] for source in run["sources"]}
     of_the_film = sum(count for name, count in counts.items() if name.startswith("big_buck_bunny"))
     template = environment.get_template("distilled_clip.md")
-    return template.render(run=run, evaluation=evaluation, film_share=of_the_film / sum(counts.values()))
+    total = sum(counts.values())
+    return template.render(run=run, evaluation=evaluation, image_count=total, film_share=of_the_film / total)
 
 
 def main(argv: list[str] | None = None) -> None:

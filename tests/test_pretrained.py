@@ -73,13 +73,14 @@ def test_its_embeddings_are_in_the_teachers_space(assets, clip_folder, tower, pr
     lengths = np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     assert 0.7 < lengths.mean() < 1.15
 
-    def cosines(a, b):
-        return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    def own_and_others(a, b):
+        """Mean cosine of embeddings less their means, of the same image and of different ones."""
+        a, b = (x - x.mean(0) for x in (a, b))
+        cosines = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
+        return cosines.diagonal().mean(), (cosines.sum() - cosines.trace()) / (cosines.size - len(cosines))
 
-    # Closer to its own image's embedding than to the teacher's mean, and than to another image's.
-    own = cosines(found, expected)
-    assert own.mean() > cosines(found, np.broadcast_to(expected.mean(0), expected.shape)).mean()
-    assert own.mean() > cosines(found, np.roll(expected, 1, axis=0)).mean() + 0.05
+    own, others = own_and_others(found, expected)
+    assert own > 0.25 > 0.1 > others
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,23 @@ def index(tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("bundled") / "index"
     assert main(["embed", str(CLIP_OF_THE_DEMO), "--shots-per-scene", "5", "--output", str(output)]) == 0
     return output
+
+
+@pytest.mark.parametrize(
+    "time, begin, end",
+    [
+        ("00:00:25", 0, 95),  # rabbit and rodents on the meadow; the forest comes after
+        ("00:04:40", 226, 312),  # the squirrel: on its branch, in the air
+    ],
+)
+def test_search_finds_scenes_of_the_same_place(index, capsys, time, begin, end):
+    capsys.readouterr()
+    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "4"]) == 0
+    found = capsys.readouterr().out.splitlines()[1:5]
+    assert len(found) == 4
+    for line in found:
+        start, stop = (60 * int(part[3:5]) + float(part[6:]) for part in line.split()[2].split("-"))
+        assert begin - 1 <= start < stop <= end + 1, line
 
 
 def test_the_command_says_which_encoder_and_how_to_name_another(tmp_path, capsys):
