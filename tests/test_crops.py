@@ -401,19 +401,21 @@ def test_small_views_are_the_first_crops_that_open(damaged):
 
 
 def test_token_scale_is_one_over_the_deviation_of_each_normed_channel(tmp_path):
-    """Of the first file that holds crops, for the class token and for all patches; channels that stand still, 1000."""
+    """Of the first crops, over files, for the class token and for all patches; channels that stand still, 1000."""
     random = np.random.default_rng(0)
     parts = [random.normal(1, 3, (count, 2, 1 + 4, 7)).astype(np.float16) for count in (6, 5)]
-    parts[0][:, 1, 0] = parts[0][0, 1, 0]
+    for part in parts:
+        part[:, 1, 0] = parts[0][0, 1, 0]
+    tokens = np.concatenate(parts)
     for number, tensors in enumerate([{}, *({"pixels": part, "tokens": part} for part in parts)]):
         tensors = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
         save_file(tensors, tmp_path / str(number), {"skipped": json.dumps([])})
     expected = np.zeros((2, 2, 7))
     for layer in range(2):
-        normed = np.zeros((6, 5, 7))
-        for i in range(6):
+        normed = np.zeros((11, 5, 7))
+        for i in range(11):
             for t in range(5):
-                token = parts[0][i, layer, t].astype(float)
+                token = tokens[i, layer, t].astype(float)
                 normed[i, t] = (token - token.mean()) / np.sqrt(token.var() + 1e-5)
         for d in range(7):
             expected[layer, 0, d] = 1 / max(normed[:, 0, d].std(), 1e-3)
