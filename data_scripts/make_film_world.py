@@ -12,15 +12,14 @@ What it writes:
       metadata/             ratings.csv, movies.csv, links.csv as MovieLens has them; wikipedia.json as Wikipedia's dump
       truth/                films.csv (theme, look) and shots.csv (scene, place, event, types)
 
-Killed and run again, it goes on with the films that are missing. Keyframes, metadata and truth are the same to the byte
-whenever the settings are; frames given to the video encoder are, too, but some of its files differ by a few bytes from
-run to run, for a reason not found yet.
+Killed and run again, it goes on with the films that are missing. The same settings give the same bytes, with the same
+versions of this package, NumPy, Pillow and PyAV.
 """
 
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -33,11 +32,12 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 from data_scripts.world_pictures import Painter
-from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world
+from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world, with_frames
 from modeling_m2s.shots_m2s import Shot
-from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive, require_settings
+from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive, require_settings, write_json
 
-ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1"}
+# Without mbtree: with it, x264 makes other bytes of the same frames from one run to the next.
+ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-params": "mbtree=0"}
 BYTES_PER_SECOND = 40_000  # of a film of the default size, for the announcement
 
 
@@ -67,7 +67,7 @@ def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool 
         record = {**asdict(settings), "keyframes_only": keyframes_only}
         if (folder / "world.json").exists():
             require_settings(folder, json.loads((folder / "world.json").read_text()), record)
-        write_text(folder / "world.json", json.dumps(record, indent=2) + "\n")
+        write_json(folder / "world.json", record)
         if keyframes_only:
             write_keyframes(settings, films, folder)
         else:
@@ -121,14 +121,6 @@ def write_keyframes(settings: WorldSettings, films: list[PlannedFilm], folder: P
     dataset.finish([film.movie_id for film in films], {})
 
 
-def with_frames(film: PlannedFilm) -> Iterator[tuple[Any, int, int]]:
-    """Each shot with its first frame and the one after its last."""
-    start = 0
-    for shot in film.shots:
-        yield shot, start, start + shot.num_frames
-        start += shot.num_frames
-
-
 def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
     """Ratings, genres and links in MovieLens' layout, synopses in that of the Wikipedia dump."""
     write_csv(
@@ -150,7 +142,7 @@ def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Pa
         {"title": film.title, "year": film.year, "genres": list(film.genres), "extract": film.synopsis}
         for film in films
     ]
-    write_text(folder / "wikipedia.json", json.dumps(entries, indent=2) + "\n")
+    write_json(folder / "wikipedia.json", entries)
 
 
 def write_truth(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
@@ -170,12 +162,8 @@ def write_truth(settings: WorldSettings, films: list[PlannedFilm], folder: Path)
 def write_csv(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text).writerows([columns, *rows])
-    write_text(path, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(text.getvalue().encode())
 
 
 def _video_path(folder: Path, film: PlannedFilm) -> Path:

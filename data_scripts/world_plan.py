@@ -9,6 +9,7 @@
 Everything follows from the seed: drawing a film again needs its plan alone.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,6 +80,14 @@ class PlannedFilm:
     synopsis: str
     look: int
     shots: tuple[PlannedShot, ...]
+
+
+def with_frames(film: PlannedFilm) -> Iterator[tuple[PlannedShot, int, int]]:
+    """Each shot with its first frame and the one after its last."""
+    start = 0
+    for shot in film.shots:
+        yield shot, start, start + shot.num_frames
+        start += shot.num_frames
 
 
 # What the parts of a seed stand for; each part of the world has random numbers of its own.

@@ -10,7 +10,6 @@
 About four minutes on two CPU cores, nearly all of it the teacher's.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -28,7 +27,8 @@ from sklearn.preprocessing import StandardScaler
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection, HfArgumentParser
 
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.storage_m2s import atomic_write
+from modeling_m2s.storage_m2s import StorageError, write_json
+from modeling_m2s.video_m2s import VideoError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Encoder = Callable[[Sequence[Image.Image]], np.ndarray]
@@ -160,15 +160,16 @@ def as_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    arguments = HfArgumentParser(EncoderArguments, prog="python -m eval.image_encoders").parse_args_into_dataclasses()[
-        0
-    ]
-    results = measure(arguments)
-    print(as_table(results))
-    if arguments.output:
-        with atomic_write(arguments.output) as file:
-            file.write((json.dumps(results, indent=2) + "\n").encode())
+def main(argv: list[str] | None = None) -> None:
+    parser = HfArgumentParser(EncoderArguments, prog="python -m eval.image_encoders")
+    (arguments,) = parser.parse_args_into_dataclasses(argv)
+    try:
+        results = measure(arguments)
+        print(as_table(results))
+        if arguments.output:
+            write_json(arguments.output, results)
+    except (ValueError, OSError, StorageError, VideoError) as error:
+        raise SystemExit(f"eval.image_encoders: error: {' '.join(str(error).split())}") from None
 
 
 if __name__ == "__main__":

@@ -103,6 +103,20 @@ class StorageError(Exception):
     """A dataset folder that cannot be used as asked; the message names the folder, the values and the way out."""
 
 
+def write_json(path: Path, content: Any) -> None:
+    """JSON to read by eye and by program, there whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written, for want of space or rights.
+        TypeError: JSON does not hold such values.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(
+            text.encode(errors="backslashreplace")
+        )  # half a surrogate, as in a damaged file name, as JSON has it
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when complete and on disk.
@@ -364,8 +378,7 @@ class FilmDataset:
 
     def _write_record(self, content: dict[str, Any]) -> None:
         record = {"dataset": self.kind, "schema_version": SCHEMA_VERSION, **content}
-        with atomic_write(self.folder / RECORD_NAME) as file:
-            file.write((json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(self.folder / RECORD_NAME, record)
 
     def _write_films(self, file: IO[bytes], films: Iterable[tuple[StoredFilm, Iterable[pa.Table]]]) -> None:
         """Films one after the other, each beginning a row group; their index goes into the file's metadata."""

@@ -11,7 +11,8 @@ import pytest
 import torch
 from make_videos import make_video
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from scipy.linalg import lstsq
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -34,6 +35,7 @@ from train.crops import (
 )
 
 SETTINGS = CropSettings(seed=3, teacher_size=64, student_size=32)
+SMALL = replace(SETTINGS, teacher_size=None)  # labeled at the student's size only
 PLAIN = {"flip": 0.0, "grayscale": 0.0, "jitter": 0.0}
 LAYERS = (1, 3)
 WIDTH = 24  # of the basis
@@ -197,7 +199,8 @@ def test_labels_are_what_the_tower_says(dtype, size, processor):
     images = [noise((64, 64), seed) for seed in range(3)]
     smaller = [image.resize((size, size), Image.Resampling.BICUBIC) for image in images]
     teacher, exact = build_teacher(processor, dtype), build_tower()
-    labels = teacher.label(as_pixels(*images), as_pixels(*smaller))
+    labels = teacher.label(as_pixels(*smaller), as_pixels(*images))
+    assert torch.equal(teacher.label(as_pixels(*smaller))["tokens"], labels["tokens"])
     patches = (size // 16) ** 2
     assert {name: (value.dtype, tuple(value.shape)) for name, value in labels.items()} == {
         "embeds": (torch.float16, (3, 32)),
@@ -233,12 +236,12 @@ def test_mirror_cosine_is_one_for_images_that_are_their_own_mirror(tmp_path, tea
     places((64, 64)).save(tmp_path / "odd.png")
     (tmp_path / "bad.png").write_text("not an image")
     even, odd = (
-        mirror_cosine([Chunk(tmp_path, (name, "bad.png"), None)], SETTINGS, teacher) for name in ("even.png", "odd.png")
+        mirror_cosine([Chunk(tmp_path, (name, "bad.png"), None, SETTINGS)], teacher) for name in ("even.png", "odd.png")
     )
     assert even == 1 > odd
-    both = [Chunk(tmp_path, ("even.png",), None), Chunk(tmp_path, ("odd.png",), None)]
-    assert mirror_cosine(both, SETTINGS, teacher) == pytest.approx((even + odd) / 2, abs=1e-3)
-    assert mirror_cosine(both, SETTINGS, teacher, most=1) == 1
+    both = [Chunk(tmp_path, (f"{name}.png",), None, SETTINGS) for name in ("even", "odd")]
+    assert mirror_cosine(both, teacher) == pytest.approx((even + odd) / 2, abs=1e-3)
+    assert mirror_cosine(both, teacher, most=1) == 1
 
 
 @pytest.fixture
@@ -270,7 +273,7 @@ def test_folders_without_images_are_refused(tmp_path):
 def test_every_image_is_trained_on_or_held_out(held_out_every, folder, monkeypatch):
     monkeypatch.setattr(crops, "IMAGES_PER_FILE", 2)
     folders = [folder] if held_out_every > 3 else [folder, folder / "below"]
-    train, held_out = plan_chunks(folders, 3, held_out_every)
+    train, held_out = plan_chunks(folders, [(2, SETTINGS), (1, SMALL)], held_out_every)
     for source in {chunk.folder for chunk in train}:
         names = list_images(source)
         measured = [name for chunk in held_out if chunk.folder == source for name in chunk.names]
@@ -279,14 +282,15 @@ def test_every_image_is_trained_on_or_held_out(held_out_every, folder, monkeypat
             learned = [name for c in train if (c.folder, c.crop) == (source, crop) for name in c.names]
             assert sorted(learned + measured) == sorted(names) and not set(learned) & set(measured)
     assert {chunk.crop for chunk in train} == {0, 1, 2} and {chunk.crop for chunk in held_out} == {None}
+    assert all(chunk.settings == (SMALL if chunk.crop == 2 else SETTINGS) for chunk in train + held_out)
     assert all(1 <= len(chunk.names) <= 2 for chunk in train + held_out)
 
 
 def test_plans_without_images_to_measure_on_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="held_out_every=10 images"):
-        plan_chunks([folder], 1, 10)
+        plan_chunks([folder], [(1, SETTINGS)], 10)
     with pytest.raises(ValueError, match=f"{tmp_path}/missing: not a folder"):
-        plan_chunks([folder, tmp_path / "missing"], 1, 2)
+        plan_chunks([folder, tmp_path / "missing"], [(1, SETTINGS)], 2)
 
 
 OTHER_SETTINGS = {field.name: getattr(SETTINGS, field.name) + 1 for field in fields(CropSettings)}
@@ -294,17 +298,20 @@ OTHER_SETTINGS = {field.name: getattr(SETTINGS, field.name) + 1 for field in fie
 
 def test_a_files_name_tells_what_it_depends_on(folder):
     label = {"revision": "abc", "layers": [1, 2], "basis": "012"}
-    chunk = Chunk(folder, ("0.png", "1.png"), 0)
-    path = chunk.path(folder / "cache", SETTINGS, label)
-    assert path == chunk.path(folder / "cache", replace(SETTINGS), dict(label))
+    cache, chunk = folder / "cache", Chunk(folder, ("0.png", "1.png"), 0, SETTINGS)
+    path = chunk.path(cache, label)
+    assert path == replace(chunk, settings=replace(SETTINGS)).path(cache, dict(label))
     assert path.parent == folder / "cache"
     others = [
-        *(chunk.path(folder / "cache", replace(SETTINGS, **{k: v}), label) for k, v in OTHER_SETTINGS.items()),
-        chunk.path(folder / "cache", SETTINGS, {**label, "revision": "abd"}),
-        chunk.path(folder / "cache", SETTINGS, {**label, "layers": [1, 3]}),
-        chunk.path(folder / "cache", SETTINGS, {**label, "basis": "013"}),
         *(
-            Chunk(folder, names, crop).path(folder / "cache", SETTINGS, label)
+            replace(chunk, settings=replace(SETTINGS, **{name: value})).path(cache, label)
+            for name, value in OTHER_SETTINGS.items()
+        ),
+        chunk.path(cache, {**label, "revision": "abd"}),
+        chunk.path(cache, {**label, "layers": [1, 3]}),
+        chunk.path(cache, {**label, "basis": "013"}),
+        *(
+            Chunk(folder, names, crop, SETTINGS).path(cache, label)
             for names, crop in [
                 (("0.png",), 0),
                 (("1.png", "0.png"), 0),
@@ -315,14 +322,14 @@ def test_a_files_name_tells_what_it_depends_on(folder):
         ),
     ]
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes() + b"\0")
-    others.append(chunk.path(folder / "cache", SETTINGS, label))
+    others.append(chunk.path(cache, label))
     assert len({path, *others}) == len(others) + 1
 
 
 def test_files_stay_when_images_move_or_others_are_added(folder, tmp_path):
     def names(folders: list[Path], crops_per_image: int) -> list[str]:
-        parts = plan_chunks(folders, crops_per_image, 3)
-        return [chunk.path(tmp_path, SETTINGS, {}).name for part in parts for chunk in part]
+        parts = plan_chunks(folders, [(crops_per_image, SETTINGS)], 3)
+        return [chunk.path(tmp_path, {}).name for part in parts for chunk in part]
 
     first = names([folder], 2)
     moved = folder.rename(tmp_path / "moved")
@@ -354,10 +361,10 @@ def test_cached_crops_are_the_images_in_order_with_their_labels(damaged, teacher
         (UNREADABLE[1:], 0),
         (("text.jpg", "5.png", "below/2.JPG"), None),
     ]
-    chunks = [Chunk(damaged, names, crop) for names, crop in parts]
-    paths = [chunk.path(tmp_path / "cache", SETTINGS, {}) for chunk in chunks]
+    chunks = [Chunk(damaged, names, crop, SETTINGS) for names, crop in parts]
+    paths = [chunk.path(tmp_path / "cache", {}) for chunk in chunks]
     for path, chunk in zip(paths, chunks, strict=True):
-        write_chunk(path, chunk, SETTINGS, teacher, batch_size=2)
+        write_chunk(path, chunk, teacher, batch_size=2)
     cached = CachedCrops(paths)
     assert cached.skipped == sorted(UNREADABLE)
     expected = [(name, crop) for names, crop in parts for name in names if name not in UNREADABLE]
@@ -367,7 +374,7 @@ def test_cached_crops_are_the_images_in_order_with_their_labels(damaged, teacher
         square = make_crop(Image.open(damaged / name), name, crop, SETTINGS)
         pixels = as_pixels(small(square))
         assert torch.equal(cached[row]["pixels"], pixels[0])
-        labels.append({k: v[0] for k, v in teacher.label(as_pixels(square), pixels).items()})
+        labels.append({k: v[0] for k, v in teacher.label(pixels, as_pixels(square)).items()})
     for row in range(6):
         for name, tolerance in (("embeds", 0.02), ("tokens", 0.05)):
             found = cached[row][name].float()
@@ -376,28 +383,98 @@ def test_cached_crops_are_the_images_in_order_with_their_labels(damaged, teacher
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == sorted(path.name for path in paths)
 
 
+def test_crops_without_embeddings_get_what_their_class_token_says(folder, teacher, tmp_path, monkeypatch):
+    """The least-squares map of the normed class token of the last layer that fits crops with both, as scipy finds it;
+    stretched, so that the embeddings it was fitted on keep their mean length."""
+    monkeypatch.setattr(crops, "EMBEDDING_RIDGE", 0.0)
+    names = tuple(list_images(folder))
+    chunks = [Chunk(folder, names, crop, SETTINGS if crop < 6 else SMALL) for crop in range(8)]
+    paths = [chunk.path(tmp_path, {}) for chunk in chunks]
+    for path, chunk in zip(paths, chunks, strict=True):
+        write_chunk(path, chunk, teacher)
+    assert [set(load_file(path)) - {"pixels", "tokens"} for path in paths] == [{"embeds"}] * 6 + [set()] * 2
+    cached = CachedCrops([paths[6], *paths[:6], paths[7]])
+    assert len(cached) == 8 * len(names)
+    rows = [cached[index] for index in range(len(cached))]
+    first, middle, last = rows[: len(names)], rows[len(names) : -len(names)], rows[-len(names) :]
+    assert all(torch.equal(row["embeds"], label) for row, label in zip(middle, labels_of(paths[:6]), strict=True))
+
+    def inputs(rows: list[dict[str, torch.Tensor]]) -> np.ndarray:
+        tokens = np.stack([row["tokens"][-1, 0].double().numpy() for row in rows])
+        tokens = (tokens - tokens.mean(1, keepdims=True)) / np.sqrt(tokens.var(1, keepdims=True) + 1e-5)
+        return np.concatenate([tokens, np.ones((len(rows), 1))], 1)
+
+    targets = np.stack([row["embeds"].double().numpy() for row in middle])
+    solution = lstsq(inputs(middle), targets)[0]
+    fitted = inputs(middle) @ solution
+    stretch = np.linalg.norm(targets, axis=1).mean() / np.linalg.norm(fitted, axis=1).mean()
+    assert stretch > 1.001
+    found = np.stack([row["embeds"].double().numpy() for row in first + last])
+    expected = inputs(first + last) @ solution * stretch
+    assert found == pytest.approx(expected, abs=0.03 * np.abs(expected).max())
+    assert cached[0]["embeds"].dtype == torch.float16
+    with pytest.raises(ValueError, match="no crop was labeled at the teacher's size"):
+        CachedCrops(paths[6:])
+
+
+def labels_of(paths: list[Path]) -> list[torch.Tensor]:
+    return [label for path in paths for label in load_file(path)["embeds"]]
+
+
+@pytest.mark.parametrize("paste", [0.0, 0.5, 1.0])
+def test_pasted_crops_hold_a_box_of_another_image(paste, folder, teacher, tmp_path):
+    """Images of one color each: a crop with a part of another has two colors, that of the other in one rectangle."""
+    (tmp_path / "plain").mkdir()
+    names = tuple(f"{number}.png" for number in range(30))
+    for number, name in enumerate(names):
+        Image.new("RGB", (80, 60), (8 * number, 255 - 8 * number, 0)).save(tmp_path / "plain" / name)
+    (tmp_path / "plain/broken.png").write_text("not an image")
+    settings = replace(SMALL, student_size=64, paste=paste, **PLAIN)
+    chunk = Chunk(tmp_path / "plain", (*names, "broken.png"), 4, settings)
+    write_chunk(tmp_path / "a", chunk, teacher)
+    write_chunk(tmp_path / "b", chunk, teacher)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    pixels = load_file(tmp_path / "a")["pixels"]
+    assert len(pixels) == len(names)
+    shares = []
+    for number, crop in enumerate(pixels):
+        foreign = (crop != torch.tensor([8 * number, 255 - 8 * number, 0])[:, None, None]).any(0)
+        rows, columns = foreign.any(1).nonzero().flatten(), foreign.any(0).nonzero().flatten()
+        shares.append(foreign.float().mean().item())
+        if len(rows):
+            assert foreign[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert len(set(map(tuple, crop.permute(1, 2, 0)[foreign].tolist()))) == 1
+    pasted = [share for share in shares if share]
+    assert all(0.08 < share < 0.62 for share in pasted)
+    # An image may be pasted on itself, or the broken one drawn: then nothing is seen.
+    assert abs(len(pasted) - 30 * paste) <= 8 and (len(pasted) == 0) == (paste == 0)
+
+
 def test_images_too_large_to_be_true_are_skipped(folder, teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60)  # an error from twice that on
-    write_chunk(tmp_path / "a", Chunk(folder, ("0.png", "below/0.JPG"), 0), SETTINGS, teacher)
+    write_chunk(tmp_path / "a", Chunk(folder, ("0.png", "below/0.JPG"), 0, SETTINGS), teacher)
     assert (len(CachedCrops([tmp_path / "a"])), CachedCrops([tmp_path / "a"]).skipped) == (1, ["0.png"])
 
 
 def test_nothing_readable_makes_no_crops(damaged, teacher, tmp_path):
-    write_chunk(tmp_path / "a", Chunk(damaged, UNREADABLE, 0), SETTINGS, teacher)
+    write_chunk(tmp_path / "a", Chunk(damaged, UNREADABLE, 0, SETTINGS), teacher)
     cached = CachedCrops([tmp_path / "a"])
     assert (len(cached), cached.skipped) == (0, sorted(UNREADABLE))
 
 
 def test_small_views_are_the_first_crops_that_open(damaged):
-    chunks = [Chunk(damaged, ("cut.png", "0.png", "1.png"), 1), Chunk(damaged, (*UNREADABLE, "below/2.JPG"), None)]
+    chunks = [
+        Chunk(damaged, ("cut.png", "0.png", "1.png"), 1, SETTINGS),
+        Chunk(damaged, (*UNREADABLE, "below/2.JPG"), None, SETTINGS),
+    ]
     expected = [
         small(make_crop(Image.open(damaged / name), name, crop, SETTINGS))
         for name, crop in [("0.png", 1), ("1.png", 1), ("below/2.JPG", None)]
     ]
     for most in (1, 2, 3, 9):
-        assert torch.equal(small_views(chunks, SETTINGS, most), as_pixels(*expected[:most]))
+        assert torch.equal(small_views(chunks, most), as_pixels(*expected[:most]))
     with pytest.raises(ValueError, match="none of the images opens"):
-        small_views([Chunk(damaged, UNREADABLE, 0)], SETTINGS, 5)
+        small_views([Chunk(damaged, UNREADABLE, 0, SETTINGS)], 5)
 
 
 def test_token_scale_is_one_over_the_deviation_of_each_normed_channel(tmp_path):
@@ -407,7 +484,9 @@ def test_token_scale_is_one_over_the_deviation_of_each_normed_channel(tmp_path):
     for part in parts:
         part[:, 1, 0] = parts[0][0, 1, 0]
     tokens = np.concatenate(parts)
-    for number, tensors in enumerate([{}, *({"pixels": part, "tokens": part} for part in parts)]):
+    for number, tensors in enumerate(
+        [{}, *({"pixels": part, "embeds": part[:, 0, 0], "tokens": part} for part in parts)]
+    ):
         tensors = {name: torch.from_numpy(value.copy()) for name, value in tensors.items()}
         save_file(tensors, tmp_path / str(number), {"skipped": json.dumps([])})
     expected = np.zeros((2, 2, 7))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from data_scripts.make_film_world import main, with_frames
-from data_scripts.world_plan import WorldSettings, plan_world
+from data_scripts.make_film_world import main
+from data_scripts.world_plan import WorldSettings, plan_world, with_frames
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import StorageError
 

@@ -30,6 +30,7 @@ from modeling_m2s.storage_m2s import (
     StoredFilm,
     exclusive,
     file_name,
+    write_json,
 )
 
 SETTINGS = {"detector": "content", "threshold": 27.0, "short_side": 12}
@@ -392,3 +393,13 @@ def test_a_reopened_dataset_is_unfinished_until_it_is_finished(tmp_path):
     assert dataset.check() == [f"{dataset.folder}: not finished"]
     dataset.finish("a", dataset.record["failed"])
     assert dataset.check() == [] and dataset.record["failed"] == {"b": "broken"}
+
+
+def test_json_is_readable_and_whole(tmp_path):
+    write_json(tmp_path / "a/b.json", {"a": 1, "b": ["é"]})
+    text = (tmp_path / "a/b.json").read_text()
+    assert json.loads(text) == {"a": 1, "b": ["é"]} and text.endswith("}\n") and text.count("\n") > 3
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a/b.json", {"a": object()})
+    assert (tmp_path / "a/b.json").read_text() == text
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]

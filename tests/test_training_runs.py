@@ -9,10 +9,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from modeling_m2s.storage_m2s import StorageError, exclusive
+from modeling_m2s.storage_m2s import StorageError, exclusive, write_json
 from train.arguments import parse_arguments
 from train.distill_clip import DistillationArguments
-from train.runs import RunFolder, write_json
+from train.runs import RunFolder
 
 RECIPES = sorted((Path(__file__).parent.parent / "train/configs").glob("*.yaml"))
 
@@ -210,13 +210,3 @@ def test_only_the_latest_complete_checkpoint_stays_and_counts(tmp_path, accelera
     assert torch.equal(accelerator.layer.weight, weights)
     run.save(200)
     assert checkpoints(run) == ["step-00000200"] and run.restore() == {"step": 200}
-
-
-def test_json_is_readable_and_whole(tmp_path):
-    write_json(tmp_path / "a/b.json", {"a": 1, "b": ["é"]})
-    text = (tmp_path / "a/b.json").read_text()
-    assert json.loads(text) == {"a": 1, "b": ["é"]} and text.endswith("}\n") and text.count("\n") > 3
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a/b.json", {"a": object()})
-    assert (tmp_path / "a/b.json").read_text() == text
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.json"]

@@ -1,8 +1,7 @@
 """A small CLIP image tower out of a large one, in closed form: where distillation starts.
 
-Random weights, and weights picked from the teacher, learn from a few thousand images what those images show and little
-else. The teacher itself knows more, so the student starts as the teacher, compressed, both reading images of the
-student's size:
+What a few thousand images show is little; the teacher knows more. So the student does not start from random weights but
+as the teacher, compressed, both reading images of the student's size:
 
 - The student's channels are directions of the teacher's residual stream, those that its layers read most (as in
   SliceGPT, Ashkboos et al. 2024); layer norms are folded into what follows them.

@@ -1,6 +1,6 @@
 """Distill the image tower of a CLIP into a small one whose embeddings live in the same space.
 
-    python -m train.distill_clip train/configs/m2s_clip_tiny.yaml --output runs/m2s_clip_tiny
+    python -m train.distill_clip train/configs/m2s_clip_tiny.yaml --teacher CLIP --output runs/m2s_clip_tiny
 
 The teacher labels random crops once; labels are kept in files and read in every epoch. Run again after a kill, the same
 command goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
@@ -19,7 +19,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from modeling_m2s.index_m2s import model_revision
-from modeling_m2s.storage_m2s import StorageError, atomic_write
+from modeling_m2s.storage_m2s import StorageError, atomic_write, write_json
 from modeling_m2s.video_m2s import VideoError
 from train.arguments import parse_arguments
 from train.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
@@ -53,7 +53,7 @@ from train.crops import (
     small_views,
     write_chunk,
 )
-from train.runs import RunFolder, write_json
+from train.runs import RunFolder
 
 PATCH_SIZE = 16
 HEAD_SIZE = 64
@@ -72,7 +72,12 @@ class DistillationArguments:
     videos: list[str] = field(default_factory=list, metadata={"help": "video files, for frames as further images"})
     frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
     cache: str | None = field(default=None, metadata={"help": "folder of frames and labels (default: OUTPUT/cache)"})
-    crops_per_image: int = field(default=16, metadata={"help": "random crops that the teacher labels"})
+    crops_per_image: int = field(default=8, metadata={"help": "random crops that the teacher labels at its own size"})
+    small_crops_per_image: int = field(
+        default=48, metadata={"help": "more of them, labeled at the student's size only, at a quarter of the cost"}
+    )
+    small_crop_area: float = field(default=0.08, metadata={"help": "the least share of an image that those show"})
+    paste: float = field(default=0.3, metadata={"help": "share of those that hold a part of another image"})
     held_out_every: int = field(default=20, metadata={"help": "every so many images, one is kept for measuring"})
     seed: int = field(default=0, metadata={"help": "of crops, initial weights and order"})
 
@@ -87,12 +92,12 @@ class DistillationArguments:
 
     epochs: int = field(default=20, metadata={"help": "passes over all crops"})
     batch_size: int = field(default=128, metadata={"help": "crops a step, over all processes"})
-    muon_learning_rate: float = field(default=3e-3, metadata={"help": "peak, for the matrices of the layers"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "peak, for all other weights, with AdamW"})
+    muon_learning_rate: float = field(default=6e-4, metadata={"help": "peak, for the matrices of the layers"})
+    learning_rate: float = field(default=2e-4, metadata={"help": "peak, for all other weights, with AdamW"})
     weight_decay: float = field(default=0.05, metadata={"help": "of both optimizers"})
     warmup_share: float = field(default=0.05, metadata={"help": "share of the steps in which the rate rises"})
     cosine_weight: float = field(default=1.0, metadata={"help": "of 1 - cosine to the teacher's embedding"})
-    norm_weight: float = field(default=0.1, metadata={"help": "of the squared relative error of its length"})
+    norm_weight: float = field(default=1.0, metadata={"help": "of the squared relative error of its length"})
     relation_weight: float = field(default=1.0, metadata={"help": "of the difference in similarities in the batch"})
     relation_temperature: float = field(default=0.05, metadata={"help": "that divides those cosines"})
     token_weight: float = field(default=1.0, metadata={"help": "of the squared error of tokens"})
@@ -177,7 +182,7 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         StorageError: the output folder holds a run of another recipe, or another process uses it.
     """
     for name, value in asdict(arguments).items():
-        if type(value) is int and name != "seed" and value < 1:
+        if type(value) is int and name not in ("seed", "small_crops_per_image") and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = Accelerator(
         mixed_precision="bf16" if arguments.bf16 else "no",
@@ -193,35 +198,34 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
     model = Distillation(student, processor.image_mean, processor.image_std)
     revision = model_revision(arguments.teacher, getattr(teacher.config, "_commit_hash", None))
     borders = group_borders(teacher.config.num_hidden_layers, arguments.num_hidden_layers)
-    settings = CropSettings(arguments.seed, teacher.config.image_size, arguments.image_size)
 
     output = Path(arguments.output)
     cache = Path(arguments.cache or output / "cache")
     with accelerator.main_process_first():
         frames = [export_frames(Path(video), cache / "frames", arguments.frame_interval) for video in arguments.videos]
     folders = [*map(Path, arguments.images), *frames]
-    chunks = plan_chunks(folders, arguments.crops_per_image, arguments.held_out_every)
+    chunks = plan_crops(folders, arguments, teacher.config.image_size)
     teacher = teacher.eval().requires_grad_(False).to(accelerator.device, torch.bfloat16)
+    normalized = functools.partial(normalize, mean=processor.image_mean, std=processor.image_std)
     with accelerator.main_process_first():
-        normalized = functools.partial(normalize, mean=processor.image_mean, std=processor.image_std)
-        basis, energies = find_basis(cache, teacher, revision, chunks[0], settings, borders, arguments, normalized)
+        directions = basis_path(cache, chunks[0], [revision, borders, arguments.hidden_size])
+        basis, energies = find_basis(directions, teacher, chunks[0], borders, arguments.hidden_size, normalized)
     labels = {"revision": revision, "layers": borders[1:], "basis": tensor_digest(basis)}
-    paths = [[chunk.path(cache, settings, labels) for chunk in part] for part in chunks]
-    run = RunFolder(output, recipe_of(arguments, revision, paths), accelerator)
+    paths = [[chunk.path(cache, labels) for chunk in part] for part in chunks]
+    recipe = recipe_of(arguments, revision, paths)
+    run = RunFolder(output, recipe, accelerator)
     with run.held():
         labeler = Teacher(teacher, processor.image_mean, processor.image_std, borders[1:], basis)
-        label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], settings, labeler, accelerator)
+        label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], labeler, accelerator)
         crops, held_out = map(CachedCrops, paths)
         if arguments.compress and not run.has_checkpoint():
             some = calibration_crops(crops, arguments)
-            inputs, embeds = normalized(some["pixels"].to(accelerator.device)), some["embeds"].float()
-            compress(
-                student.to(accelerator.device), teacher, inputs, embeds.to(accelerator.device), borders, basis, energies
-            )
+            inputs, embeds = (tensor.to(accelerator.device) for tensor in (normalized(some["pixels"]), some["embeds"]))
+            compress(student.to(accelerator.device), teacher, inputs, embeds.float(), borders, basis, energies)
         state = train(model, crops, held_out, arguments, run)
-        mirroring = {"mirror_cosine": mirror_cosine(chunks[1], settings, labeler)} if arguments.mirror else {}
+        mirroring = {"mirror_cosine": mirror_cosine(chunks[1], labeler)} if arguments.mirror else {}
         results = {
-            "recipe": recipe_of(arguments, revision, paths),
+            "recipe": recipe,
             "sources": [
                 {"name": Path(source).name, "images": len(list_images(folder))}
                 for source, folder in zip([*arguments.images, *arguments.videos], folders, strict=True)
@@ -240,6 +244,29 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         accelerator.wait_for_everyone()
     accelerator.end_training()
     return results
+
+
+def plan_crops(
+    folders: Sequence[Path], arguments: DistillationArguments, teacher_size: int
+) -> tuple[list[Chunk], list[Chunk]]:
+    """What to train on and what to measure on.
+
+    Raises:
+        ValueError: a folder without images, or fewer than training and measuring need.
+    """
+    large = CropSettings(arguments.seed, teacher_size, arguments.image_size)
+    small = replace(large, teacher_size=None, min_area=arguments.small_crop_area, paste=arguments.paste)
+    passes = [(arguments.crops_per_image, large), (arguments.small_crops_per_image, small)]
+    chunks = plan_chunks(folders, passes, arguments.held_out_every)
+    check_enough(*(sum(len(chunk.names) for chunk in part) for part in chunks), arguments.batch_size)
+    return chunks
+
+
+def check_enough(num_crops: int, num_held_out: int, batch_size: int) -> None:
+    if num_crops < batch_size:
+        raise ValueError(f"{num_crops} crops do not fill a batch of {batch_size}")
+    if num_held_out < 3:
+        raise ValueError(f"{num_held_out} held-out images: at least three are needed to measure neighbors")
 
 
 def build_student(
@@ -265,7 +292,7 @@ def build_student(
             patch_size=PATCH_SIZE,
             projection_dim=arguments.projection_dim,
             hidden_act=config.hidden_act,
-            attn_implementation="eager",  # on 50 tokens faster than the fused kernel, by a quarter on a CPU
+            attn_implementation="eager",  # with 50 tokens the fused kernel was slower to train on two CPU cores
         )
     )
     for name in ("hidden_size", "num_hidden_layers"):
@@ -281,25 +308,26 @@ def group_borders(teacher_layers: int, student_layers: int) -> list[int]:
     return [round(teacher_layers * number / student_layers) for number in range(student_layers + 1)]
 
 
+def basis_path(cache: Path, chunks: list[Chunk], rest: list[Any]) -> Path:
+    """Where `find_basis` keeps what it found: named by the crops that it reads and by the `rest` that it depends on."""
+    images = np.cumsum([len(chunk.names) for chunk in chunks]) - BASIS_IMAGES
+    used = [chunk.path(cache, {}).name for chunk in chunks[: int((images < 0).sum()) + 1]]
+    return cache / f"basis-{hashlib.sha256(json.dumps([used, *rest]).encode()).hexdigest()[:24]}.safetensors"
+
+
 def find_basis(
-    cache: Path,
+    path: Path,
     teacher: CLIPVisionModelWithProjection,
-    revision: str,
     chunks: list[Chunk],
-    settings: CropSettings,
     borders: list[int],
-    arguments: DistillationArguments,
+    width: int,
     normalized: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`principal_directions` of the teacher on the first crops, computed once and kept in the cache."""
-    images = np.cumsum([len(chunk.names) for chunk in chunks]) - BASIS_IMAGES
-    used = [chunk.path(cache, settings, {}).name for chunk in chunks[: int((images < 0).sum()) + 1]]
-    key = [revision, used, borders, arguments.hidden_size]
-    path = cache / f"basis-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}.safetensors"
+    """`principal_directions` of the teacher on the first crops, computed once and kept in a file."""
     if not path.exists():
-        inputs = normalized(small_views(chunks, settings, BASIS_IMAGES).to(teacher.device))
+        inputs = normalized(small_views(chunks, BASIS_IMAGES).to(teacher.device))
         with torch.no_grad():
-            basis, energies = principal_directions(teacher, inputs, borders, arguments.hidden_size)
+            basis, energies = principal_directions(teacher, inputs, borders, width)
         with atomic_write(path) as file:
             file.write(save({"basis": basis.cpu().contiguous(), "energies": energies.cpu()}))
     kept = load_file(path)
@@ -324,14 +352,14 @@ def recipe_of(arguments: DistillationArguments, revision: str, paths: list[list[
     return {**kept, "teacher_revision": revision, "images_and_crops": digest}
 
 
-def label(files: list[tuple[Chunk, Path]], settings: CropSettings, teacher: Teacher, accelerator: Accelerator) -> None:
+def label(files: list[tuple[Chunk, Path]], teacher: Teacher, accelerator: Accelerator) -> None:
     """Have the teacher label what is not labeled yet; processes share the files."""
     missing = [(chunk, path) for chunk, path in files if not path.exists()]
     accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     with progress("labeling crops", sum(len(chunk.names) for chunk, _ in mine), accelerator) as bar:
         for chunk, path in mine:
-            write_chunk(path, chunk, settings, teacher)
+            write_chunk(path, chunk, teacher)
             bar.update(len(chunk.names))
     accelerator.wait_for_everyone()
 
@@ -345,10 +373,7 @@ def train(
 ) -> dict[str, Any]:
     """All epochs, from the latest checkpoint on; returns the last state: `step` and `seconds` of training."""
     accelerator = run.accelerator
-    if len(crops) < arguments.batch_size:
-        raise ValueError(f"{len(crops)} crops do not fill a batch of {arguments.batch_size}")
-    if len(held_out) < 3:
-        raise ValueError(f"{len(held_out)} held-out images: at least three are needed to measure neighbors")
+    check_enough(len(crops), len(held_out), arguments.batch_size)  # again: some images may not have opened
     loader = DataLoader(crops, arguments.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
     token_scale = crops.token_scale().to(accelerator.device)
@@ -414,7 +439,7 @@ def distillation_losses(
 
 
 def build_optimizers(model: Distillation, arguments: DistillationArguments) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, which here needs half the steps that AdamW does; AdamW for the rest."""
+    """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."""
     parameters = dict(model.named_parameters())
     matrices = {name for name, value in parameters.items() if ".layers." in name and value.ndim == 2}
     decay = {"weight_decay": arguments.weight_decay}

@@ -15,7 +15,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, require_settings
+from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, require_settings, write_json
 
 
 class RunFolder:
@@ -76,11 +76,11 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
     def has_checkpoint(self) -> bool:
-        return any(self.folder.glob("checkpoints/step-*[0-9]"))
+        return bool(self._checkpoints())
 
     def restore(self) -> dict[str, Any]:
         """Load the latest checkpoint; returns its state, `{"step": 0}` without one. The log is cut back to it."""
-        checkpoints = sorted(self.folder.glob("checkpoints/step-*[0-9]"))
+        checkpoints = self._checkpoints()
         state: dict[str, Any] = {"step": 0}
         if checkpoints:
             self.accelerator.load_state(str(checkpoints[-1]))
@@ -92,10 +92,8 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
         return state
 
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoints/step-*[0-9]"))
+
     def _checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())

@@ -1,0 +1,233 @@
+"""Is a film world a fair judge? Measures what can be seen in it without learning anything from films.
+
+    python -m data_scripts.check_film_world world --output figures.json
+
+Of a good world, pictures without any nuisance tell places apart; colors tell films apart; and to a frozen image encoder
+a film's look and the appearance types outweigh places, so that its nearest neighbors in other films are of the same
+place more often than by chance, but not much.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import HfArgumentParser
+
+from data_scripts.world_pictures import Painter
+from data_scripts.world_plan import (
+    LIGHT_TYPES,
+    SCENE_TYPES,
+    SHOT_TYPES,
+    PlannedFilm,
+    WorldSettings,
+    plan_ratings,
+    plan_world,
+    with_frames,
+)
+from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
+from modeling_m2s.shots_m2s import detect_shots
+from modeling_m2s.storage_m2s import StorageError, write_json
+
+SHOTS_PER_SCENE = 9
+BATCH_SIZE = 32
+
+
+@dataclass
+class CheckArguments:
+    """What to check."""
+
+    world: Path = field(metadata={"help": "folder of a world"})
+    output: Path | None = field(default=None, metadata={"help": "JSON file for the figures"})
+    model: str | None = field(
+        default=None, metadata={"help": "folder or Hub id of an encoder (default: m2s-clip-tiny)"}
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = HfArgumentParser(CheckArguments, prog="python -m data_scripts.check_film_world")
+    arguments = parser.parse_args_into_dataclasses(argv)[0]
+    try:
+        figures = check_film_world(arguments.world, arguments.model)
+    except (OSError, ValueError, StorageError) as error:
+        raise SystemExit(f"check_film_world: error: {error}") from None
+    print(json.dumps(figures, indent=2))
+    if arguments.output:
+        write_json(arguments.output, figures)
+
+
+def check_film_world(folder: Path, model: str | None = None) -> dict[str, Any]:
+    """All figures of a world: those on pictures, on viewers, and on cuts if it has videos.
+
+    Raises:
+        FileNotFoundError: the folder holds no world.
+    """
+    record = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+    has_videos = not record.pop("keyframes_only")
+    settings = WorldSettings(**record)
+    films = plan_world(settings)
+    figures = {**check_pictures(settings, films, model or tiny_model()), "co_watch": check_co_watch(settings, films)}
+    return {**figures, "cuts": check_cuts(films, folder / "videos")} if has_videos else figures
+
+
+def check_cuts(films: Sequence[PlannedFilm], folder: Path) -> dict[str, Any]:
+    """How the shot detector's cuts, as `m2s embed` finds them, meet the true ones, over all films."""
+    counts = np.zeros(3, dtype=int)
+    for film in films:
+        true = {start for _, start, _ in with_frames(film)} - {0}
+        found = {shot.start_frame for shot in detect_shots(folder / f"{film.movie_id}.mp4").shots} - {0}
+        counts += len(true & found), len(found - true), len(true - found)
+    right, wrong, missed = map(int, counts)
+    return {"right": right, "wrong": wrong, "missed": missed, "f1": round(2 * right / (2 * right + wrong + missed), 4)}
+
+
+def check_co_watch(settings: WorldSettings, films: Sequence[PlannedFilm]) -> dict[str, float]:
+    """Mean number of viewers that two films share: of one theme, and of two."""
+    seen = np.zeros((round(settings.viewers_per_film * len(films)) + 1, len(films)))
+    for rating in plan_ratings(settings, list(films)):
+        seen[rating.viewer, rating.film] = 1
+    shared = seen.T @ seen
+    themes = np.array([film.theme for film in films])
+    same, other = themes[:, None] == themes, ~np.eye(len(films), dtype=bool)
+    return {
+        "of_one_theme": round(float(shared[same & other].mean()), 2),
+        "of_two_themes": round(float(shared[~same].mean()), 2),
+    }
+
+
+def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model: str) -> dict[str, Any]:
+    """What colors, a probe of clean pictures, and a frozen encoder's neighbors tell.
+
+    Returns:
+        `look`: share of shots whose nearest neighbor by color statistics, outside of their scene, is of their film.
+        `clean`: accuracy of a linear probe for the place, and event, on pictures without looks and types, over films
+        that it was not fitted on.
+        `shots` and `scenes`: of the nearest neighbors by the frozen encoder, among other films, the share of the same
+        place and event, and for appearance types, how often a neighbor of a shot with it has it too (`scenes`:
+        of windows of at most nine shots; types of the whole scene). Each beside `chance`, that of a random neighbor.
+    """
+    rows = [(n, shot) for n, film in enumerate(films) for shot in film.shots]
+    film, scene, place, event = (
+        np.array([column(n, shot) for n, shot in rows])
+        for column in (
+            lambda n, shot: n,
+            lambda n, shot: 10_000 * n + shot.scene,
+            lambda n, shot: shot.place,
+            lambda n, shot: shot.event,
+        )
+    )
+    types = {
+        kind: np.array([kind in shot.types for _, shot in rows]) for kind in (*LIGHT_TYPES, *SCENE_TYPES, *SHOT_TYPES)
+    }
+    encoder = M2SSceneModel.from_pretrained(model).eval()
+    processor = M2SSceneProcessor.from_pretrained(model)
+    frames = [keyframe for planned in films for keyframe in draw_keyframes(settings, planned)]
+    clean = [keyframe for planned in films for keyframe in draw_keyframes(settings, planned, clean=True)]
+
+    colors = np.stack([np.concatenate([frame.mean((0, 1)), frame.std((0, 1))]) for frame in frames])
+    apart = scene[:, None] != scene
+    by_color = nearest(colors, apart)
+    cleans, shots = (embed(encoder, processor, [[[frame]] for frame in each]) for each in (clean, frames))
+    half = film < len(films) // 2
+    windows, first = scene_windows(scene, frames)
+    scenes = embed(encoder, processor, windows)
+    other_films, other_windows = film[:, None] != film, film[first][:, None] != film[first]
+    return {
+        "films": len(films),
+        "shots_of_the_world": len(rows),
+        "scenes_of_the_world": len(first),
+        "look": {
+            "by_color": share(film[by_color] == film),
+            "chance": chance(film, apart),
+        },
+        "clean": {
+            name: {"probe": probe(cleans, labels, half), "chance": round(1 / (labels.max() + 1), 4)}
+            for name, labels in (("place", place), ("event", event))
+        },
+        "shots": neighbors(shots, other_films, {"place": place, "event": event}, types),
+        "scenes": neighbors(
+            scenes,
+            other_windows,
+            {"place": place[first], "event": event[first]},
+            {kind: types[kind][first] for kind in (*LIGHT_TYPES, *SCENE_TYPES)},
+        ),
+    }
+
+
+def draw_keyframes(settings: WorldSettings, film: PlannedFilm, clean: bool = False) -> Iterator[np.ndarray]:
+    """The middle frame of every shot (height, width, 3), as `shots` holds them; clean: without look and types."""
+    painter = Painter(settings, None if clean else film.look)
+    for number, (shot, start, end) in enumerate(with_frames(film)):
+        plain = dataclasses.replace(shot, types=()) if clean else shot
+        yield painter.frame(plain, number, (end - start - 1) // 2)
+
+
+def scene_windows(scene: np.ndarray, frames: list[np.ndarray]) -> tuple[list[list[list[np.ndarray]]], np.ndarray]:
+    """The first shots of each scene, at most nine, and which row each starts at."""
+    first = np.flatnonzero(np.r_[True, scene[1:] != scene[:-1]])
+    ends = np.r_[first[1:], len(scene)]
+    return [
+        [[frame] for frame in frames[start : min(end, start + SHOTS_PER_SCENE)]]
+        for start, end in zip(first, ends, strict=True)
+    ], first
+
+
+@torch.inference_mode()
+def embed(model: M2SSceneModel, processor: M2SSceneProcessor, scenes: Sequence[Any]) -> np.ndarray:
+    """Projected embeddings (scenes, dim) of scenes of shots of frames."""
+    batches = []
+    for start in range(0, len(scenes), BATCH_SIZE):
+        pictures = [
+            [[Image.fromarray(frame) for frame in shot] for shot in each] for each in scenes[start : start + BATCH_SIZE]
+        ]
+        batches.append(model(**processor(pictures)).scene_embeds.float().numpy())
+    return np.concatenate(batches)
+
+
+def neighbors(
+    embeds_ND: np.ndarray, allowed_NN: np.ndarray, labels: dict[str, np.ndarray], types: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    unit_ND = embeds_ND - embeds_ND.mean(0)
+    unit_ND /= np.linalg.norm(unit_ND, axis=1, keepdims=True)
+    found = nearest(unit_ND, allowed_NN)
+    figures = {
+        name: {"neighbor": share(label[found] == label), "chance": chance(label, allowed_NN)}
+        for name, label in labels.items()
+    }
+    for kind, has in types.items():
+        if has.any():
+            figures[kind] = {"neighbor": share(has[found][has]), "chance": share(has)}
+    return figures
+
+
+def nearest(points_ND: np.ndarray, allowed_NN: np.ndarray) -> np.ndarray:
+    """For each row the nearest other among those allowed."""
+    squares = (points_ND**2).sum(1)
+    distances = squares[:, None] + squares - 2 * points_ND @ points_ND.T
+    return np.where(allowed_NN, distances, np.inf).argmin(1)
+
+
+def probe(embeds_ND: np.ndarray, labels: np.ndarray, fit: np.ndarray) -> float:
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    return round(float(model.fit(embeds_ND[fit], labels[fit]).score(embeds_ND[~fit], labels[~fit])), 4)
+
+
+def chance(labels: np.ndarray, allowed_NN: np.ndarray) -> float:
+    same = labels[:, None] == labels
+    return round(float(((same & allowed_NN).sum(1) / allowed_NN.sum(1)).mean()), 4)
+
+
+def share(flags: np.ndarray) -> float:
+    return round(float(flags.mean()), 4)
+
+
+if __name__ == "__main__":
+    main()
