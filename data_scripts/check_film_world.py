@@ -1,6 +1,6 @@
 """Is a film world a fair judge? Measures what can be seen in it without learning anything from films.
 
-    python -m data_scripts.check_film_world world --output figures.json
+    python -m data_scripts.check_film_world --world world --output figures.json
 
 Of a good world, pictures without any nuisance tell places apart; colors tell films apart; and to a frozen image encoder
 a film's look and the appearance types outweigh places, so that its nearest neighbors in other films are of the same
@@ -107,7 +107,8 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
     """What colors, a probe of clean pictures, and a frozen encoder's neighbors tell.
 
     Returns:
-        `look`: share of shots whose nearest neighbor by color statistics, outside of their scene, is of their film.
+        `look`: of the shots in plain light, the share whose nearest neighbor outside of their scene, by histograms of
+        color, is of their film.
         `clean`: accuracy of a linear probe for the place, and event, on pictures without looks and types, over films
         that it was not fitted on.
         `shots` and `scenes`: of the nearest neighbors by the frozen encoder, among other films, the share of the same
@@ -132,9 +133,9 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
     frames = [keyframe for planned in films for keyframe in draw_keyframes(settings, planned)]
     clean = [keyframe for planned in films for keyframe in draw_keyframes(settings, planned, clean=True)]
 
-    colors = np.stack([np.concatenate([frame.mean((0, 1)), frame.std((0, 1))]) for frame in frames])
-    apart = scene[:, None] != scene
-    by_color = nearest(colors, apart)
+    plain = ~np.any([types[kind] for kind in LIGHT_TYPES], axis=0)
+    other_scenes = scene[plain][:, None] != scene[plain]
+    by_color = nearest(np.stack([color_histogram(frame) for frame in frames])[plain], other_scenes)
     cleans, shots = (embed(encoder, processor, [[[frame]] for frame in each]) for each in (clean, frames))
     half = film < len(films) // 2
     windows, first = scene_windows(scene, frames)
@@ -145,8 +146,8 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
         "shots_of_the_world": len(rows),
         "scenes_of_the_world": len(first),
         "look": {
-            "by_color": share(film[by_color] == film),
-            "chance": chance(film, apart),
+            "neighbor": share(film[plain][by_color] == film[plain]),
+            "chance": chance(film[plain], other_scenes),
         },
         "clean": {
             name: {"probe": probe(cleans, labels, half), "chance": round(1 / (labels.max() + 1), 4)}
@@ -168,6 +169,12 @@ def draw_keyframes(settings: WorldSettings, film: PlannedFilm, clean: bool = Fal
     for number, (shot, start, end) in enumerate(with_frames(film)):
         plain = dataclasses.replace(shot, types=()) if clean else shot
         yield painter.frame(plain, number, (end - start - 1) // 2)
+
+
+def color_histogram(frame: np.ndarray) -> np.ndarray:
+    """Roots of the shares of pixels in 4×4×4 boxes of RGB (64,), so that distances are Hellinger's."""
+    counts, _ = np.histogramdd(frame.reshape(-1, 3), bins=4, range=[(0, 256)] * 3)
+    return np.sqrt(counts.ravel() / counts.sum())
 
 
 def scene_windows(scene: np.ndarray, frames: list[np.ndarray]) -> tuple[list[list[list[np.ndarray]]], np.ndarray]:

@@ -40,7 +40,7 @@ class Painter:
         self.palette = np.array([_rgb(h, random.uniform(0.15, 0.8), v) for h, v in zip(hues, values, strict=True)])
         self.strength = 0.0 if look is None else settings.look_strength
         self.contrast = random.uniform(0.75, 1.25)
-        self.tint = random.uniform(0.8, 1.2, 3)
+        self.tint = random.uniform(0.6, 1.4, 3)
         self.body = BODIES[int(random.integers(len(BODIES)))]
         self.dress = [_rgb(random.random(), random.uniform(0.3, 1), random.uniform(0.3, 1)) for _ in range(3)]
         self.texture = _texture(random, (settings.height, settings.width)) if look is not None else None
@@ -102,7 +102,7 @@ class Painter:
         event = np.random.default_rng([self.settings.seed, EVENTS, shot.event])
         count, layout = 1 + int(event.integers(6)), LAYOUTS[int(event.integers(len(LAYOUTS)))]
         motion, prop = MOTIONS[int(event.integers(len(MOTIONS)))], PROPS[int(event.integers(len(PROPS)))]
-        size = event.uniform(0.2, 0.38) * height
+        size = event.uniform(0.3, 0.5) * height
         middle, ground = random.uniform(0.35, 0.65) * width, 0.92 * height
         places = _layout(layout, count)
         if prop != "none":

@@ -37,9 +37,9 @@ class WorldSettings:
     frame_rate: int = field(default=12, metadata={"help": "frames a second"})
     width: int = field(default=320, metadata={"help": "pixels"})
     height: int = field(default=180, metadata={"help": "pixels"})
-    type_share: float = field(default=0.35, metadata={"help": "share of scenes, and shots, of each appearance type"})
+    type_share: float = field(default=0.2, metadata={"help": "share of scenes, and shots, of each appearance type"})
     look_strength: float = field(
-        default=0.7, metadata={"help": "0: places have their own colors; 1: only the film's look"}
+        default=0.35, metadata={"help": "0: places have their own colors; 1: only the film's look"}
     )
     viewers_per_film: float = field(default=6.0, metadata={"help": "viewers in the world, for each film"})
     taste: float = field(default=0.7, metadata={"help": "share of a viewer's films that are of the viewer's theme"})
