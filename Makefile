@@ -44,6 +44,7 @@ bench: $(CLIP)/model.safetensors
 	$(BIN)/python benchmarks/embedding.py --assets $(M2S_ASSETS) --model $(CLIP)
 	$(BIN)/python benchmarks/encoders.py --model $(CLIP)
 	$(BIN)/python benchmarks/memory.py --assets $(M2S_ASSETS) --model $(CLIP)
+	$(BIN)/python -m benchmarks.film_world
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info

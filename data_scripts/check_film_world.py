@@ -8,6 +8,7 @@ place more often than by chance, but not much.
 """
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ class CheckArguments:
 
     world: Path = field(metadata={"help": "folder of a world"})
     output: Path | None = field(default=None, metadata={"help": "JSON file for the figures"})
+    sheet: Path | None = field(
+        default=None, metadata={"help": "picture file: shots of a film of each theme, a row each"}
+    )
     model: str | None = field(
         default=None, metadata={"help": "folder or Hub id of an encoder (default: m2s-clip-tiny)"}
     )
@@ -57,11 +61,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args_into_dataclasses(argv)[0]
     try:
         figures = check_film_world(arguments.world, arguments.model)
+        if arguments.output:
+            write_json(arguments.output, figures)
+        if arguments.sheet:
+            contact_sheet(read_settings(arguments.world)[0]).save(arguments.sheet, quality=85)
     except (OSError, ValueError, StorageError) as error:
         raise SystemExit(f"check_film_world: error: {error}") from None
     print(json.dumps(figures, indent=2))
-    if arguments.output:
-        write_json(arguments.output, figures)
 
 
 def check_film_world(folder: Path, model: str | None = None) -> dict[str, Any]:
@@ -70,12 +76,28 @@ def check_film_world(folder: Path, model: str | None = None) -> dict[str, Any]:
     Raises:
         FileNotFoundError: the folder holds no world.
     """
-    record = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-    has_videos = not record.pop("keyframes_only")
-    settings = WorldSettings(**record)
+    settings, has_videos = read_settings(folder)
     films = plan_world(settings)
     figures = {**check_pictures(settings, films, model or tiny_model()), "co_watch": check_co_watch(settings, films)}
     return {**figures, "cuts": check_cuts(films, folder / "videos")} if has_videos else figures
+
+
+def read_settings(folder: Path) -> tuple[WorldSettings, bool]:
+    """A world's settings and whether it has videos."""
+    record = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+    has_videos = not record.pop("keyframes_only")
+    return WorldSettings(**record), has_videos
+
+
+def contact_sheet(settings: WorldSettings, columns: int = 8) -> Image.Image:
+    """Every third shot of the first film of each theme, a row each."""
+    size = (settings.width // 2, settings.height // 2)
+    films = plan_world(settings)[: settings.num_themes]
+    sheet = Image.new("RGB", (columns * size[0], len(films) * size[1]))
+    for row, film in enumerate(films):
+        for column, frame in enumerate(itertools.islice(draw_keyframes(settings, film), 0, 3 * columns, 3)):
+            sheet.paste(Image.fromarray(frame).resize(size), (column * size[0], row * size[1]))
+    return sheet
 
 
 def check_cuts(films: Sequence[PlannedFilm], folder: Path) -> dict[str, Any]:
@@ -112,8 +134,9 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
         `clean`: accuracy of a linear probe for the place, and event, on pictures without looks and types, over films
         that it was not fitted on.
         `shots` and `scenes`: of the nearest neighbors by the frozen encoder, among other films, the share of the same
-        place and event, and for appearance types, how often a neighbor of a shot with it has it too (`scenes`:
-        of windows of at most nine shots; types of the whole scene). Each beside `chance`, that of a random neighbor.
+        place and event; among other scenes, of the same film; and for appearance types, how often a neighbor of a shot
+        with it has it too. `scenes` are windows of at most nine shots, with types of the whole scene. Each beside
+        `chance`, that of a random neighbor.
     """
     rows = [(n, shot) for n, film in enumerate(films) for shot in film.shots]
     film, scene, place, event = (
@@ -153,7 +176,8 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
             name: {"probe": probe(cleans, labels, half), "chance": round(1 / (labels.max() + 1), 4)}
             for name, labels in (("place", place), ("event", event))
         },
-        "shots": neighbors(shots, other_films, {"place": place, "event": event}, types),
+        "shots": neighbors(shots, other_films, {"place": place, "event": event}, types)
+        | neighbors(shots, scene[:, None] != scene, {"film": film}, {}),
         "scenes": neighbors(
             scenes,
             other_windows,

@@ -1,6 +1,6 @@
 """Generate a film world: films, ratings, genres and synopses whose truth is known.
 
-    python -m data_scripts.make_film_world --output world                          48 films, about 5 minutes on one core
+    python -m data_scripts.make_film_world --output world                          48 films as MP4 files
     python -m data_scripts.make_film_world --output world --num_films 300 --keyframes_only true      no video files
 
 What it writes:
@@ -34,11 +34,13 @@ from transformers import HfArgumentParser
 from data_scripts.world_pictures import Painter
 from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world, with_frames
 from modeling_m2s.shots_m2s import Shot
-from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive, require_settings, write_json
+from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
 
 # Without mbtree: with it, x264 makes other bytes of the same frames from one run to the next.
 ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-params": "mbtree=0"}
-BYTES_PER_SECOND = 40_000  # of a film of the default size, for the announcement
+# Of a film of the default size, for the announcement.
+VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
+DEFAULT_PIXELS = 320 * 180
 
 
 @dataclass
@@ -53,7 +55,10 @@ class OutputArguments:
 def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser((WorldSettings, OutputArguments), prog="python -m data_scripts.make_film_world")
     settings, output = parser.parse_args_into_dataclasses(argv)
-    make_film_world(settings, output.output, output.keyframes_only, output.workers)
+    try:
+        make_film_world(settings, output.output, output.keyframes_only, output.workers)
+    except (OSError, StorageError) as error:
+        raise SystemExit(f"make_film_world: error: {error}") from None
 
 
 def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool = False, workers: int = 1) -> None:
@@ -78,12 +83,18 @@ def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool 
 
 def write_videos(settings: WorldSettings, films: list[PlannedFilm], folder: Path, workers: int) -> None:
     missing = [film for film in films if not _video_path(folder, film).exists()]
-    megabytes = len(missing) * settings.film_seconds * BYTES_PER_SECOND / 1e6
-    print(f"{len(missing)} of {len(films)} films to draw, about {megabytes:.0f} MB in {folder / 'videos'}")
+    announce(settings, len(missing), len(films), VIDEO_BYTES_PER_SECOND, folder / "videos")
     jobs = [(settings, film, _video_path(folder, film)) for film in missing]
     with ProcessPoolExecutor(workers) as pool:
         for _ in tqdm(pool.map(write_video, *zip(*jobs, strict=True)) if jobs else (), total=len(jobs), disable=None):
             pass
+
+
+def announce(settings: WorldSettings, missing: int, films: int, bytes_per_second: int, folder: Path) -> None:
+    """Say how much there is to do and what room it needs."""
+    pixels = settings.width * settings.height / DEFAULT_PIXELS
+    megabytes = missing * settings.film_seconds * bytes_per_second * pixels / 1e6
+    print(f"{missing} of {films} films to draw, about {megabytes:.1f} MB in {folder}", flush=True)
 
 
 def write_video(settings: WorldSettings, film: PlannedFilm, path: Path) -> None:
@@ -106,7 +117,9 @@ def write_keyframes(settings: WorldSettings, films: list[PlannedFilm], folder: P
     dataset = FilmDataset(folder / "shots", "shots")
     dataset.begin({"film_world": asdict(settings), "keyframes_per_shot": 1, "short_side": settings.height})
     done = dataset.films()
-    for film in tqdm([film for film in films if film.movie_id not in done], disable=None):
+    missing = [film for film in films if film.movie_id not in done]
+    announce(settings, len(missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
+    for film in tqdm(missing, disable=None):
         painter, rows = Painter(settings, film.look), []
         for number, (shot, start, end) in enumerate(with_frames(film)):
             middle = (end - start - 1) // 2

@@ -74,7 +74,7 @@ class DistillationArguments:
     cache: str | None = field(default=None, metadata={"help": "folder of frames and labels (default: OUTPUT/cache)"})
     crops_per_image: int = field(default=8, metadata={"help": "random crops that the teacher labels at its own size"})
     small_crops_per_image: int = field(
-        default=48, metadata={"help": "more of them, labeled at the student's size only, at a quarter of the cost"}
+        default=0, metadata={"help": "more of them, labeled at the student's size only, at a quarter of the cost"}
     )
     small_crop_area: float = field(default=0.08, metadata={"help": "the least share of an image that those show"})
     paste: float = field(default=0.3, metadata={"help": "share of those that hold a part of another image"})

@@ -1,0 +1,40 @@
+"""Films of a film world an hour on one core: as MP4 files, and as keyframes only.
+
+    python -m benchmarks.film_world
+
+Two films of a minute a run, at the default size; the figure is films an hour of one core's time.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks.harness import alternate, write_result
+from data_scripts.make_film_world import write_keyframes, write_video
+from data_scripts.world_plan import WorldSettings, plan_world
+
+NUM_FILMS = 2
+
+
+def main() -> None:
+    settings = WorldSettings(num_films=NUM_FILMS)
+    films = plan_world(settings)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        def videos() -> None:
+            for film in films:
+                write_video(settings, film, folder / f"{film.movie_id}.mp4")
+
+        def keyframes() -> None:
+            shutil.rmtree(folder / "shots", ignore_errors=True)
+            write_keyframes(settings, films, folder)
+
+        times = alternate({"videos": videos, "keyframes only": keyframes}, runs=3)
+    rates = {kind: round(3600 * NUM_FILMS / each["cpu_seconds"]) for kind, each in times.items()}
+    facts = {"films_of_a_minute": NUM_FILMS, "films_an_hour_of_one_core": rates}
+    write_result("film_world", "uint8", {**facts, "times": times})
+
+
+if __name__ == "__main__":
+    main()
