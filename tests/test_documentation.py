@@ -54,15 +54,18 @@ def test_files_to_read_first_exist():
 def test_flags_in_the_readme_exist():
     from eval.image_encoders import EncoderArguments
     from modeling_m2s.cli import build_parser
-    from train.distill_clip import DistillationArguments
+    from data_scripts.check_film_world import CheckArguments
+from data_scripts.make_film_world import OutputArguments
+from data_scripts.world_plan import WorldSettings
+from train.distill_clip import DistillationArguments
 
     known = set()
     for action in build_parser()._actions:
         for command in (getattr(action, "choices", None) or {}).values():
             known |= set(command._option_string_actions)
-    for arguments in (DistillationArguments, EncoderArguments):
+    for arguments in (DistillationArguments, EncoderArguments, WorldSettings, OutputArguments, CheckArguments):
         known |= {f"--{field.name}" for field in fields(arguments)}
-    assert set(re.findall(r"(--[a-z][a-z-]+)", README)) <= known
+    assert set(re.findall(r"(--[a-z][a-z_-]+)", README)) <= known
 
 
 def test_the_library_imports_little_at_top_level():
