@@ -52,12 +52,12 @@ def test_files_to_read_first_exist():
 
 
 def test_flags_in_the_readme_exist():
+    from data_scripts.check_film_world import CheckArguments
+    from data_scripts.make_film_world import OutputArguments
+    from data_scripts.world_plan import WorldSettings
     from eval.image_encoders import EncoderArguments
     from modeling_m2s.cli import build_parser
-    from data_scripts.check_film_world import CheckArguments
-from data_scripts.make_film_world import OutputArguments
-from data_scripts.world_plan import WorldSettings
-from train.distill_clip import DistillationArguments
+    from train.distill_clip import DistillationArguments
 
     known = set()
     for action in build_parser()._actions:
