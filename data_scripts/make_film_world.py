@@ -54,10 +54,10 @@ class OutputArguments:
 
 def main(argv: list[str] | None = None) -> None:
     parser = HfArgumentParser((WorldSettings, OutputArguments), prog="python -m data_scripts.make_film_world")
-    settings, output = parser.parse_args_into_dataclasses(argv)
     try:
+        settings, output = parser.parse_args_into_dataclasses(argv)
         make_film_world(settings, output.output, output.keyframes_only, output.workers)
-    except (OSError, StorageError) as error:
+    except (OSError, ValueError, StorageError) as error:
         raise SystemExit(f"make_film_world: error: {error}") from None
 
 

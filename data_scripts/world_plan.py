@@ -49,6 +49,8 @@ class WorldSettings:
             raise ValueError(f"num_themes={self.num_themes} must be from 1 to {len(THEME_NAMES)}")
         if self.favored > min(self.num_places, self.num_events):
             raise ValueError(f"favored={self.favored} is more than there are places or events")
+        if min(self.width, self.height) < 32 or self.width % 2 or self.height % 2:
+            raise ValueError(f"{self.width}×{self.height} pixels: both sides must be even and at least 32")
         if self.num_films < 1 or self.film_seconds <= 0 or self.frame_rate < 1:
             raise ValueError("a world has at least one film, and films have a length and a frame rate")
         for name in ("focus", "type_share", "look_strength", "taste"):

@@ -72,10 +72,23 @@ def test_cuts_are_found_where_they_are(tmp_path):
     assert found == {start for _, start, _ in with_frames(film)}
 
 
-def test_settings_that_make_no_world_are_refused():
-    for wrong in ({"num_films": 0}, {"num_themes": 9}, {"favored": 13}, {"focus": 1.5}):
-        with pytest.raises(ValueError):
-            WorldSettings(**wrong)
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("num_films", 0, "at least one film"),
+        ("num_themes", 9, "from 1 to 8"),
+        ("favored", 13, "more than there are places or events"),
+        ("focus", 1.5, "focus=1.5 is not a share"),
+        ("width", 161, "both sides must be even"),
+        ("height", 16, "at least 32"),
+    ],
+)
+def test_settings_that_make_no_world_are_refused(name, value, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        WorldSettings(**{name: value})
+    with pytest.raises(SystemExit, match=f"make_film_world: error: .*{words}"):
+        main([f"--{name}", str(value), "--output", str(tmp_path / "world")])
+    assert not (tmp_path / "world").exists()
 
 
 def test_a_world_killed_at_any_moment_is_finished_the_same(tmp_path):
