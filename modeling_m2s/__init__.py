@@ -3,8 +3,16 @@
 Importing this package makes its classes known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`.
 """
 
+import os
+import signal
 import sys
+import threading
 
+# Loading takes seconds: the command, interrupted meanwhile, ends at once and quietly. An exception would not do: raised
+# while a library written in C++ loads, it aborts the process.
+_is_loading_command = sys.argv[0].endswith("m2s") and threading.current_thread() is threading.main_thread()
+if _is_loading_command:
+    _handler = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 try:
     from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
 
@@ -14,11 +22,9 @@ try:
     from .pretrained_m2s import tiny_model
     from .processing_m2s import M2SSceneProcessor
     from .version import __version__
-except KeyboardInterrupt:
-    # Loading takes seconds: the command, interrupted meanwhile, ends without a traceback.
-    if not sys.argv[0].endswith("m2s"):
-        raise
-    raise SystemExit(130) from None
+finally:
+    if _is_loading_command:
+        signal.signal(signal.SIGINT, _handler)
 
 AutoConfig.register(M2SSceneConfig.model_type, M2SSceneConfig, exist_ok=True)
 AutoModel.register(M2SSceneConfig, M2SSceneModel, exist_ok=True)

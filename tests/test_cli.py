@@ -379,10 +379,11 @@ def test_ctrl_c_is_one_line_and_the_next_run_completes(index, films, tiny_folder
     assert tree(output) == tree(index)
 
 
-def test_ctrl_c_while_the_command_loads_is_quiet(tmp_path):
+@pytest.mark.parametrize("seconds", [0.6, 1.0, 1.5])
+def test_ctrl_c_while_the_command_loads_is_quiet(seconds, tmp_path):
     command = [Path(sys.executable).with_name("m2s"), "info", tmp_path]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(1)
+    time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130 and "Traceback" not in err
