@@ -75,9 +75,12 @@ def check_film_world(folder: Path, model: str | None = None) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: the folder holds no world.
+        ValueError: it holds one film only.
     """
     settings, has_videos = read_settings(folder)
     films = plan_world(settings)
+    if len(films) < 2:
+        raise ValueError(f"{folder}: a world of one film has no other films to compare with")
     figures = {**check_pictures(settings, films, model or tiny_model()), "co_watch": check_co_watch(settings, films)}
     return {**figures, "cuts": check_cuts(films, folder / "videos")} if has_videos else figures
 

@@ -19,8 +19,7 @@ versions of this package, NumPy, Pillow and PyAV.
 import csv
 import io
 import json
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -35,6 +34,7 @@ from data_scripts.world_pictures import Painter
 from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world, with_frames
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
+from modeling_m2s.workers_m2s import run_isolated
 
 # Without mbtree: with it, x264 makes other bytes of the same frames from one run to the next.
 ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-params": "mbtree=0"}
@@ -84,10 +84,13 @@ def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool 
 def write_videos(settings: WorldSettings, films: list[PlannedFilm], folder: Path, workers: int) -> None:
     missing = [film for film in films if not _video_path(folder, film).exists()]
     announce(settings, len(missing), len(films), VIDEO_BYTES_PER_SECOND, folder / "videos")
-    jobs = [(settings, film, _video_path(folder, film)) for film in missing]
-    with ProcessPoolExecutor(workers) as pool:
-        for _ in tqdm(pool.map(write_video, *zip(*jobs, strict=True)) if jobs else (), total=len(jobs), disable=None):
-            pass
+    jobs = [(film.movie_id, (settings, film, _video_path(folder, film))) for film in missing]
+    outcomes = run_isolated(
+        write_video, jobs, workers, preload=("data_scripts.world_pictures", "modeling_m2s.shots_m2s")
+    )
+    for outcome in tqdm(outcomes, total=len(jobs), disable=None):
+        if outcome.error:
+            raise StorageError(f"{outcome.key}: {outcome.error}")
 
 
 def announce(settings: WorldSettings, missing: int, films: int, bytes_per_second: int, folder: Path) -> None:
@@ -97,8 +100,10 @@ def announce(settings: WorldSettings, missing: int, films: int, bytes_per_second
     print(f"{missing} of {films} films to draw, about {megabytes:.1f} MB in {folder}", flush=True)
 
 
-def write_video(settings: WorldSettings, film: PlannedFilm, path: Path) -> None:
-    """One film as MP4 (H.264, no sound)."""
+def write_video(
+    settings: WorldSettings, film: PlannedFilm, path: Path, report: Callable[[float], None] | None = None
+) -> None:
+    """One film as MP4 (H.264, no sound); workers pass a `report`, which a few seconds' work does not need."""
     painter, index = Painter(settings, film.look), 0
     with atomic_write(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=settings.frame_rate, options=ENCODER)

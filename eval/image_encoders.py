@@ -6,8 +6,6 @@
 - Places: `PLACES/train/CLASS/*` is gallery and probe set, `PLACES/test/CLASS/*` are queries. Retrieval is the class of
   the one nearest neighbor by cosine; the probe is a logistic regression on standardized embeddings.
 - Film: the nearest other shot to each shot of a video that no one trained on; how often it is the teacher's.
-
-About four minutes on two CPU cores, nearly all of it the teacher's.
 """
 
 from collections.abc import Callable, Sequence

@@ -292,7 +292,7 @@ def build_student(
             patch_size=PATCH_SIZE,
             projection_dim=arguments.projection_dim,
             hidden_act=config.hidden_act,
-            attn_implementation="eager",  # with 50 tokens the fused kernel was slower to train on two CPU cores
+            attn_implementation="eager",  # so few tokens need no fused kernel
         )
     )
     for name in ("hidden_size", "num_hidden_layers"):
