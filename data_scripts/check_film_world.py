@@ -21,8 +21,8 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import HfArgumentParser
 
+from data_scripts.commands import run_command
 from data_scripts.world_pictures import Painter
 from data_scripts.world_plan import (
     LIGHT_TYPES,
@@ -36,7 +36,7 @@ from data_scripts.world_plan import (
 )
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.storage_m2s import StorageError, write_json
+from modeling_m2s.storage_m2s import write_json
 
 SHOTS_PER_SCENE = 9
 BATCH_SIZE = 32
@@ -57,16 +57,15 @@ class CheckArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(CheckArguments, prog="python -m data_scripts.check_film_world")
-    arguments = parser.parse_args_into_dataclasses(argv)[0]
-    try:
-        figures = check_film_world(arguments.world, arguments.model)
-        if arguments.output:
-            write_json(arguments.output, figures)
-        if arguments.sheet:
-            contact_sheet(read_settings(arguments.world)[0]).save(arguments.sheet, quality=85)
-    except (OSError, ValueError, StorageError) as error:
-        raise SystemExit(f"check_film_world: error: {error}") from None
+    run_command("check_film_world", CheckArguments, run, argv)
+
+
+def run(arguments: CheckArguments) -> None:
+    figures = check_film_world(arguments.world, arguments.model)
+    if arguments.output:
+        write_json(arguments.output, figures)
+    if arguments.sheet:
+        contact_sheet(read_settings(arguments.world)[0]).save(arguments.sheet, quality=85)
     print(json.dumps(figures, indent=2))
 
 

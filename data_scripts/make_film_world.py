@@ -28,8 +28,8 @@ from typing import Any
 import av
 from PIL import Image
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
+from data_scripts.commands import run_command
 from data_scripts.world_pictures import Painter
 from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world, with_frames
 from modeling_m2s.shots_m2s import Shot
@@ -53,12 +53,10 @@ class OutputArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser((WorldSettings, OutputArguments), prog="python -m data_scripts.make_film_world")
-    try:
-        settings, output = parser.parse_args_into_dataclasses(argv)
+    def run(settings: WorldSettings, output: OutputArguments) -> None:
         make_film_world(settings, output.output, output.keyframes_only, output.workers)
-    except (OSError, ValueError, StorageError) as error:
-        raise SystemExit(f"make_film_world: error: {error}") from None
+
+    run_command("make_film_world", (WorldSettings, OutputArguments), run, argv)
 
 
 def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool = False, workers: int = 1) -> None:

@@ -11,6 +11,7 @@ settings, not on how often the run was killed. Files are written aside, synced a
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -22,81 +23,13 @@ from typing import IO, Any
 try:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import Features, Image, List, Value
 except ImportError as error:
     raise ImportError(f"datasets on disk need more packages: pip install 'movies2scenes[video]' ({error})") from error
 
+from .schemas_m2s import SCHEMAS
+
 SCHEMA_VERSION = 1
 RECORD_NAME = "m2s.json"
-
-
-@dataclass(frozen=True)
-class Schema:
-    """A kind of dataset: its columns, how many films go into a shard and how many rows into a row group."""
-
-    features: Features
-    films_per_shard: int
-    rows_per_group: int
-    order: tuple[str, ...] = ("movie_id",)
-
-
-SCHEMAS = {
-    "shots": Schema(
-        Features(
-            {
-                "movie_id": Value("string"),
-                "shot_index": Value("int32"),
-                "start_frame": Value("int32"),
-                "end_frame": Value("int32"),
-                "start_seconds": Value("float64"),
-                "end_seconds": Value("float64"),
-                "keyframe_frames": List(Value("int32")),
-                "keyframes": List(Image()),
-            }
-        ),
-        films_per_shard=16,
-        rows_per_group=64,
-        order=("movie_id", "shot_index"),
-    ),
-    "films": Schema(
-        Features(
-            {
-                "movie_id": Value("string"),
-                "shard": Value("int32"),
-                "first_row": Value("int64"),
-                "num_shots": Value("int32"),
-                "video": Value("string"),
-                "fingerprint": Value("string"),
-                "num_frames": Value("int32"),
-                "frame_rate": Value("float64"),
-                "duration_seconds": Value("float64"),
-                "width": Value("int32"),
-                "height": Value("int32"),
-                "damage": Value("string"),
-            }
-        ),
-        films_per_shard=10**6,
-        rows_per_group=1024,
-    ),
-    "scene_embeddings": Schema(
-        Features(
-            {
-                "scene_id": Value("string"),
-                "movie_id": Value("string"),
-                "first_shot": Value("int32"),
-                "num_shots": Value("int32"),
-                "start_seconds": Value("float64"),
-                "end_seconds": Value("float64"),
-                "embedding": List(Value("float32")),
-                "model": Value("string"),
-                "revision": Value("string"),
-            }
-        ),
-        films_per_shard=256,
-        rows_per_group=1024,
-        order=("movie_id", "first_shot"),
-    ),
-}
 
 
 class StorageError(Exception):
@@ -251,17 +184,27 @@ class FilmDataset:
         """A film that was just written."""
         return _films_in(self._part_path(movie_id))[0]
 
-    def write_all(self, rows: list[dict[str, Any]]) -> None:
-        """Write a finished dataset of one row a film at once, in place of what is there."""
-        table = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
-        index = [{"movie_id": row["movie_id"], "first_row": i, "num_rows": 1} for i, row in enumerate(rows)]
+    def write_all(self, rows: list[dict[str, Any]] | pa.Table, **facts: Any) -> None:
+        """Write a finished dataset at once, in place of what is there; `facts` go into the record.
+
+        Args:
+            rows: in the schema's order, a film's rows together.
+        """
+        if not isinstance(rows, pa.Table):
+            rows = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
+        table = rows.cast(self.schema.features.arrow_schema)
+        index: list[dict[str, Any]] = []
+        for movie_id, run in itertools.groupby(table[self.schema.film_column].to_pylist()):
+            first_row = index[-1]["first_row"] + index[-1]["num_rows"] if index else 0
+            index.append({"movie_id": movie_id, "first_row": first_row, "num_rows": len(list(run))})
         with atomic_write(self._shard_path(0)) as file, pq.ParquetWriter(file, table.schema) as writer:
             writer.write_table(table, row_group_size=self.schema.rows_per_group)
             writer.add_key_value_metadata({"m2s.films": json.dumps(index)})
-        counts = {"num_films": len(rows), "num_rows": len(rows)}
-        shards = [{"file": self._shard_path(0).name, "films": len(rows)}]
+        counts = {"num_films": len(index), "num_rows": len(table)}
+        shards = [{"file": self._shard_path(0).name, "films": len(index)}]
         settings = self.record["settings"]
-        self._write_record({"complete": True, "settings": settings, "failed": {}, **counts, "shards": shards})
+        record = {"complete": True, "settings": settings, **facts, "failed": {}, **counts, "shards": shards}
+        self._write_record(record)
 
     def films(self, parts: bool = True) -> dict[str, StoredFilm]:
         """Every stored film by its id, in shards and, if asked, parts; a part counts before a shard."""
@@ -361,7 +304,7 @@ class FilmDataset:
                 continue
             num_rows, num_films = num_rows + len(table), num_films + len(films)
             named = [movie_id for film in films for movie_id in [film.movie_id] * film.num_rows]
-            if named != table["movie_id"].to_pylist():
+            if named != table[self.schema.film_column].to_pylist():
                 problems.append(f"{path}: films are not where its index says")
             for row in zip(*(table[column].to_pylist() for column in self.schema.order), strict=True):
                 if previous is not None and row <= previous:
