@@ -18,9 +18,8 @@ def run_command(
     may return an exit status.
     """
     parser = HfArgumentParser(kinds, prog=f"python -m data_scripts.{name}")
-    arguments = parser.parse_args_into_dataclasses(None if argv is None else list(argv))
     try:
-        status = run(*arguments)
+        status = run(*parser.parse_args_into_dataclasses(None if argv is None else list(argv)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (OSError, ValueError, StorageError) as error:
