@@ -16,8 +16,9 @@ if _is_loading_command:
 try:
     from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
 
-    from .configuration_m2s import M2SSceneConfig
+    from .configuration_m2s import M2SMovieSimilarityConfig, M2SSceneConfig
     from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
+    from .movie_similarity_m2s import M2SMovieSimilarityModel
     from .pipeline_m2s import SceneEmbeddingPipeline
     from .pretrained_m2s import tiny_model
     from .processing_m2s import M2SSceneProcessor
@@ -28,10 +29,14 @@ finally:
 
 AutoConfig.register(M2SSceneConfig.model_type, M2SSceneConfig, exist_ok=True)
 AutoModel.register(M2SSceneConfig, M2SSceneModel, exist_ok=True)
+AutoConfig.register(M2SMovieSimilarityConfig.model_type, M2SMovieSimilarityConfig, exist_ok=True)
+AutoModel.register(M2SMovieSimilarityConfig, M2SMovieSimilarityModel, exist_ok=True)
 AutoModelForVideoClassification.register(M2SSceneConfig, M2SSceneForClassification, exist_ok=True)
 AutoProcessor.register(M2SSceneConfig, M2SSceneProcessor, exist_ok=True)
 
 __all__ = [
+    "M2SMovieSimilarityConfig",
+    "M2SMovieSimilarityModel",
     "M2SSceneConfig",
     "M2SSceneForClassification",
     "M2SSceneForContrastiveLearning",

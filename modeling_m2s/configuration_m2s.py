@@ -1,4 +1,4 @@
-"""Configuration of the scene encoder (paper §3.2.1).
+"""Configurations of the scene encoder (paper §3.2.1) and of the movie-similarity network (§3.1).
 
 Shapes and choices that are fixed for the life of a checkpoint live here; everything about training lives in `train/`.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPVisionConfig, PreTrainedConfig
+from transformers.activations import ACT2CLS
 
 POSITION_INTERPOLATIONS = ("grid", "mosaic", "sequence", "repeat")
 CLIP_MODEL_TYPES = ("clip", "clip_vision_model")
@@ -98,4 +99,65 @@ class M2SSceneConfig(PreTrainedConfig):
         return {**kept, "vision_config": dict(tower)}
 
 
-__all__ = ["POSITION_INTERPOLATIONS", "M2SSceneConfig"]
+@strict
+class M2SMovieSimilarityConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`M2SMovieSimilarityModel`]; defaults are the paper's (§4.2, supplement 1.1a), except where said.
+
+    Args:
+        feature_dim (`int`, defaults to 512):
+            Width of the features of a shot.
+        hidden_dim (`int`, defaults to 512):
+            Width of the two linear layers of E_learnable.
+        activation (`str`, defaults to `"relu"`):
+            Between them, by transformers' name; `"none"` for none. The paper names no activation; ReLU is ours.
+        dropout (`float`, defaults to 0.5):
+            After the activation.
+        max_shots (`int`, defaults to 1024):
+            Shots that are read of a film.
+        average_kernel, average_stride (`int`, default to 16 and 8):
+            Shots of a scene, and from one scene's start to the next one's (k_a and s_a).
+        max_kernel, max_stride (`int`, default to 16 and 8):
+            Scenes of a neighborhood, and from one to the next (k_m and s_m).
+        features (`dict`, *optional*):
+            How the features were made that the network was trained on: the settings of their `shot_features` dataset.
+    """
+
+    model_type = "m2s_movie_similarity"
+
+    feature_dim: int = 512
+    hidden_dim: int = 512
+    activation: str = "relu"
+    dropout: float | int = 0.5
+    max_shots: int = 1024
+    average_kernel: int = 16
+    average_stride: int = 8
+    max_kernel: int = 16
+    max_stride: int = 8
+    features: dict[str, Any] | None = None
+
+    @property
+    def num_windows(self) -> int:
+        """Scenes along a film: 127."""
+        return (self.max_shots - self.average_kernel) // self.average_stride + 1
+
+    @property
+    def num_pooled(self) -> int:
+        """Neighborhoods along a film: 14; the classifier reads 14², every one of a pair of films."""
+        return (self.num_windows - self.max_kernel) // self.max_stride + 1
+
+    def validate_architecture(self):
+        """Refuse poolings that leave nothing to classify, and parts that do not exist."""
+        sizes = ("feature_dim", "hidden_dim", "average_kernel", "average_stride", "max_kernel", "max_stride")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.num_windows < 1 or self.num_pooled < 1:
+            raise ValueError(f"max_shots={self.max_shots} are too few for the two poolings")
+        if self.activation not in ("none", *ACT2CLS):
+            raise ValueError(f"activation={self.activation!r} is unknown; choose none, {', '.join(ACT2CLS)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout} must be a share below 1")
+
+
+__all__ = ["POSITION_INTERPOLATIONS", "M2SMovieSimilarityConfig", "M2SSceneConfig"]

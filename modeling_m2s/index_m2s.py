@@ -23,7 +23,7 @@ from .pretrained_m2s import model_name
 from .shots_m2s import DECODER_VERSIONS, Film, Shot, ShotSettings, detect_shots
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
-from .workers_m2s import run_isolated
+from .workers_m2s import Outcome, run_isolated
 
 # What decides on embeddings besides the weights.
 REVISED_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
@@ -138,14 +138,14 @@ def embed_films(
                 f"{output}: a new film would get the id of one that is there; embed it alone or rename it"
             )
         films = renamed
-        missing, unreachable = {}, {}
-        for movie_id, path in films.items():
-            failed.pop(movie_id, None)
-            try:
-                if _is_missing(stored.get(movie_id), movie_id, path, output):
-                    missing[movie_id] = path
-            except OSError as error:  # perhaps for now only: not a property of the film
-                unreachable[movie_id] = f"{printable(path)}: {error.strerror}"
+        failed = {movie_id: reason for movie_id, reason in failed.items() if movie_id not in films}
+        missing, unreachable = plan_films(stored, films)
+        for movie_id, path in missing.items():
+            if movie_id in stored and (video := stored[movie_id].facts["video"]) != printable(path):
+                raise StorageError(
+                    f"{output} already has a film {movie_id!r} from {video}, and {printable(path)} is another file; "
+                    "rename one or choose another folder"
+                )
         waiting = [
             film
             for movie_id, film in stored.items()
@@ -164,14 +164,11 @@ def embed_films(
             )
             with contextlib.closing(outcomes):
                 for outcome in outcomes:
-                    if outcome.error_type == StorageError.__name__:
-                        raise StorageError(outcome.error)
-                    if outcome.error is None:
+                    reason = reason_of_failure(outcome, missing[outcome.key])
+                    if reason is None:
                         yield shots.part(outcome.key)
-                    elif outcome.error_type == VideoError.__name__:
-                        failed[outcome.key] = outcome.error
                     else:
-                        failed[outcome.key] = f"{printable(missing[outcome.key])}: {outcome.error}"
+                        failed[outcome.key] = reason
 
         added = 0
         with contextlib.closing(finished()) as stored_films:
@@ -183,14 +180,13 @@ def embed_films(
                     failed[film.movie_id] = f"{film.facts['video']}: {error}"
 
         catalog = shots.films().keys()
-        film_index = FilmDataset(output / "films", "films")
-        film_index.begin({"shots": shots.record["settings"]})
+        film_index = begin_film_index(shots)
         film_index.reopen()
         shots.finish(catalog, failed, versions=DECODER_VERSIONS)
         inputs = {"shots": shots.record["settings"]}
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         embeddings.finish(catalog, failed, model=_model_name(pipeline), inputs=inputs, versions=versions)
-        film_index.write_all(_film_rows(shots))
+        film_index.write_all(film_rows(shots))
         failed = {movie_id: reason for movie_id, reason in {**failed, **unreachable}.items() if movie_id in films}
         ready = [movie_id for movie_id in films if movie_id not in failed]
         return Summary(len(catalog), embeddings.record["num_rows"], added, failed, ready)
@@ -225,18 +221,45 @@ def store_shots(
     FilmDataset(Path(folder), "shots").write_film(movie_id, rows, facts)
 
 
-def _is_missing(stored: StoredFilm | None, movie_id: str, path: Path, output: Path) -> bool:
-    if stored is None:
-        path.stat()
-        return True
-    if stored.facts["fingerprint"] == fingerprint(path):
-        return False
-    if stored.facts["video"] != printable(path):
-        raise StorageError(
-            f"{output} already has a film {movie_id!r} from {stored.facts['video']}, and {printable(path)} is another "
-            "file; rename one or choose another folder"
-        )
-    return True
+def plan_films(
+    stored: Mapping[str, StoredFilm],
+    films: Mapping[str, Path],
+    identify: Callable[[Path], str] = fingerprint,
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """What is to be done to have all `films` in a `shots` dataset.
+
+    Args:
+        stored: what is in it.
+        films: files by film id.
+        identify: tells a replaced file from the one that was stored.
+
+    Returns:
+        The films that are missing or were replaced, and why others cannot be reached, perhaps for now only: of these,
+        what is stored is to stay.
+    """
+    missing, unreachable = {}, {}
+    for movie_id, path in films.items():
+        film = stored.get(movie_id)
+        try:
+            path.stat()
+            if film is None or film.facts["fingerprint"] != identify(path):
+                missing[movie_id] = path
+        except OSError as error:
+            unreachable[movie_id] = f"{printable(path)}: {error.strerror}"
+    return missing, unreachable
+
+
+def reason_of_failure(outcome: Outcome, path: Path) -> str | None:
+    """Why a worker failed on a film's file, in one line that names the file; None if it did not.
+
+    Raises:
+        StorageError: it could not write, which is not the film's fault.
+    """
+    if outcome.error_type == StorageError.__name__:
+        raise StorageError(outcome.error)
+    if outcome.error is None or outcome.error_type == VideoError.__name__:
+        return outcome.error
+    return f"{printable(path)}: {outcome.error}"
 
 
 def _is_stale(embedded: StoredFilm | None, stored: StoredFilm) -> bool:
@@ -303,7 +326,14 @@ def _thumbnail(shot: Shot) -> Image.Image | None:
     return image
 
 
-def _film_rows(shots: FilmDataset) -> list[dict[str, Any]]:
+def begin_film_index(shots: FilmDataset) -> FilmDataset:
+    """The dataset `films` beside a `shots` dataset, to be written anew with `film_rows` when the shots change."""
+    index = FilmDataset(shots.folder.parent / "films", "films")
+    index.begin({"shots": shots.record["settings"]})
+    return index
+
+
+def film_rows(shots: FilmDataset) -> list[dict[str, Any]]:
     """Rows of the `films` dataset: where each film's rows are in `shots`, and what is known of the film."""
     return [
         {

@@ -3,7 +3,7 @@
     shots/
       m2s.json                      schema version, settings, films, what failed and why, counts
       data/train-00000.parquet      whole films, in the order of their ids
-      parts/                        while a run lasts: one file a finished film
+      parts/                        while a run lasts: one file a finished film, one a film that failed
 
 Which film goes into which shard follows from the sorted ids alone, so the finished folder depends only on films and
 settings, not on how often the run was killed. Files are written aside, synced and renamed: half a file is never seen.
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         StorageError: it cannot be written, for want of space or rights.
     """
-    aside = path.with_name(f".m2s-{os.getpid()}-{path.name}.tmp")
+    aside = path.with_name(f".m2s-{secrets.token_hex(4)}-{path.name}.tmp")  # machines share folders, not process ids
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
@@ -80,8 +81,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second run on it; a killed run lets go by itself.
+def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
+    """Hold a folder against a second run on it; a killed run lets go by itself, its temporary files are removed.
+
+    Args:
+        folder: made when missing.
+        shard: (i, N) where N runs share the work on the folder: each is held against a second one of its kind, and
+            all against a run on the whole.
 
     Raises:
         StorageError: another process holds it.
@@ -92,17 +98,27 @@ def exclusive(folder: Path) -> Iterator[None]:
     except ImportError:  # Windows has no advisory locks on folders.
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as held:
+        handle = os.open(folder, os.O_RDONLY)
+        held.callback(os.close, handle)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shard else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if shard:
+                # As of a temporary file, so that what a killed run leaves goes with the other temporary files.
+                name = f".m2s-shard-{shard[0]}-of-{shard[1]}.tmp"
+                lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+                held.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not os.fstat(lock).st_nlink:  # its last holder has just ended and removed it
+                    raise BlockingIOError
+                held.callback((folder / name).unlink, missing_ok=True)
         except BlockingIOError:
-            raise StorageError(f"{folder}: another run is writing here; wait for it or choose another folder") from None
-        for stale in folder.rglob(".m2s-*.tmp"):
-            stale.unlink(missing_ok=True)
+            doing = f"is doing shard {shard[0]}/{shard[1]} of the work or all of it" if shard else "is writing"
+            raise StorageError(f"{folder}: another run {doing} here; wait for it or choose another folder") from None
+        if not shard:
+            for stale in folder.rglob(".m2s-*.tmp"):
+                stale.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(handle)
 
 
 def file_name(movie_id: str) -> str:
@@ -160,10 +176,12 @@ class FilmDataset:
         Raises:
             StorageError: the folder was made with other settings, both values are named; or its record is lost.
         """
-        record, settings = self.record, json.loads(json.dumps(dict(settings)))
-        if record:
+        settings = json.loads(json.dumps(dict(settings)))
+        films = {} if self.record else self.films()
+        # Looked for after the films: another run on a share of them writes its record before its first film.
+        if record := self.record:
             require_settings(self.folder, record["settings"], settings)
-        elif films := self.films():
+        elif films:
             raise StorageError(f"{self.folder} holds {len(films)} films but no {RECORD_NAME}; remove it to start anew")
         else:
             self._write_record({"complete": False, "settings": settings, "failed": {}})
@@ -179,6 +197,16 @@ class FilmDataset:
         table = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
         with atomic_write(path) as file:
             self._write_films(file, [(StoredFilm(movie_id, path, 0, len(rows), facts), [table])])
+        self._failure_path(movie_id).unlink(missing_ok=True)
+
+    def write_failure(self, movie_id: str, reason: str) -> None:
+        """Keep why a film failed until the dataset is finished, so that a run that continues knows it."""
+        write_json(self._failure_path(movie_id), {"movie_id": movie_id, "reason": reason})
+
+    def failures(self) -> dict[str, str]:
+        """Reasons by film, of the films that failed since the dataset was last finished."""
+        entries = [json.loads(path.read_bytes()) for path in (self.folder / "parts").glob("*.failed.json")]
+        return {entry["movie_id"]: entry["reason"] for entry in sorted(entries, key=lambda entry: entry["movie_id"])}
 
     def part(self, movie_id: str) -> StoredFilm:
         """A film that was just written."""
@@ -197,11 +225,11 @@ class FilmDataset:
         for movie_id, run in itertools.groupby(table[self.schema.film_column].to_pylist()):
             first_row = index[-1]["first_row"] + index[-1]["num_rows"] if index else 0
             index.append({"movie_id": movie_id, "first_row": first_row, "num_rows": len(list(run))})
-        with atomic_write(self._shard_path(0)) as file, pq.ParquetWriter(file, table.schema) as writer:
+        with atomic_write(self.shard_path(0)) as file, pq.ParquetWriter(file, table.schema) as writer:
             writer.write_table(table, row_group_size=self.schema.rows_per_group)
             writer.add_key_value_metadata({"m2s.films": json.dumps(index)})
         counts = {"num_films": len(index), "num_rows": len(table)}
-        shards = [{"file": self._shard_path(0).name, "films": len(index)}]
+        shards = [{"file": self.shard_path(0).name, "films": len(index)}]
         settings = self.record["settings"]
         record = {"complete": True, "settings": settings, **facts, "failed": {}, **counts, "shards": shards}
         self._write_record(record)
@@ -233,6 +261,16 @@ class FilmDataset:
         tables = [pq.read_table(path, columns=columns) for path in self._shard_paths()]
         return pa.concat_tables(tables) if tables else self.schema.features.arrow_schema.empty_table()
 
+    def pack(self, number: int, movie_ids: list[str]) -> None:
+        """Turn the parts of films, which are in no other shard, into shard `number` before the dataset is finished."""
+        films = [self.part(movie_id) for movie_id in movie_ids]
+        if self.record.get("complete"):
+            self.reopen()
+        with atomic_write(self.shard_path(number)) as file:
+            self._write_films(file, ((film, self.read_film(film)) for film in films))
+        for film in films:
+            film.path.unlink()
+
     def finish(self, movie_ids: Iterable[str], failed: Mapping[str, str], **facts: Any) -> None:
         """Pack the films into their shards, remove the parts, write the record.
 
@@ -247,7 +285,7 @@ class FilmDataset:
         stored = self.films()
         catalog = sorted(set(movie_ids) & stored.keys())
         size = self.schema.films_per_shard
-        plan = {self._shard_path(k): catalog[k * size : (k + 1) * size] for k in range(-(-len(catalog) // size))}
+        plan = {self.shard_path(k): catalog[k * size : (k + 1) * size] for k in range(-(-len(catalog) // size))}
         changed = {
             path: films
             for path, films in plan.items()
@@ -342,7 +380,11 @@ class FilmDataset:
     def _part_path(self, movie_id: str) -> Path:
         return self.folder / "parts" / f"{file_name(movie_id)}.parquet"
 
-    def _shard_path(self, number: int) -> Path:
+    def _failure_path(self, movie_id: str) -> Path:
+        return self.folder / "parts" / f"{file_name(movie_id)}.failed.json"
+
+    def shard_path(self, number: int) -> Path:
+        """The file of a shard."""
         return self.folder / "data" / f"train-{number:05d}.parquet"
 
     def _shard_paths(self) -> list[Path]:

@@ -131,7 +131,7 @@ def _cause_of_death(exit_code: int) -> str:
 def _work(function: Callable[..., Any], arguments: tuple, sender: Connection) -> None:
     # Ctrl-C reaches the whole process group; the parent decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         sender.send(("done", function(*arguments, report=lambda share: sender.send(("report", share)))))
     except Exception as error:
@@ -143,9 +143,14 @@ def _describe(error: Exception) -> tuple[str, str, str]:
     return text, type(error).__name__, "".join(traceback.format_exception(error))
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not write on."""
+def end_with_parent(worker: int = 0) -> None:
+    """From here on this process ends when its parent does, however that does: else it would write on, or wait forever
+    to hand over its work and hold the run's folder. A `DataLoader` takes it as `worker_init_fn`."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
         os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()

@@ -10,14 +10,10 @@ import hashlib
 import itertools
 import json
 import math
-import multiprocessing
-import os
 import shutil
-import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +29,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from modeling_m2s.storage_m2s import atomic_write, exclusive
 from modeling_m2s.video_m2s import VideoError, fingerprint, openable
+from modeling_m2s.workers_m2s import end_with_parent
 from train.compress import centered, ridge
 
 IMAGES_PER_FILE = 256
@@ -235,20 +232,9 @@ def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float])
     return (pixels.float() / 255 - means) / stds
 
 
-def _end_with_parent(worker: int) -> None:
-    """Else a worker whose parent is killed waits forever to hand over its batch, and holds the run's folder."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def write_chunk(path: Path, chunk: Chunk, teacher: Teacher, batch_size: int = 32) -> None:
     """Draw a chunk's crops, ask the teacher and store all of it."""
-    views = DataLoader(_Views(chunk), batch_size, num_workers=1, collate_fn=list, worker_init_fn=_end_with_parent)
+    views = DataLoader(_Views(chunk), batch_size, num_workers=1, collate_fn=list, worker_init_fn=end_with_parent)
     batches, skipped = [], []
     for batch in views:
         skipped += [view for view in batch if isinstance(view, str)]

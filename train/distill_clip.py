@@ -13,10 +13,8 @@ the embedding, similarities within the batch, and the teacher's tokens when it r
 import copy
 import functools
 import hashlib
-import importlib.metadata
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -53,7 +51,7 @@ from train.crops import (
     small_views,
     write_chunk,
 )
-from train.runs import RunFolder
+from train.runs import RunFolder, made_with
 
 PATCH_SIZE = 16
 HEAD_SIZE = 64
@@ -499,12 +497,6 @@ def save_student(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_json(folder / "config.json", {**config, "dtype": "float32"})
     CLIPImageProcessorPil(**{**processor.to_dict(), **size}).save_pretrained(folder)
-
-
-def made_with(accelerator: Accelerator) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")}
-    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
-    return {"device": device, "processes": accelerator.num_processes, "threads": torch.get_num_threads(), **versions}
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ RUN/
 """
 
 import contextlib
+import importlib.metadata
 import json
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, require_settings, write_json
@@ -41,6 +44,10 @@ class RunFolder:
         elif accelerator.is_main_process:
             write_json(path, recipe)
         accelerator.wait_for_everyone()
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -97,3 +104,10 @@ class RunFolder:
 
     def _checkpoint(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"step-{step:08d}"
+
+
+def made_with(accelerator: Accelerator) -> dict[str, Any]:
+    """What a run ran on, for its results."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")}
+    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
+    return {"device": device, "processes": accelerator.num_processes, "threads": torch.get_num_threads(), **versions}

@@ -1,0 +1,129 @@
+"""Films watched next, and films watched by the same persons, from 10 million ratings.
+
+    python -m benchmarks.co_watch        about 3 minutes
+
+Ratings are generated: 70,000 persons, films drawn by Zipf's law from 30,000, a sixth of them in the second of the one
+before. First the pairs of 200,000 ratings are compared with those of a pandas self-merge, which must be equal and are
+timed; then 10 million are counted in a process of its own, whose peak memory is its largest resident set.
+
+Expected for 10 million (one core): 250 MB to parse, two sorts of 10 million keys (2 · 10⁷ · log₂ 10⁷ = 5·10⁸
+comparisons), 1.2·10⁷ pairs to add up in order: some 20 s, and 1 GB for five columns of 8 bytes and their copies.
+Watched by the same persons: the sum of squares of films a person, 2·10⁹ additions: some 10 s more.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from benchmarks.harness import alternate, write_result
+from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
+from data_scripts.neighbors import best_neighbors
+
+NUM_FILMS = 30_000
+FLATTENED = 50  # added to the rank, so that the most popular film is watched by a third, as in MovieLens
+FILMS_OF_A_PERSON = 143  # MovieLens 10M to 32M have 140 to 165
+MAX_BURST, MAX_FILMS, TOP_K = 20, 2000, 3
+SMALL, LARGE = 200_000, 10_000_000
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(json.dumps(count(Path(sys.argv[1]))))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        small, large = Path(name) / "small.csv", Path(name) / "large.csv"
+        generate(small, SMALL)
+        generate(large, LARGE)
+        compared = compare(small)
+        command = [sys.executable, "-m", "benchmarks.co_watch", str(large)]
+        counted = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    write_result("co_watch", "float64", {"ratings": LARGE, **counted, f"of_{SMALL}_ratings": compared})
+
+
+def generate(path: Path, num_ratings: int) -> None:
+    """A file like MovieLens' ratings.csv: a few persons rate very much, a person's rows are in the order of films."""
+    random = np.random.default_rng(0)
+    share = random.lognormal(size=num_ratings // FILMS_OF_A_PERSON)
+    person = np.sort(random.choice(len(share), num_ratings, p=share / share.sum()))
+    share = 1 / (FLATTENED + np.arange(NUM_FILMS))
+    film = random.choice(NUM_FILMS, num_ratings, p=share / share.sum())
+    pause = np.where(random.random(num_ratings) < 1 / 6, 0, random.integers(1, 1000, num_ratings))
+    columns = {"userId": person, "movieId": film, "rating": 4.0, "timestamp": 10**9 + np.cumsum(pause)}
+    pd.DataFrame(columns).sort_values(["userId", "movieId"]).to_csv(path, index=False)
+
+
+def read(path: Path) -> Watches:
+    return read_watches(path, {str(film): film for film in range(NUM_FILMS)}, NUM_FILMS)
+
+
+def count(path: Path) -> dict[str, Any]:
+    """Seconds of each step, and the most memory that this process has had after it."""
+    steps: dict[str, dict[str, float]] = {}
+
+    def step(name: str, call: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        value = call()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        steps[name] = {"wall_seconds": round(time.perf_counter() - started, 2), "peak_mib": round(peak)}
+        return value
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    steps["imports"] = {"wall_seconds": 0.0, "peak_mib": round(peak)}
+    watches = step("read and sort", lambda: read(path))
+    following = step("watched next", lambda: best_neighbors(watched_next(watches, MAX_BURST)[0], TOP_K))
+    both = step("watched both", lambda: best_neighbors(watched_both(watches, MAX_FILMS)[0], TOP_K))
+    return {"steps": steps, **watches.counts, "pairs_next": len(following), "pairs_both": len(both)}
+
+
+def compare(path: Path) -> dict[str, Any]:
+    """Times of both ways on a small file, after their pairs were found equal."""
+    watches = read(path)
+    candidates: dict[str, Callable[[], Any]] = {
+        "watched next": lambda: sparse.vstack(list(watched_next(read(path), MAX_BURST)[0])),
+        "watched next, pandas": lambda: next_by_merging(first_ratings(path)),
+        "watched both": lambda: sparse.vstack(list(watched_both(read(path), MAX_FILMS)[0])),
+        "watched both, pandas": lambda: both_by_merging(first_ratings(path)),
+    }
+    for name in ("watched next", "watched both"):
+        found, expected = candidates[name](), candidates[f"{name}, pandas"]()
+        found.eliminate_zeros()
+        places = (expected.index.get_level_values(0), expected.index.get_level_values(1))
+        reference = sparse.coo_array((expected.to_numpy(), places), shape=found.shape).tocsr()
+        assert found.nnz == reference.nnz > len(watches.movie) / 2
+        assert abs(found - reference).max() < 1e-5
+    return alternate(candidates, runs=3)
+
+
+def first_ratings(path: Path) -> pd.DataFrame:
+    frame = pd.read_csv(path, usecols=["userId", "movieId", "timestamp"]).sort_values(["userId", "timestamp"])
+    return frame.drop_duplicates(["userId", "movieId"])
+
+
+def next_by_merging(frame: pd.DataFrame) -> pd.Series:
+    frame["burst"] = frame.groupby("userId")["timestamp"].rank("dense").astype(int)
+    frame["length"] = frame.groupby(["userId", "burst"])["movieId"].transform("size")
+    steps = frame.merge(frame.assign(burst=frame["burst"] - 1), on=["userId", "burst"])
+    steps["weight"] = 1 / (steps["length_x"] * steps["length_y"])
+    inside = frame.merge(frame, on=["userId", "burst"])
+    inside = inside[inside["movieId_x"] != inside["movieId_y"]]
+    pairs = pd.concat([steps, inside.assign(weight=1 / inside["length_x"])])
+    return pairs.groupby(["movieId_x", "movieId_y"])["weight"].sum()
+
+
+def both_by_merging(frame: pd.DataFrame) -> pd.Series:
+    pairs = frame[["userId", "movieId"]].merge(frame[["userId", "movieId"]], on="userId")
+    return pairs[pairs["movieId_x"] != pairs["movieId_y"]].groupby(["movieId_x", "movieId_y"]).size()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Who watched what, and what they watched next: from a file of ratings, or a watch log, to counts of film pairs.
+
+The file is a CSV, also compressed, with a header: userId, movieId and timestamp (seconds, or ISO 8601) in any order, as
+MovieLens' ratings.csv has them. Any rating counts as having watched the film, whatever its stars.
+
+The paper [4.1] ranks what was watched after a film by how often. It has no rule for films watched at the same time, and
+in MovieLens a sixth of a person's ratings share their second with the one before. Ours: films of one timestamp, a
+burst, stand in unknown order, and every order counts the same. So
+
+    within a burst of n films      each of the n(n-1) ordered pairs counts 1/n
+    from a burst of n to the next of m      each of the n·m pairs counts 1/(n·m)
+
+and a person of N films counts N-1 in all, however they fall into bursts.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
+from scipy import sparse
+from tqdm import tqdm
+
+from data_scripts.metadata_files import MetadataError, read_table, text_lines
+
+COLUMNS = ("userId", "movieId", "timestamp")
+BLOCK_BYTES = 2**24
+PAIRS_AT_ONCE = 2**22
+FILMS_AT_ONCE = 512
+
+
+@dataclass
+class Watches:
+    """Films of persons, in the order they were watched, a person's together; each film once a person.
+
+    Attributes:
+        person, movie: int32 arrays of the same length; `movie` is an index of the catalog.
+        seconds: when; equal for films of one burst.
+        counts: what was read and what was left out.
+    """
+
+    person: np.ndarray
+    movie: np.ndarray
+    seconds: np.ndarray
+    num_movies: int
+    counts: dict[str, int]
+
+    @property
+    def watchers(self) -> np.ndarray:
+        """By film, how many persons watched it."""
+        return np.bincount(self.movie, minlength=self.num_movies)
+
+
+def read_watches(path: Path, movies: Mapping[str, int], num_movies: int) -> Watches:
+    """Read a file of ratings or a watch log.
+
+    Args:
+        movies: from the file's ids of films to indexes of the catalog. Films that it does not name are left out, as if
+            nobody had watched them, and counted.
+
+    Raises:
+        MetadataError: it is not such a file; names the line.
+    """
+    types = _column_types(path)
+    persons: dict[str, int] = {}
+    unknown: set[str] = set()
+    blocks, num_rows, num_unknown = [], 0, 0
+    for block in _blocks(path, types):
+        person, movie, seconds = block.columns
+        _refuse_empty(path, block, num_rows)
+        people = np.array([persons.setdefault(name, len(persons)) for name in person.dictionary.to_pylist()], np.int32)
+        names = movie.dictionary.to_pylist()
+        known = np.array([movies.get(name, -1) for name in names], np.int32)
+        unknown.update(name for name in names if name not in movies)
+        films = known[movie.indices.to_numpy()]
+        kept = films >= 0
+        times = seconds.cast(pa.int64()) if pa.types.is_timestamp(seconds.type) else seconds
+        blocks.append((people[person.indices.to_numpy()][kept], films[kept], times.to_numpy()[kept]))
+        num_rows, num_unknown = num_rows + len(kept), num_unknown + int((~kept).sum())
+    if num_unknown == num_rows:
+        raise MetadataError(
+            f"{path}: none of its {num_rows} ratings is of a film of the catalog; its first film is "
+            f"{min(unknown)!r}. Pass the links.csv that belongs to it, if its ids are not those of the catalog"
+        )
+    person, movie, seconds = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    del blocks
+    order = np.lexsort((seconds, person))
+    person, movie, seconds = person[order], movie[order], seconds[order]
+    _, first = np.unique(person.astype(np.int64) * num_movies + movie, return_index=True)
+    first.sort()
+    counts = {
+        "ratings": num_rows,
+        "persons": len(persons),
+        "ratings_of_unknown_films": num_unknown,
+        "unknown_films": len(unknown),
+        "repeated_ratings": len(order) - len(first),
+    }
+    return Watches(person[first], movie[first], seconds[first], num_movies, counts)
+
+
+def watched_next(watches: Watches, max_burst: int) -> tuple[Iterator[sparse.csr_array], dict[str, int]]:
+    """How often each film was watched right after each other one.
+
+    Args:
+        max_burst: more films of one person and timestamp than this say nothing of order, and are left out with the
+            steps to and from them.
+
+    Returns:
+        Expected counts by blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films); row a, column
+        b is how many persons watched b right after a. And what was left out.
+    """
+    start = np.flatnonzero(_changes(watches.person) | _changes(watches.seconds))
+    length = np.diff(start, append=len(watches.person))
+    long = length > max_burst
+    step = (watches.person[start[1:]] == watches.person[start[:-1]]) & ~long[1:] & ~long[:-1]
+    inside = (length > 1) & ~long
+    before, after = np.flatnonzero(step), np.flatnonzero(step) + 1
+    first = np.concatenate([start[before], start[inside]])
+    second = np.concatenate([start[after], start[inside]])
+    num_first = np.concatenate([length[before], length[inside]])
+    num_second = np.concatenate([length[after], length[inside]])
+    weight = np.concatenate([1 / (length[before] * length[after]), 1 / length[inside]])
+    sizes = np.cumsum(num_first * num_second)
+    total = sparse.csr_array((watches.num_movies, watches.num_movies))
+    left_out = {"long_bursts": int(long.sum()), "ratings_in_long_bursts": int(length[long].sum())}
+    cuts = np.unique(np.searchsorted(sizes, np.arange(PAIRS_AT_ONCE, sizes[-1] if len(sizes) else 0, PAIRS_AT_ONCE)))
+    for rows in tqdm(np.split(np.arange(len(sizes)), cuts), "watched next", disable=None):
+        each = num_first[rows] * num_second[rows]
+        row = np.repeat(rows, each)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(each) - each, each)
+        a = watches.movie[first[row] + place // num_second[row]]
+        b = watches.movie[second[row] + place % num_second[row]]
+        apart = a != b
+        total += sparse.coo_array((weight[row][apart], (a[apart], b[apart])), shape=total.shape).tocsr()
+    # Rounded, counts that are equal but for the order of their summands are equal.
+    total.data = total.data.astype(np.float32)
+    return (total[n : n + FILMS_AT_ONCE] for n in range(0, watches.num_movies, FILMS_AT_ONCE)), left_out
+
+
+def watched_both(watches: Watches, max_films: int) -> tuple[Iterator[sparse.csr_array], dict[str, int]]:
+    """How many persons watched both of two films: co-rating, ours beside the paper's order of watching.
+
+    Args:
+        max_films: persons of more films are left out; their pairs are most of the work, and they watch everything.
+
+    Returns:
+        Counts by blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films), 0 for a film with
+        itself. And what was left out.
+    """
+    num_films = np.bincount(watches.person)
+    heavy = num_films > max_films
+    kept = ~heavy[watches.person]
+    ones = np.ones(int(kept.sum()), np.float32)
+    shape = (len(num_films), watches.num_movies)
+    seen = sparse.csr_array((ones, (watches.person[kept], watches.movie[kept])), shape=shape)
+    left_out = {"heavy_persons": int(heavy.sum()), "ratings_of_heavy_persons": int((~kept).sum())}
+
+    def blocks() -> Iterator[sparse.csr_array]:
+        by_film = seen.T.tocsr()
+        for first in tqdm(range(0, watches.num_movies, FILMS_AT_ONCE), "watched both", disable=None):
+            both = by_film[first : first + FILMS_AT_ONCE] @ seen
+            film = first + np.repeat(np.arange(both.shape[0]), np.diff(both.indptr))
+            both.data[film == both.indices] = 0
+            yield both
+
+    return blocks(), left_out
+
+
+def _column_types(path: Path) -> dict[str, pa.DataType]:
+    """Types of `COLUMNS`; the first row tells how times are written."""
+    _, first = next(read_table(path, COLUMNS), (0, None))
+    if first is None:
+        raise MetadataError(f"{path}: holds a header and no ratings")
+    name = pa.dictionary(pa.int32(), pa.string())
+    return dict(zip(COLUMNS, (name, name, _type_of_time(first[COLUMNS[2]])), strict=True))
+
+
+def _type_of_time(example: str) -> pa.DataType:
+    for kind in (pa.int64(), pa.float64(), pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        try:
+            pa.array([example]).cast(kind)
+        except pa.ArrowInvalid:
+            continue
+        return kind
+    return pa.int64()  # so that the reader names the line
+
+
+def _blocks(path: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    # With one thread, errors name the row.
+    read = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
+    convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
+    try:
+        with pa.csv.open_csv(path, read, convert_options=convert) as reader, tqdm(unit=" ratings", disable=None) as bar:
+            for block in reader:
+                bar.update(len(block))
+                yield block
+    except pa.ArrowException as error:
+        row = re.search(r"Row #(\d+)", str(error))
+        place = f"{path}, line {_line_of(path, int(row[1]))}" if row else str(path)
+        raise MetadataError(f"{place}: {error}") from error
+
+
+def _refuse_empty(path: Path, block: pa.RecordBatch, rows_before: int) -> None:
+    for name, column in zip(block.schema.names, block.columns, strict=True):
+        if column.null_count:
+            row = pa.compute.index(column.is_null(), True).as_py()
+            raise MetadataError(f"{path}, line {_line_of(path, rows_before + row + 2)}: no {name}")
+
+
+def _line_of(path: Path, row: int) -> int:
+    """The line of a row of the file, header and rows counted from 1: the reader does not count blank lines."""
+    full = (number for number, line in enumerate(text_lines(path), 1) if line.strip())
+    return next(itertools.islice(full, row - 1, None), row)
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    """True where a value differs from the one before, and at the first."""
+    return np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]

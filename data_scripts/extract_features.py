@@ -1,0 +1,317 @@
+"""Features of every shot by a frozen image encoder, the paper's E_fixed [4.2]: `shots` → `shot_features`.
+
+    python -m data_scripts.extract_features --shots catalog/shots --output catalog/shot_features \
+        --model openai/clip-vit-base-patch16
+    accelerate launch --num_processes 8 -m data_scripts.extract_features … --dtype bfloat16        eight GPUs
+
+The paper reads one frame a shot through CLIP ViT-B/16. Ours, where it is silent: the frame is the stored keyframe
+nearest the shot's middle (ties: the earlier); the feature is CLIP's `image_embeds`, after the projection and not
+normalized, because its scale (norms of 9 to 12) decides whether movie-similarity learning gets off the ground. Without
+a keyframe that decodes, a shot's feature is zeros. Numbers are stored as float16.
+
+Worker processes decode ahead, over the ends of films, while the model computes. Killed and run again, a run goes on
+with the films that are missing or were replaced; with the same settings on the same hardware the bytes are the same.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import BaseImageProcessor
+
+from data_scripts.commands import run_command
+from data_scripts.ranks import ranks
+from modeling_m2s.cli import load_pipeline
+from modeling_m2s.index_m2s import model_revision, read_shots
+from modeling_m2s.modeling_m2s import M2SSceneModel
+from modeling_m2s.pipeline_m2s import open_image
+from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source
+from modeling_m2s.shots_m2s import Shot
+from modeling_m2s.storage_m2s import FilmDataset, StorageError, StoredFilm, exclusive
+from modeling_m2s.workers_m2s import end_with_parent
+
+DTYPES = ("float32", "bfloat16", "float16")
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on broken images
+
+
+@dataclass
+class FeatureArguments:
+    """Which shots, which encoder, how it computes."""
+
+    shots: Path = field(metadata={"help": "folder of a shots dataset"})
+    output: Path = field(metadata={"help": "folder of the shot_features dataset"})
+    model: str = field(default=TINY_MODEL, metadata={"help": "CLIP checkpoint or scene encoder: a folder or a Hub id"})
+    dtype: str = field(default="float32", metadata={"help": "the model computes in (autocast)", "choices": DTYPES})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "shots at a time; default: 256 on a GPU, 16 on a CPU"}
+    )
+    num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that decode; default: 1 for a model on the CPU, else this process's share of cores"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers={self.num_workers} must not be negative")
+
+
+def main(argv: list[str] | None = None) -> None:
+    def run(arguments: FeatureArguments) -> None:
+        with ranks() as state:
+            extract_features(arguments, state)
+
+    run_command("extract_features", FeatureArguments, run, argv)
+
+
+def extract_features(arguments: FeatureArguments, state: PartialState | None = None) -> None:
+    """Write the `shot_features` of a `shots` dataset, or what is missing of them; every process does its share.
+
+    The record's settings name the encoder and its revision; `inputs` are the settings of the shots, and
+    `without_keyframe` counts shots whose feature is zeros.
+
+    Raises:
+        StorageError: the shots are not finished, another run writes to the output, it holds features of another
+            encoder, or it cannot be written.
+        ValueError: the model cannot be loaded, or gave an infinite number.
+    """
+    started = time.monotonic()
+    state = state or PartialState()
+    shots, dataset = FilmDataset(arguments.shots, "shots"), FilmDataset(arguments.output, "shot_features")
+    if not shots.record.get("complete"):
+        raise StorageError(f"{shots.folder}: not a finished shots dataset; run python -m data_scripts.detect_shots")
+    if arguments.device and state.num_processes > 1:
+        raise ValueError(
+            f"device={arguments.device} for {state.num_processes} processes: leave it out, each has its own"
+        )
+    encoder = ShotEncoder(arguments.model, arguments.device or state.device, arguments.dtype)
+    if state.is_main_process and arguments.model == TINY_MODEL:
+        print(f"encoder: {TINY_MODEL}, which ships with m2s; the paper's: --model openai/clip-vit-base-patch16")
+    with exclusive(dataset.folder) if state.is_main_process else contextlib.nullcontext():
+        if state.is_main_process:
+            dataset.begin(encoder.settings)
+        state.wait_for_everyone()
+        films, done = shots.films(parts=False), dataset.films()
+        missing = [
+            film
+            for movie_id, film in films.items()
+            if movie_id not in done or done[movie_id].facts["source"] != _source(film, shots)
+        ]
+        state.wait_for_everyone()  # all have seen the same films as missing
+        share = missing[state.process_index :: state.num_processes]
+        write_features(share, shots, dataset, encoder, arguments, show_progress=state.is_main_process)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            added = sum(film.num_rows for film in missing)
+            _finish(dataset, shots, list(films), len(missing), added, time.monotonic() - started)
+
+
+class ShotEncoder:
+    """E_fixed: an image tower with its projection, on one device.
+
+    Args:
+        model: CLIP checkpoint or scene encoder, a folder or a Hub id; a scene encoder reads a scene of one frame.
+
+    Attributes:
+        settings: what features depend on besides the shots, for their record. A folder goes by its name alone: where
+            it lies differs between machines, and its revision tells it from others.
+    """
+
+    def __init__(self, model: str, device: str | torch.device, dtype: str):
+        source = model_source(model)
+        pipeline = load_pipeline(model, str(device), "float32")
+        self.model: M2SSceneModel = pipeline.model
+        self.image_processor: BaseImageProcessor = pipeline.image_processor
+        self.device, self.dtype = self.model.device, getattr(torch, dtype)
+        self.dim: int = self.model.config.projection_dim
+        self.settings = {
+            "encoder": Path(source).resolve().name if model != TINY_MODEL and os.path.isdir(source) else model,
+            "revision": model_revision(source, getattr(self.model.config, "_commit_hash", None)),
+            "keyframe": "middle",
+            "image_size": self.model.config.vision_config.image_size,
+            "dtype": dtype,
+            "dim": self.dim,
+        }
+
+    @torch.inference_mode()
+    def __call__(self, pixels_NCYX: torch.Tensor) -> torch.Tensor:
+        """`image_embeds` float16 (N, dim), on the encoder's device, of resized and cropped uint8 pixels."""
+        if not len(pixels_NCYX):
+            return torch.zeros((0, self.dim), dtype=torch.float16, device=self.device)
+        values = pixels_NCYX.to(self.device, non_blocking=True).float() * self.image_processor.rescale_factor
+        mean, std = (
+            torch.tensor(statistic, device=self.device)[:, None, None]
+            for statistic in (self.image_processor.image_mean, self.image_processor.image_std)
+        )
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model(pixel_values=((values - mean) / std)[:, None]).scene_embeds.half()
+
+
+class Run(NamedTuple):
+    """Neighboring shots of one film, decoded.
+
+    `film` is its number, `num_shots` the run's; `shot_N` says where in the film the shots with a keyframe are, and
+    `pixels_NCYX` is what these show.
+    """
+
+    film: int
+    num_shots: int
+    is_last: bool
+    shot_N: torch.Tensor
+    pixels_NCYX: torch.Tensor
+
+
+class MiddleKeyframes(Dataset):
+    """The middle keyframes of films, as `Run`s in order, resized and cropped to uint8; the device does the rest.
+
+    No run reaches over a film's end: what is computed together shows in the last bit, and a film's bytes must not
+    depend on which films were done before it.
+    """
+
+    def __init__(
+        self, shots: FilmDataset, films: Sequence[StoredFilm], image_processor: BaseImageProcessor, run_length: int
+    ):
+        self.shots, self.films, self.run_length = shots, films, run_length
+        self.prepare = functools.partial(image_processor, do_rescale=False, do_normalize=False, return_tensors="np")
+        self.starts = [
+            (number, first)
+            for number, film in enumerate(films)
+            for first in range(0, max(1, film.num_rows), run_length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Run:
+        number, first = self.starts[index]
+        film = self.films[number]
+        num_shots = min(self.run_length, film.num_rows - first)
+        images = list(map(middle_keyframe, read_shots(self.shots, film, first, num_shots)))
+        places = [first + place for place, image in enumerate(images) if image is not None]
+        found = [image for image in images if image is not None]
+        pixels_NCYX = self.prepare(images=found)["pixel_values"] if found else np.zeros((0, 3, 1, 1), np.uint8)
+        is_last = first + num_shots == film.num_rows
+        shot_N = torch.tensor(places, dtype=torch.long)
+        return Run(number, num_shots, is_last, shot_N, torch.from_numpy(pixels_NCYX))
+
+
+def middle_keyframe(shot: Shot) -> Image.Image | None:
+    """Of a shot's stored keyframes the one nearest its middle, the earlier of two; None if it does not decode."""
+    if not shot.keyframes:
+        return None
+    distances = [abs(2 * frame - (shot.start_frame + shot.end_frame - 1)) for frame in shot.keyframe_frames]
+    try:
+        return open_image(shot.keyframes[distances.index(min(distances))])
+    except UNREADABLE:
+        return None
+
+
+def write_features(
+    films: Sequence[StoredFilm],
+    shots: FilmDataset,
+    dataset: FilmDataset,
+    encoder: ShotEncoder,
+    arguments: FeatureArguments,
+    show_progress: bool = True,
+) -> None:
+    """Compute and write films of a `shots` dataset. While one is fetched from the device and written, the next runs."""
+    on_cpu = encoder.device.type == "cpu"
+    runs = MiddleKeyframes(shots, films, encoder.image_processor, arguments.batch_size or (16 if on_cpu else 256))
+    num_workers = arguments.num_workers
+    if num_workers is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        num_workers = 1 if on_cpu else max(1, (os.cpu_count() or 2) // processes)
+    loader = DataLoader(
+        runs, batch_size=None, num_workers=num_workers, pin_memory=not on_cpu, worker_init_fn=end_with_parent
+    )
+    num_shots = sum(film.num_rows for film in films)
+    results: list[tuple[torch.Tensor, torch.Tensor]] = []
+    written: Future[None] | None = None
+    with (
+        tqdm(total=num_shots, unit=" shots", disable=None if show_progress else True) as progress,
+        ThreadPoolExecutor(max_workers=1) as writer,
+    ):
+        for run in loader:
+            results.append((run.shot_N, encoder(run.pixels_NCYX)))
+            progress.update(run.num_shots)
+            if run.is_last:
+                if written:
+                    written.result()  # raises what stopped it, such as a full disk, before more is computed
+                film, results_of_film, results = films[run.film], results, []
+                written = writer.submit(_write_film, dataset, film, results_of_film, encoder.dim, _source(film, shots))
+        if written:
+            written.result()
+
+
+def _write_film(
+    dataset: FilmDataset, film: StoredFilm, results: list[tuple[torch.Tensor, torch.Tensor]], dim: int, source: str
+) -> None:
+    features_MD = np.zeros((film.num_rows, dim), dtype="<f2")
+    for shot_N, embeds_ND in results:
+        features_MD[shot_N.numpy()] = embeds_ND.cpu().numpy()
+    wrong = ~np.isfinite(features_MD).all(axis=1)
+    if wrong.any():
+        raise ValueError(
+            f"film {film.movie_id}, shot {int(wrong.argmax())}: the encoder's feature is infinite or not a number in "
+            "float16; use --dtype float32, or another model"
+        )
+    row = {
+        "movie_id": film.movie_id,
+        "num_shots": film.num_rows,
+        "dim": dim,
+        "dtype": "float16",
+        "features": features_MD.tobytes(),
+    }
+    missing = film.num_rows - sum(len(shot_N) for shot_N, _ in results)
+    dataset.write_film(film.movie_id, [row], {"source": source, "without_keyframe": missing})
+
+
+def _source(film: StoredFilm, shots: FilmDataset) -> str:
+    """What tells a film's shots from those that it had before it was replaced or detected otherwise."""
+    content = [shots.record["settings"], film.facts, film.num_rows]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finish(
+    dataset: FilmDataset, shots: FilmDataset, movie_ids: list[str], films_added: int, shots_added: int, seconds: float
+) -> None:
+    without = sum(film.facts["without_keyframe"] for film in dataset.films().values() if film.movie_id in movie_ids)
+    dataset.finish(
+        movie_ids,
+        {},
+        inputs={"shots": shots.record["settings"]},
+        without_keyframe=without,
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+    )
+    print(
+        f"{dataset.folder}: {shots.record['num_rows']} shots of {len(movie_ids)} films, {without} without a keyframe "
+        f"({films_added} films now, {shots_added / seconds:.1f} shots/s)"
+    )
+    print(
+        f"next: accelerate launch -m train.train_mil --features {dataset.folder} --similar SIMILAR_MOVIES --output RUN"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Mine scene pairs of similar films [3.2, supp. 1.1b]: the nine-shot scenes of two films that are most alike.
+
+    python -m data_scripts.mine_scene_pairs --features catalog/shot_features --similar catalog/similar_movies \
+        --model runs/mil/model --output catalog/scene_pairs
+
+    … --space features          without a model: the frozen features themselves, the paper's "ablation-selection"
+    … --space random            scenes drawn at random, as many: the baseline (ours)
+    accelerate launch --num_processes 8 -m data_scripts.mine_scene_pairs …        several GPUs
+
+Every pair of similar films is mined once, whichever names the other; `source` joins the sources that do with "+". The
+arithmetic is exact (`scene_mining.py`): device, batch and number of processes do not show in the result. Killed and
+run again, it goes on with the films that are missing.
+"""
+
+import contextlib
+import functools
+import hashlib
+import itertools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+
+from data_scripts.commands import run_command
+from data_scripts.leak_guard import LeakGuard
+from data_scripts.ranks import ranks
+from data_scripts.scene_mining import (
+    WINDOW,
+    FilmWindows,
+    ScenePair,
+    exact_embedder,
+    film_windows,
+    mine_scene_pairs,
+    random_scene_pairs,
+)
+from data_scripts.shot_features import ShotFeatures
+from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
+from modeling_m2s.storage_m2s import FilmDataset, exclusive
+
+SPACES = ("model", "features", "random")
+NO_KEYFRAMES = f"no {WINDOW} neighboring shots with keyframes"
+
+
+@dataclass
+class MiningArguments:
+    """What is mined, in which space, and how."""
+
+    features: Path = field(metadata={"help": "folder of a shot_features dataset"})
+    similar: Path = field(metadata={"help": "folder of a similar_movies dataset"})
+    output: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
+    model: Path | None = field(default=None, metadata={"help": "folder of a movie-similarity model, for space=model"})
+    space: str = field(default="model", metadata={"help": "where scenes are compared", "choices": SPACES})
+    sources: list[str] = field(
+        default_factory=list, metadata={"help": "only films similar by these, such as co_watch; default: all there are"}
+    )
+    exclude: list[Path] = field(
+        default_factory=list, metadata={"help": "benchmark files or lists of ids: their held-out films are not mined"}
+    )
+    movies: Path | None = field(
+        default=None,
+        metadata={"help": "folder of a movies dataset: titles, by which films without IMDb id are excluded"},
+    )
+    require_imdb_id: bool = field(default=False, metadata={"help": "exclude every film without IMDb id"})
+    allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
+    seed: int = field(default=0, metadata={"help": "of space=random"})
+    device: str | None = field(default=None, metadata={"help": "cpu or cuda; default: a GPU if there is one"})
+    batch_pairs: int | None = field(
+        default=None, metadata={"help": "film pairs at a time, default 64 on a GPU and 4 else; not seen in the result"}
+    )
+    cached_films: int = field(default=1000, metadata={"help": "films held in memory, each 2 kB a shot"})
+
+    def __post_init__(self) -> None:
+        if self.space not in SPACES:
+            raise ValueError(f"space={self.space!r} must be one of {', '.join(SPACES)}")
+        if (self.space == "model") != (self.model is not None):
+            raise ValueError(f"space={self.space} with model={self.model}: give --model for space=model, and only then")
+        if self.batch_pairs is not None and self.batch_pairs < 1:
+            raise ValueError(f"batch_pairs={self.batch_pairs} must be at least 1")
+
+
+class FilmPair(NamedTuple):
+    """Two similar films, `movie_id_a < movie_id_b`, and the sources that say so, joined."""
+
+    movie_id_a: str
+    movie_id_b: str
+    source: str
+
+
+def main(argv: list[str] | None = None) -> None:
+    def run(arguments: MiningArguments) -> None:
+        with ranks() as state:
+            mine_catalog(arguments, state)
+
+    run_command("mine_scene_pairs", MiningArguments, run, argv)
+
+
+def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
+    """Write the `scene_pairs` of all similar films, or what is missing of them; every process does its share.
+
+    The record says which films were skipped and why (`failed`), how many film pairs were mined and skipped.
+
+    Raises:
+        ValueError: no similar films, films without features, features that are no numbers.
+        StorageError: model and features are of two encoders; the folder holds pairs mined otherwise.
+    """
+    features = ShotFeatures(arguments.features)
+    pairs = read_film_pairs(arguments.similar, arguments.sources)
+    guard = LeakGuard.read(arguments.exclude, arguments.movies, require_imdb_id=arguments.require_imdb_id)
+    skipped = films_to_skip(pairs, features, guard, arguments)
+    mined = [pair for pair in pairs if not {pair.movie_id_a, pair.movie_id_b} & skipped.keys()]
+    if not mined:
+        reasons = Counter(skipped.values())
+        raise ValueError(f"{arguments.similar}: none of {len(pairs)} film pairs can be mined: {_listed(reasons)}")
+    dataset = FilmDataset(arguments.output, "scene_pairs")
+    miner = Miner(features, arguments, state)
+    with exclusive(arguments.output) if state.is_main_process else contextlib.nullcontext():
+        if state.is_main_process:
+            dataset.begin({**miner.settings, "film_pairs": _digest(mined)})
+        state.wait_for_everyone()
+        films = sorted({pair.movie_id_a for pair in mined})
+        share = set(films[state.process_index :: state.num_processes]) - dataset.films().keys()
+        for movie_id, rows, facts in miner.mine([pair for pair in mined if pair.movie_id_a in share]):
+            dataset.write_film(movie_id, rows, facts)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            finish(dataset, films, skipped, film_pairs=len(pairs), leak_guard=guard.record())
+
+
+class Miner:
+    """Scene pairs of film pairs, on one device.
+
+    Raises:
+        StorageError: the model was trained on features of another encoder.
+    """
+
+    def __init__(self, features: ShotFeatures, arguments: MiningArguments, state: PartialState):
+        self.features, self.arguments = features, arguments
+        gpu = state.device if state.device.type == "cuda" else torch.device("cpu")  # others have no float64
+        self.device = torch.device(arguments.device) if arguments.device else gpu
+        self.batch_pairs = arguments.batch_pairs or (64 if self.device.type == "cuda" else 4)
+        self.show_progress = state.is_main_process
+        self.settings: dict[str, Any] = {
+            "space": arguments.space,
+            "window": WINDOW,
+            "sources": sorted(set(arguments.sources)),
+        }
+        self.settings["features"] = features.record["settings"]
+        if arguments.space == "random":
+            self.settings["seed"] = arguments.seed
+        self.embed = self._embedder(arguments.model) if arguments.model else None
+        self.windows = functools.lru_cache(arguments.cached_films)(self._windows)
+
+    def mine(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+        """Of each film that comes first in a pair: its id, its rows, and what was skipped on the way."""
+        results = self._results(pairs)
+        for movie_id, group in itertools.groupby(results, key=lambda result: result[0].movie_id_a):
+            rows, num_mined, without_keyframes = [], 0, set()
+            for pair, scenes in group:
+                rows += [
+                    {**pair._asdict(), **scene._asdict(), "num_shots": WINDOW}
+                    for scene in sorted(scenes, key=lambda scene: scene.first_shot_a)
+                ]
+                num_mined += bool(scenes)
+                if not scenes:
+                    without_keyframes |= {film for film in pair[:2] if not self.windows(film).usable_P.any()}
+            yield movie_id, rows, {"film_pairs_mined": num_mined, "without_keyframes": sorted(without_keyframes)}
+
+    def _results(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[FilmPair, list[ScenePair]]]:
+        with tqdm(total=len(pairs), unit=" film pairs", disable=None if self.show_progress else True) as progress:
+            for first in range(0, len(pairs), self.batch_pairs):
+                batch = pairs[first : first + self.batch_pairs]
+                films = [(self.windows(pair.movie_id_a), self.windows(pair.movie_id_b)) for pair in batch]
+                if self.arguments.space == "random":
+                    seeds = (f"{self.arguments.seed} {pair.movie_id_a} {pair.movie_id_b}" for pair in batch)
+                    scenes = [random_scene_pairs(a, b, seed) for (a, b), seed in zip(films, seeds, strict=True)]
+                else:
+                    scenes = mine_scene_pairs(films)
+                yield from zip(batch, scenes, strict=True)
+                progress.update(len(batch))
+
+    def _windows(self, movie_id: str) -> FilmWindows:
+        features_nD = torch.from_numpy(np.array(self.features[movie_id])).to(self.device)
+        return film_windows(features_nD, self.embed)
+
+    def _embedder(self, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+        model = M2SMovieSimilarityModel.from_pretrained(folder)
+        trained_on = model.config.features or {}
+        self.features.require_encoder({key: trained_on.get(key) for key in ("encoder", "revision")})
+        self.settings["model"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
+        return exact_embedder(model.to(self.device))
+
+
+def read_film_pairs(folder: Path, sources: Sequence[str] = ()) -> list[FilmPair]:
+    """Every unordered pair of similar films once, by id.
+
+    Raises:
+        ValueError: there are none, or none of these sources, or a film is similar to itself.
+        StorageError: not a finished similar_movies dataset.
+    """
+    dataset = FilmDataset(folder, "similar_movies")
+    if not dataset.record.get("complete"):
+        raise ValueError(f"{folder} is not a finished similar_movies dataset; run data_scripts.similar_movies")
+    found: dict[tuple[str, str], set[str]] = defaultdict(set)
+    present = set()
+    for row in dataset.read(["movie_id", "similar_movie_id", "source"]).to_pylist():
+        first, second = sorted((row["movie_id"], row["similar_movie_id"]))
+        if first == second:
+            raise ValueError(f"{folder}: film {first} is similar to itself; make the dataset again")
+        present.add(row["source"])
+        if not sources or row["source"] in sources:
+            found[first, second].add(row["source"])
+    if unknown := sorted(set(sources) - present):
+        raise ValueError(f"{folder} has no pairs of source {', '.join(unknown)}, only of {', '.join(sorted(present))}")
+    if not found:
+        raise ValueError(f"{folder} has no pairs of similar films")
+    return [FilmPair(*films, "+".join(sorted(names))) for films, names in sorted(found.items())]
+
+
+def films_to_skip(
+    pairs: Iterable[FilmPair], features: ShotFeatures, guard: LeakGuard, arguments: MiningArguments
+) -> dict[str, str]:
+    """Films of the pairs that cannot be mined, with the reason.
+
+    Raises:
+        ValueError: films without features, if they are not allowed.
+    """
+    num_shots = dict(zip(features.movie_ids, features.num_shots.tolist(), strict=True))
+    skipped, missing = {}, []
+    for movie_id in sorted({film for pair in pairs for film in pair[:2]}):
+        if guard.excludes(movie_id):
+            skipped[movie_id] = "excluded by the leak guard"
+        elif movie_id not in num_shots:
+            missing.append(movie_id)
+            skipped[movie_id] = "no shot features"
+        elif num_shots[movie_id] < WINDOW:
+            skipped[movie_id] = f"fewer than {WINDOW} shots"
+    if missing and not arguments.allow_missing:
+        raise ValueError(
+            f"{arguments.features} lacks {len(missing)} films of {arguments.similar}, {missing[0]} for one; extract "
+            "their features, or skip them with --allow_missing true"
+        )
+    return skipped
+
+
+def finish(dataset: FilmDataset, films: list[str], skipped: dict[str, str], film_pairs: int, **facts: Any) -> None:
+    """Pack the dataset and print what there is; `facts` go into the record."""
+    stored = {movie_id: film.facts for movie_id, film in dataset.films().items()}
+    without = {movie_id: NO_KEYFRAMES for film in films for movie_id in stored[film]["without_keyframes"]}
+    num_mined = sum(stored[film]["film_pairs_mined"] for film in films)
+    facts = {"film_pairs": film_pairs, "film_pairs_mined": num_mined, **facts}
+    dataset.finish(films, {**skipped, **without}, **facts)
+    scores = dataset.read(["score"])["score"].to_numpy()
+    print(f"{len(scores)} scene pairs of {num_mined} of {film_pairs} film pairs in {dataset.folder}")
+    print(f"skipped: {_listed(Counter(dataset.record['failed'].values())) or 'no film'}")
+    if len(scores):
+        quartiles = np.quantile(scores, [0, 0.25, 0.5, 0.75, 1])
+        print("scores: lowest {:.4g}, quartiles {:.4g}, {:.4g}, {:.4g}, highest {:.4g}".format(*quartiles))
+    print(f"next: python -m data_scripts.pair_atlas --pairs {dataset.folder} --shots SHOTS --output atlas.html")
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} films ({reason})" for reason, count in sorted(counts.items()))
+
+
+def _digest(pairs: list[FilmPair]) -> str:
+    """What was asked for, short: other similar films are other settings."""
+    return f"{len(pairs)} pairs, {hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:12]}"
+
+
+if __name__ == "__main__":
+    main()

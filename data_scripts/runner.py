@@ -1,0 +1,158 @@
+"""Run one function over films: in processes of this machine, or on a Ray cluster.
+
+    --runner local --workers 8        eight films at a time, each in a process of its own
+    --runner ray                      on the cluster of RAY_ADDRESS or of `ray start`, else on a Ray of this machine
+    --shard 3/16                      films 3, 19, 35, … only: one of 16 jobs that may run at once, on many machines
+
+Either way a film that crashes its process is one film's failure, with the same words, so that a dataset's bytes do
+not depend on where it was made. A machine that is lost costs time only.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modeling_m2s.workers_m2s import Outcome, run_isolated
+
+ROOT = Path(__file__).parents[1]
+# A film whose machine is lost, or whose Ray worker is killed for want of memory, is tried elsewhere this often.
+MAX_RETRIES = 10
+RUNNERS = ("local", "ray")
+
+Value = TypeVar("Value")
+
+
+@dataclass(kw_only=True)
+class RunnerArguments:
+    """Where and how a stage's work on films is done."""
+
+    runner: str = field(default="local", metadata={"help": "processes of this machine, or Ray", "choices": RUNNERS})
+    workers: int = field(default=0, metadata={"help": "films at a time; 0 takes one a CPU of the machine or cluster"})
+    shard: str | None = field(
+        default=None, metadata={"help": "i/N: only every N-th film from film i on, i from 0; for job arrays"}
+    )
+
+    def __post_init__(self):
+        if self.runner not in RUNNERS:
+            raise ValueError(f"runner={self.runner!r} is unknown; choose one of {', '.join(RUNNERS)}")
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers} must be at least 1, or 0 for one a CPU")
+        _ = self.shard_of
+
+    @property
+    def shard_of(self) -> tuple[int, int] | None:
+        """(i, N) of the shard; None for all films.
+
+        Raises:
+            ValueError: it is not a shard.
+        """
+        if self.shard is None:
+            return None
+        index, slash, number = self.shard.partition("/")
+        if not (slash and index.isdecimal() and number.isdecimal() and int(index) < int(number)):
+            raise ValueError(f"shard={self.shard!r} is not i/N with i from 0 to N-1, as in 0/4, 1/4, 2/4, 3/4")
+        return int(index), int(number)
+
+    def films_of_shard(self, films: Mapping[str, Value]) -> dict[str, Value]:
+        """The films that this run does, in the order of their ids."""
+        first, step = self.shard_of or (0, 1)
+        return dict(sorted(films.items())[first::step])
+
+
+def run_films(
+    function: Callable[..., Any],
+    inputs: Iterable[tuple[str, tuple]],
+    arguments: RunnerArguments,
+    report: Callable[[str, float], None] | None = None,
+    preload: tuple[str, ...] = (),
+    max_silence: float | None = None,
+) -> Generator[Outcome, None, None]:
+    """Call `function(*arguments, report=…)` for every `(key, arguments)`, each in a process of its own.
+
+    Args:
+        function: importable by name, also on the machines of a cluster; its exceptions become errors of their input.
+        inputs: keys name the inputs in the outcomes. Paths must be absolute and, on a cluster, the same everywhere.
+        arguments: where.
+        report: called with (key, share done), by the local runner only.
+        preload: modules that the processes find imported.
+        max_silence: seconds without a report after which a process counts as hung and is killed.
+
+    Yields:
+        One `Outcome` an input, as they finish. Closing the iterator ends the work.
+
+    Raises:
+        ValueError: Ray is asked for and not installed, or its cluster cannot be reached.
+    """
+    if arguments.runner == "ray":
+        return _run_with_ray(function, inputs, arguments.workers, preload, max_silence)
+    return run_isolated(function, inputs, arguments.workers or os.cpu_count() or 1, report, preload, max_silence)
+
+
+def _run_with_ray(
+    function: Callable[..., Any],
+    inputs: Iterable[tuple[str, tuple]],
+    workers: int,
+    preload: tuple[str, ...],
+    max_silence: float | None,
+) -> Generator[Outcome, None, None]:
+    with _ray() as ray:
+        task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run_one)
+        queue, running = iter(inputs), {}
+        try:
+            while True:
+                # Asked for again each time: machines come and go.
+                room = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+                while len(running) < room and (job := next(queue, None)) is not None:
+                    running[task.remote(function, job, preload, max_silence)] = job[0]
+                if not running:
+                    return
+                (done,), _ = ray.wait(list(running), num_returns=1)
+                key = running.pop(done)
+                try:
+                    outcome = ray.get(done)
+                except ray.exceptions.RayError as error:
+                    outcome = Outcome(key, error=f"given up by Ray: {' '.join(str(error).split())}")
+                yield outcome
+        finally:
+            for waiting in running:
+                ray.cancel(waiting, force=True)
+
+
+def _run_one(
+    function: Callable[..., Any], job: tuple[str, tuple], preload: tuple[str, ...], max_silence: float | None
+) -> Outcome:
+    """A Ray task: one input in a process below Ray's, so that Ray loses a worker only when it loses a machine."""
+    (outcome,) = run_isolated(function, [job], 1, None, (*preload, "ray"), max_silence)
+    return outcome
+
+
+@contextlib.contextmanager
+def _ray() -> Iterator[Any]:
+    """Ray, connected to a cluster or to one that is started here, with this checkout's code on its machines.
+
+    A connection that the caller has made is used and kept.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default, or Ray warns
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError(f"--runner ray needs Ray: pip install 'movies2scenes[ray]' ({error})") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    code = {
+        "py_modules": [str(ROOT / "data_scripts"), str(ROOT / "modeling_m2s")],
+        "excludes": ["__pycache__", "*.safetensors"],
+    }
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=code)
+    except (ConnectionError, RuntimeError) as error:
+        raise ValueError(f"Ray cannot be reached or started: {' '.join(str(error).split())}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

@@ -1,0 +1,344 @@
+"""`mine_scene_pairs`: every film pair once, the same bytes however it runs, what is skipped is counted and said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from data_scripts.mine_scene_pairs import main
+from data_scripts.scene_mining import WINDOW, exact_embedder, film_windows, mine_scene_pairs, num_scene_pairs
+from modeling_m2s.configuration_m2s import M2SMovieSimilarityConfig
+from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
+from modeling_m2s.storage_m2s import FilmDataset
+
+ROOT = Path(__file__).parents[1]
+DIM, SETTINGS = 16, {"encoder": "clip", "revision": "r1", "keyframe": "middle"}
+LENGTHS = {f"tt{number:07d}": 20 + 13 * (number % 5) for number in range(1, 9)}
+# Several sources and both directions name some pairs.
+SIMILAR = [
+    ("tt0000001", "tt0000002", "genre"),
+    ("tt0000002", "tt0000001", "co_watch"),
+    ("tt0000002", "tt0000001", "genre"),
+    ("tt0000003", "tt0000001", "co_watch"),
+    ("tt0000003", "tt0000004", "synopsis"),
+    ("tt0000005", "tt0000008", "genre"),
+    ("tt0000006", "tt0000005", "co_watch"),
+    ("tt0000007", "tt0000008", "genre"),
+]
+PAIRS = {
+    ("tt0000001", "tt0000002"): "co_watch+genre",
+    ("tt0000001", "tt0000003"): "co_watch",
+    ("tt0000003", "tt0000004"): "synopsis",
+    ("tt0000005", "tt0000006"): "co_watch",
+    ("tt0000005", "tt0000008"): "genre",
+    ("tt0000007", "tt0000008"): "genre",
+}
+
+
+def features_of(movie_id: str, num_shots: int) -> np.ndarray:
+    return np.random.default_rng(int(movie_id[2:])).normal(1, 1, (num_shots, DIM)).astype("<f2")
+
+
+def write_features(folder: Path, films: dict[str, np.ndarray], encoder: str = "clip") -> None:
+    dataset = FilmDataset(folder, "shot_features")
+    dataset.begin({**SETTINGS, "encoder": encoder})
+    rows = [
+        {
+            "movie_id": movie_id,
+            "num_shots": len(features),
+            "dim": DIM,
+            "dtype": "float16",
+            "features": features.tobytes(),
+        }
+        for movie_id, features in sorted(films.items())
+    ]
+    dataset.write_all(rows)
+
+
+def write_similar(folder: Path, similar: list[tuple[str, str, str]]) -> None:
+    ranks: dict[tuple[str, str], int] = {}
+    rows = []
+    for movie_id, other, source in sorted(similar, key=lambda row: (row[0], row[2])):
+        ranks[movie_id, source] = ranks.get((movie_id, source), 0) + 1
+        place = {"rank": ranks[movie_id, source], "score": 1.0, "source": source}
+        rows.append({"movie_id": movie_id, "similar_movie_id": other, **place})
+    dataset = FilmDataset(folder, "similar_movies")
+    dataset.begin({})
+    dataset.write_all(rows)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    """The Arrow copies of a test go with it."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def films() -> dict[str, np.ndarray]:
+    return {movie_id: features_of(movie_id, num_shots) for movie_id, num_shots in LENGTHS.items()}
+
+
+@pytest.fixture
+def catalog(films, tmp_path) -> Path:
+    write_features(tmp_path / "shot_features", films)
+    write_similar(tmp_path / "similar_movies", SIMILAR)
+    torch.manual_seed(0)
+    config = M2SMovieSimilarityConfig(feature_dim=DIM, hidden_size=DIM, features=SETTINGS)
+    M2SMovieSimilarityModel(config).save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+def flags(catalog: Path, output: str, *more: str, space: str = "model") -> list[str]:
+    model = ["--model", str(catalog / "model")] if space == "model" else []
+    inputs = ["--features", str(catalog / "shot_features"), "--similar", str(catalog / "similar_movies")]
+    return [*inputs, *model, "--space", space, "--device", "cpu", "--output", str(catalog / output), *more]
+
+
+def rows(catalog: Path, output: str) -> list[dict]:
+    dataset = FilmDataset(catalog / output, "scene_pairs")
+    assert dataset.check() == []
+    return dataset.read().to_pylist()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("space", ["model", "features"])
+def test_every_pair_of_similar_films_is_mined_once(space, catalog, films, capsys):
+    main(flags(catalog, "pairs", space=space))
+    embed = exact_embedder(M2SMovieSimilarityModel.from_pretrained(catalog / "model")) if space == "model" else None
+    windows = {movie_id: film_windows(torch.from_numpy(features), embed) for movie_id, features in films.items()}
+    expected = [
+        (a, pair.first_shot_a, b, pair.first_shot_b, WINDOW, pytest.approx(pair.score, rel=1e-6), source)
+        for (a, b), source in PAIRS.items()
+        for pair in sorted(mine_scene_pairs([(windows[a], windows[b])])[0])
+    ]
+    assert [tuple(row.values()) for row in rows(catalog, "pairs")] == expected
+    said = capsys.readouterr().out
+    assert f"{len(expected)} scene pairs of 6 of 6 film pairs" in said and "skipped: no film" in said
+    assert "quartiles" in said and "next: python -m data_scripts.pair_atlas" in said
+
+
+def test_the_two_spaces_and_chance_differ(catalog):
+    found = {}
+    for space in ("model", "features", "random"):
+        main(flags(catalog, space, space=space))
+        found[space] = [(row["first_shot_a"], row["first_shot_b"]) for row in rows(catalog, space)]
+    assert len(found["model"]) == len(found["features"]) == len(found["random"])
+    assert found["model"] != found["features"] != found["random"] != found["model"]
+
+
+def test_random_scenes_follow_from_the_seed(catalog):
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        main(flags(catalog, name, "--seed", seed, "--batch_pairs", {"a": "1"}.get(name, "5"), space="random"))
+    assert tree(catalog / "a") == tree(catalog / "b")
+    assert rows(catalog, "a") != rows(catalog, "c")
+
+
+def test_only_the_sources_asked_for(catalog):
+    main(flags(catalog, "pairs", "--sources", "co_watch", "synopsis"))
+    found = {(row["movie_id_a"], row["movie_id_b"]): row["source"] for row in rows(catalog, "pairs")}
+    assert found == {
+        ("tt0000001", "tt0000002"): "co_watch",
+        ("tt0000001", "tt0000003"): "co_watch",
+        ("tt0000003", "tt0000004"): "synopsis",
+        ("tt0000005", "tt0000006"): "co_watch",
+    }
+
+
+@pytest.mark.parametrize("more", [["--batch_pairs", "1"], ["--batch_pairs", "5", "--cached_films", "1"]])
+def test_batch_and_memory_do_not_show(more, catalog):
+    main(flags(catalog, "whole"))
+    main(flags(catalog, "other", *more))
+    assert tree(catalog / "other") == tree(catalog / "whole")
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_an_interrupted_run_is_finished_the_same(kept, catalog, monkeypatch):
+    main(flags(catalog, "whole"))
+    write_film = FilmDataset.write_film
+
+    def interrupted(dataset, *film):
+        if len(dataset.films()) == kept:
+            raise KeyboardInterrupt
+        write_film(dataset, *film)
+
+    monkeypatch.setattr(FilmDataset, "write_film", interrupted)
+    with pytest.raises(SystemExit):
+        main(flags(catalog, "cut", "--batch_pairs", "1"))
+    assert len(FilmDataset(catalog / "cut", "scene_pairs").films()) == kept
+    monkeypatch.undo()
+    main(flags(catalog, "cut"))
+    assert tree(catalog / "cut") == tree(catalog / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_finished_the_same(catalog):
+    command = [sys.executable, "-m", "data_scripts.mine_scene_pairs"]
+    main(flags(catalog, "whole", space="features"))
+    kills = 0
+    while True:
+        process = subprocess.Popen(
+            [*command, *flags(catalog, "killed", "--batch_pairs", "1", space="features")],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if kills < 1 and len(list(catalog.glob("killed/parts/*.parquet"))) > 1:
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.001)
+        if process.wait() == 0:
+            break
+        kills += 1
+    assert kills == 1
+    assert tree(catalog / "killed") == tree(catalog / "whole")
+
+
+def test_films_that_are_kept_are_not_mined_again(catalog, monkeypatch):
+    main(flags(catalog, "pairs"))
+    whole = tree(catalog / "pairs")
+    monkeypatch.setattr("data_scripts.mine_scene_pairs.mine_scene_pairs", None)
+    main(flags(catalog, "pairs"))
+    assert tree(catalog / "pairs") == whole
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same(catalog):
+    main(flags(catalog, "whole", space="features"))
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+    ]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "data_scripts.mine_scene_pairs", *flags(catalog, "shared", space="features")]
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True)
+    assert tree(catalog / "shared") == tree(catalog / "whole")
+
+
+def test_films_that_cannot_be_mined_are_counted_and_said(catalog, films, capsys):
+    films["tt0000002"] = films["tt0000002"][:8]
+    films["tt0000004"][::5] = 0
+    write_features(catalog / "shot_features", films)
+    (catalog / "listed.txt").write_text("tt0000007\n")
+    main(flags(catalog, "pairs", "--exclude", str(catalog / "listed.txt")))
+    mined = {(row["movie_id_a"], row["movie_id_b"]) for row in rows(catalog, "pairs")}
+    assert mined == PAIRS.keys() - {
+        ("tt0000001", "tt0000002"),
+        ("tt0000003", "tt0000004"),
+        ("tt0000007", "tt0000008"),
+    }
+    record = json.loads((catalog / "pairs/m2s.json").read_text())
+    assert record["failed"] == {
+        "tt0000002": "fewer than 9 shots",
+        "tt0000004": "no 9 neighboring shots with keyframes",
+        "tt0000007": "excluded by the leak guard",
+    }
+    assert (record["film_pairs"], record["film_pairs_mined"]) == (6, 3)
+    assert record["leak_guard"]["excluded"] == {"by id": 1}
+    said = capsys.readouterr().out
+    assert "of 3 of 6 film pairs" in said and "1 films (fewer than 9 shots)" in said
+
+
+def test_films_without_imdb_id_are_excluded_by_title(catalog, films):
+    movies = FilmDataset(catalog / "movies", "movies")
+    movies.begin({})
+    row = {"year": 1999, "genres": [], "synopsis": "", "video": ""}
+    movies.write_all([{"movie_id": name, "title": "The Heat", **row} for name in ("my_heat", "tt9999999")])
+    write_features(catalog / "shot_features", {**films, "my_heat": films["tt0000001"]})
+    write_similar(catalog / "similar_movies", [*SIMILAR, ("tt0000006", "my_heat", "genre")])
+    (catalog / "listed.txt").write_text("tt9999999\n")
+    main(flags(catalog, "pairs", "--exclude", str(catalog / "listed.txt"), "--movies", str(catalog / "movies")))
+    assert json.loads((catalog / "pairs/m2s.json").read_text())["failed"] == {"my_heat": "excluded by the leak guard"}
+
+
+def test_films_without_features_are_refused_or_skipped(catalog, films):
+    del films["tt0000008"]
+    write_features(catalog / "shot_features", films)
+    with pytest.raises(
+        SystemExit, match=r"lacks 1 films of .*similar_movies, tt0000008 for one; .*--allow_missing true"
+    ):
+        main(flags(catalog, "pairs"))
+    main(flags(catalog, "pairs", "--allow_missing", "true"))
+    assert json.loads((catalog / "pairs/m2s.json").read_text())["failed"] == {"tt0000008": "no shot features"}
+    assert len({(row["movie_id_a"], row["movie_id_b"]) for row in rows(catalog, "pairs")}) == 4
+
+
+def test_features_of_another_encoder_are_refused(catalog, films):
+    write_features(catalog / "other", films, encoder="clip-large")
+    with pytest.raises(
+        SystemExit, match="other was made with other settings: encoder is 'clip-large' there, 'clip' now"
+    ):
+        main([*flags(catalog, "pairs"), "--features", str(catalog / "other")])
+
+
+def test_features_that_are_no_numbers_are_refused(catalog, films):
+    films["tt0000003"][11, 4] = np.nan
+    write_features(catalog / "shot_features", films)
+    with pytest.raises(SystemExit, match="film tt0000003, shot 11: a feature is infinite or not a number"):
+        main(flags(catalog, "pairs"))
+
+
+@pytest.mark.parametrize(
+    ("similar", "more", "words"),
+    [
+        ([], [], "has no pairs of similar films"),
+        (SIMILAR, ["--sources", "genre", "co_rating"], "has no pairs of source co_rating, only of co_watch, genre"),
+        ([("tt0000001", "tt0000001", "genre")], [], "film tt0000001 is similar to itself"),
+        (SIMILAR[-1:], ["--exclude", "listed.txt"], "none of 1 film pairs can be mined: 1 films .excluded by"),
+        (SIMILAR, ["--batch_pairs", "0"], "batch_pairs=0 must be at least 1"),
+        (SIMILAR, ["--space", "features"], "give --model for space=model, and only then"),
+    ],
+)
+def test_what_cannot_be_mined_is_refused(similar, more, words, catalog, monkeypatch):
+    monkeypatch.chdir(catalog)
+    Path("listed.txt").write_text("tt0000007\n")
+    write_similar(catalog / "similar_movies", similar)
+    with pytest.raises(SystemExit, match=f"mine_scene_pairs: error: .*{words}"):
+        main(flags(catalog, "pairs", *more))
+    assert not (catalog / "pairs").exists()
+
+
+def test_processes_that_do_not_know_each_other_are_refused(catalog, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="WORLD_SIZE=2, but this is one of num_processes=1"):
+        main(flags(catalog, "pairs"))
+
+
+def test_other_pairs_or_another_model_need_another_folder(catalog):
+    main(flags(catalog, "pairs"))
+    with pytest.raises(SystemExit, match=r"film_pairs is '6 pairs, \w+' there, '4 pairs, \w+' now"):
+        main(flags(catalog, "pairs", "--sources", "co_watch", "synopsis"))
+    with pytest.raises(SystemExit, match="space is 'model' there, 'features' now"):
+        main(flags(catalog, "pairs", space="features"))
+    torch.manual_seed(1)
+    config = M2SMovieSimilarityConfig(feature_dim=DIM, hidden_size=DIM, features=SETTINGS)
+    M2SMovieSimilarityModel(config).save_pretrained(catalog / "model")
+    with pytest.raises(SystemExit, match=r"model is '\w+' there, '\w+' now"):
+        main(flags(catalog, "pairs"))
+
+
+def test_as_many_scenes_as_the_shorter_film_gives(catalog):
+    main(flags(catalog, "pairs"))
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows(catalog, "pairs"):
+        films = (row["movie_id_a"], row["movie_id_b"])
+        counts[films] = counts.get(films, 0) + 1
+    assert counts == {(a, b): num_scene_pairs(LENGTHS[a], LENGTHS[b]) for a, b in PAIRS}

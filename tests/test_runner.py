@@ -1,0 +1,162 @@
+"""The same function gives the same outcomes in processes of this machine and on a Ray cluster, also one that shrinks."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from make_videos import make_video
+from test_detect_shots import outputs, write_catalog
+
+from data_scripts.commands import run_command
+from data_scripts.runner import RunnerArguments, run_films
+from modeling_m2s.storage_m2s import FilmDataset
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 11])
+def test_shards_share_the_films(number):
+    films = {f"tt{n}": n for n in (3, 1, 4, 15, 9, 2, 6)}
+    shards = [RunnerArguments(shard=f"{index}/{number}").films_of_shard(films) for index in range(number)]
+    assert sorted(name for shard in shards for name in shard) == sorted(films)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert all(films[name] == value for shard in shards for name, value in shard.items())
+    assert list(RunnerArguments().films_of_shard(films)) == sorted(films)
+
+
+@pytest.mark.parametrize("shard", ["", "1", "1/", "/2", "2/2", "0/0", "-1/2", "1/2/3", "a/b", "1.0/2", "²/3"])
+def test_what_is_no_shard_is_refused(shard):
+    with pytest.raises(ValueError, match="is not i/N with i from 0 to N-1"):
+        RunnerArguments(shard=shard)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--workers", "-1"], "workers=-1 must be at least 1, or 0"),
+        (["--shard", "3/3"], "shard='3/3' is not i/N"),
+    ],
+)
+def test_bad_flags_end_in_one_line(flags, words):
+    with pytest.raises(SystemExit, match=f"^stage: error: {words}"):
+        run_command("stage", RunnerArguments, print, flags)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"--runner ray needs Ray: pip install 'movies2scenes\[ray\]'"):
+        list(run_films(print, [], RunnerArguments(runner="ray")))
+
+
+def behave(how: str, report) -> str:
+    report(0.5)
+    if how == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "raise":
+        raise ValueError("two\n   lines")
+    return how * 2
+
+
+BEHAVIORS = ["fine", "crash", "raise", "well", "raise", "good"]
+
+
+def outcomes(arguments: RunnerArguments) -> list[tuple]:
+    inputs = [(str(n), (how,)) for n, how in enumerate(BEHAVIORS)]
+    found = list(run_films(behave, inputs, arguments))
+    return sorted((outcome.key, outcome.value, outcome.error, outcome.error_type) for outcome in found)
+
+
+EXPECTED = [
+    ("0", "finefine", None, None),
+    ("1", None, "the worker process was killed by SIGSEGV", None),
+    ("2", None, "two lines", "ValueError"),
+    ("3", "wellwell", None, None),
+    ("4", None, "two lines", "ValueError"),
+    ("5", "goodgood", None, None),
+]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 9])
+def test_local_outcomes(workers):
+    assert outcomes(RunnerArguments(workers=workers)) == EXPECTED
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of one CPU each on this machine."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Workers import this file, too: what they run is defined here.
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    node = cluster.add_node(**size)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster, node
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_ray_outcomes_are_those_of_the_local_runner(cluster):
+    assert outcomes(RunnerArguments(runner="ray")) == EXPECTED
+    assert outcomes(RunnerArguments(runner="ray", workers=1)) == EXPECTED
+
+
+@pytest.mark.slow
+def test_ray_is_started_here_where_no_cluster_is(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert outcomes(RunnerArguments(runner="ray", workers=2)) == EXPECTED
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    paths = ["--movies", f"{folder}/movies", "--output", f"{folder}/shots"]
+    return [sys.executable, "-m", "data_scripts.detect_shots", *paths, *flags]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lose_a_node", [False, True])
+def test_bytes_from_a_cluster_are_those_from_here(lose_a_node, cluster, tmp_path, monkeypatch):
+    """Long films, so that the lost node has one in work; one film fails, with the same words."""
+    videos = {
+        f"tt000000{n}": make_video(tmp_path / f"{n}.mp4", [30 + n] * 40, size=(640, 360), seed=n, grain=8)
+        for n in range(6)
+    }
+    (tmp_path / "broken.mp4").write_bytes(b"no film")
+    here, there = (write_catalog(tmp_path / name, {**videos, "tt0000009": tmp_path / "broken.mp4"}) for name in "ab")
+    # From the checkout alone: no help to find the code.
+    monkeypatch.delenv("PYTHONPATH")
+    assert subprocess.run(command(here, "--workers", "2"), cwd=ROOT, capture_output=True).returncode == 1
+    process = subprocess.Popen(
+        command(there, "--runner", "ray"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if lose_a_node:
+        deadline = time.monotonic() + 120
+        while not list(there.glob("shots/parts/*.parquet")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None
+        cluster[0].remove_node(cluster[1], allow_graceful=False)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1 and "(6 done now, 1 failed" in said, said
+    assert outputs(there) == outputs(here)
+    assert FilmDataset(there / "shots", "shots").check() == []
+    assert not list(there.rglob(".m2s-*"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_ray_tasks(cluster, tmp_path):
+    video = make_video(tmp_path / "film.mp4", [100] * 100, size=(640, 360), grain=8)
+    folder = write_catalog(tmp_path, {f"tt000000{n}": video for n in range(4)})
+    process = subprocess.Popen(command(folder, "--runner", "ray"), cwd=ROOT, stderr=subprocess.PIPE)
+    time.sleep(25)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    done = sorted(folder.glob("shots/parts/*.parquet"))
+    time.sleep(10)
+    assert sorted(folder.glob("shots/parts/*.parquet")) == done

@@ -1,0 +1,196 @@
+"""Pairs of films to learn movie similarity from, and the features of their shots (paper §3.1, supplement 1.1a).
+
+Similar films come from a `similar_movies` dataset. The paper does not say which films count as dissimilar, nor how
+many; ours draws, anew in every epoch, for one film of every similar pair another film that is not similar to it.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_scripts.leak_guard import LeakGuard
+from data_scripts.shot_features import ShotFeatures
+from modeling_m2s.storage_m2s import FilmDataset, StorageError
+
+
+@dataclass
+class SimilarFilms:
+    """Films by number, and which of them are similar.
+
+    Attributes:
+        movie_ids: sorted; a film's number is its place here.
+        pairs: similar films (pairs, 2), the smaller number first, sorted.
+        counts: what was left out, for the record.
+    """
+
+    movie_ids: list[str]
+    pairs: np.ndarray
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        num_films = len(self.movie_ids)
+        both_ways = np.concatenate([self.pairs, self.pairs[:, ::-1], np.arange(num_films)[:, None].repeat(2, 1)])
+        self._alike = np.unique(both_ways @ [num_films, 1])  # every film is like itself, too
+        self._num_alike = np.bincount(both_ways[:, 0], minlength=num_films)
+
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        features: ShotFeatures,
+        sources: Sequence[str] = (),
+        guard: LeakGuard | None = None,
+        allow_missing: bool = False,
+    ) -> "SimilarFilms":
+        """Films with features, without those that a benchmark tests on, and the similar pairs among them.
+
+        Args:
+            folder: a `similar_movies` dataset.
+            sources: of similarity, all that it has by default.
+            guard: excludes films, as dissimilar ones too [4.3].
+            allow_missing: leave out pairs of films without features, which else are an error.
+
+        Raises:
+            StorageError: no finished dataset, no such source, no pairs, or films without features.
+        """
+        dataset = FilmDataset(folder, "similar_movies")
+        if not dataset.record.get("complete"):
+            raise StorageError(f"{folder}: no finished similar_movies dataset; run data_scripts.similar_movies")
+        rows = dataset.read(["movie_id", "similar_movie_id", "source"]).to_pylist()
+        if not rows:
+            raise StorageError(f"{folder}: holds no similar films")
+        counts = Counter(row["source"] for row in rows)
+        if unknown := sorted(set(sources) - counts.keys()):
+            raise StorageError(f"{folder}: no pairs of source {', '.join(unknown)}; it has {', '.join(sorted(counts))}")
+        named = {(row["movie_id"], row["similar_movie_id"]) for row in rows if not sources or row["source"] in sources}
+        missing = sorted({movie_id for pair in named for movie_id in pair if movie_id not in features})
+        if missing and not allow_missing:
+            raise StorageError(
+                f"{folder} names {len(missing)} films that {features.folder} has no features of, the first is "
+                f"{missing[0]}; extract theirs, or leave them out with --allow_missing true"
+            )
+        kept, excluded = guard.split(features.movie_ids) if guard else (features.movie_ids, [])
+        number = {movie_id: place for place, movie_id in enumerate(kept)}
+        known = {tuple(sorted((number[a], number[b]))) for a, b in named if a in number and b in number and a != b}
+        facts = {
+            "films": len(kept),
+            "films_excluded": len(excluded),
+            "films_without_features": len(missing),
+            "similar_pairs": len(known),
+        }
+        return cls(list(kept), np.array(sorted(known), np.int64).reshape(-1, 2), facts)
+
+    def split(self, share: float, seed: int) -> tuple["SimilarFilms", "SimilarFilms"]:
+        """Films to train on and films to measure on, with the pairs within each; a hash of its id decides on a film."""
+        digests = [hashlib.sha256(f"{seed} {movie_id}".encode()).digest() for movie_id in self.movie_ids]
+        is_held_out = np.array([int.from_bytes(digest[:8]) < share * 2**64 for digest in digests])
+        return self._among(~is_held_out), self._among(is_held_out)
+
+    def _among(self, kept: np.ndarray) -> "SimilarFilms":
+        number = np.cumsum(kept) - 1
+        pairs = self.pairs[kept[self.pairs].all(1)]
+        movie_ids = [movie_id for movie_id, is_kept in zip(self.movie_ids, kept, strict=True) if is_kept]
+        return SimilarFilms(movie_ids, number[pairs])
+
+    def draw(self, random: np.random.Generator, negatives: int) -> tuple[np.ndarray, np.ndarray]:
+        """Every similar pair, each followed by its dissimilar ones; their order is random, that of the two films too.
+
+        Returns:
+            Films (pairs·(1 + negatives), 2), and 1 where they are similar, 0 where not.
+
+        Raises:
+            ValueError: no similar films among these, or two that are similar to every other one.
+        """
+        if not len(self.pairs):
+            raise ValueError(f"no two of {len(self.movie_ids)} films are similar: nothing to learn from or to measure")
+        pairs = self.pairs[random.permutation(len(self.pairs))]
+        side = random.integers(2, size=len(pairs))
+        has_unlike = self._num_alike < len(self.movie_ids)
+        side ^= ~has_unlike[pairs[np.arange(len(pairs)), side]]
+        anchors = pairs[np.arange(len(pairs)), side]
+        if not has_unlike[anchors].all():
+            films = [self.movie_ids[film] for film in pairs[~has_unlike[anchors]][0]]
+            raise ValueError(f"all films are similar to {films[0]} and to {films[1]}: none is left as a dissimilar one")
+        groups = np.repeat(pairs[:, None], 1 + negatives, axis=1)
+        groups[:, 1:, 0] = anchors[:, None]
+        groups[:, 1:, 1] = self._dissimilar(np.repeat(anchors, negatives), random).reshape(-1, negatives)
+        films, labels = groups.reshape(-1, 2), np.zeros(groups.shape[:2], np.int64)
+        labels[:, 0] = 1
+        swapped = random.random(len(films)) < 0.5
+        films[swapped] = films[swapped, ::-1]
+        return films, labels.ravel()
+
+    def _dissimilar(self, films: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """For each of the films another one that is not similar to it, all equally likely."""
+        others = np.empty_like(films)
+        missing = np.arange(len(films))
+        while len(missing):
+            others[missing] = random.integers(len(self.movie_ids), size=len(missing))
+            alike = np.isin(films[missing] * len(self.movie_ids) + others[missing], self._alike)
+            missing = missing[alike]
+        return others
+
+
+class FilmReader:
+    """Features of films as a batch; of films longer than the network reads, a part.
+
+    Args:
+        long_films: `window`, a run of consecutive shots, drawn in training and in the middle else; or `uniform`, shots
+            evenly spaced. The paper reads 1,024 shots and does not say which.
+        resident: hold the features of all films on the device, in float16.
+    """
+
+    def __init__(
+        self,
+        features: ShotFeatures,
+        movie_ids: Sequence[str],
+        max_shots: int,
+        long_films: str,
+        device: torch.device,
+        resident: bool,
+    ):
+        if long_films not in ("window", "uniform"):
+            raise ValueError(f"long_films={long_films!r} is neither window nor uniform")
+        self.features, self.movie_ids, self.device = features, movie_ids, device
+        self.max_shots, self.long_films = max_shots, long_films
+        number = {movie_id: place for place, movie_id in enumerate(features.movie_ids)}
+        self.num_shots = features.num_shots[[number[movie_id] for movie_id in movie_ids]]
+        self.bank: torch.Tensor | None = None
+        if resident:
+            self.first = np.cumsum(self.num_shots) - self.num_shots
+            self.bank = torch.zeros(int(self.num_shots.sum()) + 1, features.dim, dtype=torch.float16, device=device)
+            for movie_id, first, length in zip(movie_ids, self.first, self.num_shots, strict=True):
+                self.bank[first : first + length] = torch.from_numpy(features[movie_id].copy()).to(device)
+
+    def read(self, films: np.ndarray, random: np.random.Generator | None = None) -> torch.Tensor:
+        """float16 (films, shots of the longest, dim), zeros behind a shorter film; `random` draws windows.
+
+        A window depends on the film and the generator, not on which other films are read.
+        """
+        places = np.full(len(films), 0.5) if random is None else random.random(len(self.movie_ids))[films]
+        shots = [self._shots(int(self.num_shots[film]), place) for film, place in zip(films, places, strict=True)]
+        longest = max(map(len, shots))
+        if self.bank is not None:
+            index = np.full((len(films), longest), len(self.bank) - 1)
+            for row, film, chosen in zip(index, films, shots, strict=True):
+                row[: len(chosen)] = self.first[film] + chosen
+            return self.bank[torch.from_numpy(index).to(self.device)]
+        batch = np.zeros((len(films), longest, self.features.dim), np.float16)
+        for row, film, chosen in zip(batch, films, shots, strict=True):
+            row[: len(chosen)] = self.features[self.movie_ids[film]][chosen]
+        return torch.from_numpy(batch).to(self.device)
+
+    def _shots(self, num_shots: int, place: float) -> np.ndarray:
+        """Which shots of a film are read; `place` from 0 to 1 says where the window is."""
+        if num_shots <= self.max_shots:
+            return np.arange(num_shots)
+        if self.long_films == "uniform":
+            return ((np.arange(self.max_shots) + 0.5) * num_shots / self.max_shots).astype(np.int64)
+        start = int(place * (num_shots - self.max_shots + 1))
+        return np.arange(start, start + self.max_shots)
