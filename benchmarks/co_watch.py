@@ -2,13 +2,14 @@
 
     python -m benchmarks.co_watch        about 3 minutes
 
-Ratings are generated: 70,000 persons, films drawn by Zipf's law from 30,000, a sixth of them in the second of the one
-before. First the pairs of 200,000 ratings are compared with those of a pandas self-merge, which must be equal and are
-timed; then 10 million are counted in a process of its own, whose peak memory is its largest resident set.
+Ratings are generated: 70,000 persons, films drawn from 30,000 by Zipf's law, flattened at its top, a sixth of them in
+the second of the one before. First the pairs of 200,000 ratings are compared with those of a pandas self-merge, which
+must be equal and are timed; then 10 million are counted in a process of its own, whose peak memory is its largest
+resident set.
 
 Expected for 10 million (one core): 250 MB to parse, two sorts of 10 million keys (2 · 10⁷ · log₂ 10⁷ = 5·10⁸
 comparisons), 1.2·10⁷ pairs to add up in order: some 20 s, and 1 GB for five columns of 8 bytes and their copies.
-Watched by the same persons: the sum of squares of films a person, 2·10⁹ additions: some 10 s more.
+Watched by the same persons: the sum of squares of films a person, 3·10⁹ additions in random places: some 30 s more.
 """
 
 import json
@@ -30,8 +31,8 @@ from data_scripts.co_watch import Watches, read_watches, watched_both, watched_n
 from data_scripts.neighbors import best_neighbors
 
 NUM_FILMS = 30_000
-FLATTENED = 50  # added to the rank, so that the most popular film is watched by a third, as in MovieLens
-FILMS_OF_A_PERSON = 143  # MovieLens 10M to 32M have 140 to 165
+FLATTENED = 50  # added to the rank: nobody watches a film ten times
+FILMS_OF_A_PERSON = 143  # on average, about as in MovieLens
 MAX_BURST, MAX_FILMS, TOP_K = 20, 2000, 3
 SMALL, LARGE = 200_000, 10_000_000
 

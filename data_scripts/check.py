@@ -55,7 +55,7 @@ def check_folder(folder: Path) -> list[str]:
     """
     dataset = FilmDataset(folder, kind_of(folder))
     problems = dataset.check()
-    for left in sorted([*folder.glob("parts/*"), *folder.rglob(".m2s-*.tmp")]):
+    for left in sorted({*folder.glob("parts/*"), *folder.rglob(".m2s-*.tmp")}):
         problems.append(f"{left}: left by a run that did not end; the same command again ends it")
     if not problems and dataset.kind in CHECKS:
         problems = [f"{folder}: {problem}" for problem in CHECKS[dataset.kind](dataset)]

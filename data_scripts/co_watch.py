@@ -84,23 +84,18 @@ def read_watches(path: Path, movies: Mapping[str, int], num_movies: int) -> Watc
         num_rows, num_unknown = num_rows + len(kept), num_unknown + int((~kept).sum())
     if num_unknown == num_rows:
         raise MetadataError(
-            f"{path}: none of its {num_rows} ratings is of a film of the catalog; its first film is "
-            f"{min(unknown)!r}. Pass the links.csv that belongs to it, if its ids are not those of the catalog"
+            f"{path}: none of its {num_rows} ratings is of a film of the catalog, but of such as {min(unknown)!r}; "
+            "pass the links.csv that belongs to it, if its ids are not those of the catalog"
         )
-    person, movie, seconds = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    del blocks
-    order = np.lexsort((seconds, person))
-    person, movie, seconds = person[order], movie[order], seconds[order]
-    _, first = np.unique(person.astype(np.int64) * num_movies + movie, return_index=True)
-    first.sort()
+    person, movie, seconds = _in_order(*map(np.concatenate, zip(*blocks, strict=True)), num_movies)
     counts = {
         "ratings": num_rows,
         "persons": len(persons),
         "ratings_of_unknown_films": num_unknown,
         "unknown_films": len(unknown),
-        "repeated_ratings": len(order) - len(first),
+        "repeated_ratings": num_rows - num_unknown - len(person),
     }
-    return Watches(person[first], movie[first], seconds[first], num_movies, counts)
+    return Watches(person, movie, seconds, num_movies, counts)
 
 
 def watched_next(watches: Watches, max_burst: int) -> tuple[Iterator[sparse.csr_array], dict[str, int]]:
@@ -114,6 +109,7 @@ def watched_next(watches: Watches, max_burst: int) -> tuple[Iterator[sparse.csr_
         Expected counts by blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films); row a, column
         b is how many persons watched b right after a. And what was left out.
     """
+    # Pairs are those of a film of one burst with a film of another: of the next, or of the same.
     start = np.flatnonzero(_changes(watches.person) | _changes(watches.seconds))
     length = np.diff(start, append=len(watches.person))
     long = length > max_burst
@@ -216,6 +212,17 @@ def _line_of(path: Path, row: int) -> int:
     """The line of a row of the file, header and rows counted from 1: the reader does not count blank lines."""
     full = (number for number, line in enumerate(text_lines(path), 1) if line.strip())
     return next(itertools.islice(full, row - 1, None), row)
+
+
+def _in_order(
+    person: np.ndarray, movie: np.ndarray, seconds: np.ndarray, num_movies: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """By person and time; of a film that a person rated twice, the first."""
+    order = np.lexsort((seconds, person))
+    person, movie, seconds = person[order], movie[order], seconds[order]
+    _, first = np.unique(person.astype(np.int64) * num_movies + movie, return_index=True)
+    first.sort()
+    return person[first], movie[first], seconds[first]
 
 
 def _changes(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from modeling_m2s.storage_m2s import StorageError
+from modeling_m2s.video_m2s import VideoError
 
 
 def run_command(
@@ -22,7 +23,7 @@ def run_command(
         status = run(*parser.parse_args_into_dataclasses(None if argv is None else list(argv)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (OSError, ValueError, StorageError) as error:
+    except (OSError, ValueError, StorageError, VideoError) as error:
         raise SystemExit(f"{name}: error: {' '.join(str(error).split())}") from None
     if status:
         sys.exit(status)

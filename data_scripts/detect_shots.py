@@ -142,7 +142,7 @@ def print_summary(summary: StageSummary, arguments: DetectShotsArguments) -> Non
         f"{len(summary.failed)} failed, {summary.dropped} dropped; {summary.seconds:.0f} s)"
     )
     if summary.damaged:
-        print(f"{summary.damaged} films are damaged, {summary.lost_keyframes} keyframes lost: see the index of films")
+        print(f"damaged films: {summary.damaged}, lost keyframes: {summary.lost_keyframes}; see the index of films")
     if arguments.shard:
         print(f"next: when all {arguments.shard.partition('/')[2]} shards are done, the same command without --shard")
         return

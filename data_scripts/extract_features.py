@@ -19,11 +19,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -112,11 +112,11 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
         if state.is_main_process:
             dataset.begin(encoder.settings)
         state.wait_for_everyone()
-        films, done = shots.films(parts=False), dataset.films()
+        settings, films, done = shots.record["settings"], shots.films(parts=False), dataset.films()
         missing = [
             film
             for movie_id, film in films.items()
-            if movie_id not in done or done[movie_id].facts["source"] != _source(film, shots)
+            if movie_id not in done or done[movie_id].facts["source"] != _source(film, settings)
         ]
         state.wait_for_everyone()  # all have seen the same films as missing
         share = missing[state.process_index :: state.num_processes]
@@ -124,7 +124,7 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
         state.wait_for_everyone()
         if state.is_main_process:
             added = sum(film.num_rows for film in missing)
-            _finish(dataset, shots, list(films), len(missing), added, time.monotonic() - started)
+            _finish(dataset, shots, films.keys(), len(missing), added, time.monotonic() - started)
 
 
 class ShotEncoder:
@@ -140,7 +140,10 @@ class ShotEncoder:
 
     def __init__(self, model: str, device: str | torch.device, dtype: str):
         source = model_source(model)
-        pipeline = load_pipeline(model, str(device), "float32")
+        try:
+            pipeline = load_pipeline(model, str(device), "float32")
+        except (AssertionError, RuntimeError) as error:  # as torch says that there is no such device
+            raise ValueError(f"device={device} cannot be used: {error}") from error
         self.model: M2SSceneModel = pipeline.model
         self.image_processor: BaseImageProcessor = pipeline.image_processor
         self.device, self.dtype = self.model.device, getattr(torch, dtype)
@@ -245,7 +248,7 @@ def write_features(
     loader = DataLoader(
         runs, batch_size=None, num_workers=num_workers, pin_memory=not on_cpu, worker_init_fn=end_with_parent
     )
-    num_shots = sum(film.num_rows for film in films)
+    settings, num_shots = shots.record["settings"], sum(film.num_rows for film in films)
     results: list[tuple[torch.Tensor, torch.Tensor]] = []
     written: Future[None] | None = None
     with (
@@ -258,8 +261,9 @@ def write_features(
             if run.is_last:
                 if written:
                     written.result()  # raises what stopped it, such as a full disk, before more is computed
-                film, results_of_film, results = films[run.film], results, []
-                written = writer.submit(_write_film, dataset, film, results_of_film, encoder.dim, _source(film, shots))
+                film = films[run.film]
+                written = writer.submit(_write_film, dataset, film, results, encoder.dim, _source(film, settings))
+                results = []
         if written:
             written.result()
 
@@ -287,14 +291,19 @@ def _write_film(
     dataset.write_film(film.movie_id, [row], {"source": source, "without_keyframe": missing})
 
 
-def _source(film: StoredFilm, shots: FilmDataset) -> str:
-    """What tells a film's shots from those that it had before it was replaced or detected otherwise."""
-    content = [shots.record["settings"], film.facts, film.num_rows]
+def _source(film: StoredFilm, settings: dict[str, Any]) -> str:
+    """What tells a film's shots from those that it had before it was replaced, or detected with other `settings`."""
+    content = [settings, film.facts, film.num_rows]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _finish(
-    dataset: FilmDataset, shots: FilmDataset, movie_ids: list[str], films_added: int, shots_added: int, seconds: float
+    dataset: FilmDataset,
+    shots: FilmDataset,
+    movie_ids: Collection[str],
+    films_added: int,
+    shots_added: int,
+    seconds: float,
 ) -> None:
     without = sum(film.facts["without_keyframe"] for film in dataset.films().values() if film.movie_id in movie_ids)
     dataset.finish(

@@ -28,8 +28,8 @@ BAR = "{l_bar}{bar}| {n:.1f}/{total} films [{elapsed}<{remaining}]"
 class StageSummary:
     """What a run did.
 
-    `added` films are new or were done again, `failed` has the reasons of those that were not, `dropped` films are in
-    the catalog no more, `damaged` ones are stored in part. Of a run on one shard of the catalog, everything but
+    `added` films are new or were done again, `failed` has the reasons of those that were not, `dropped` films were
+    stored and are no more, `damaged` ones are stored in part. Of a run on one shard of the catalog, everything but
     `added` and `failed` counts what all shards have stored so far.
     """
 
@@ -85,7 +85,7 @@ def store_catalog(
         whole = runner.shard is None
         if whole:
             index.reopen()
-        packing = _Packing(shots, films.keys() - known.keys(), missing.keys()) if whole else None
+        packing = _Packing(shots, stored, films.keys() - known.keys(), missing.keys()) if whole else None
         added = _run(missing, shots, store, runner, packing)
         failed = {movie_id: reason for movie_id, reason in shots.failures().items() if movie_id in mine}
         kept = films.keys() - failed.keys()
@@ -158,18 +158,24 @@ class _Packing:
 
     Args:
         dataset: where the films are.
+        stored: the films in it, in shards and parts.
         catalog: ids of the films that are to be in it.
         missing: of these, the ones still to be done.
     """
 
-    def __init__(self, dataset: FilmDataset, catalog: Iterable[str], missing: Iterable[str]):
+    def __init__(
+        self,
+        dataset: FilmDataset,
+        stored: Mapping[str, StoredFilm],
+        catalog: Iterable[str],
+        missing: Iterable[str],
+    ):
         self.dataset, self.size = dataset, dataset.schema.films_per_shard
-        self.missing, stored, packed = set(missing), dataset.films(), list(dataset.films(parts=False))
+        self.missing, packed = set(missing), list(dataset.films(parts=False))
         films = [movie_id for movie_id in sorted(catalog) if movie_id in stored or movie_id in self.missing]
         stays = (
             len(packed) % self.size == 0
             and films[: len(packed)] == packed
-            and self.missing.isdisjoint(packed)
             and all(stored[movie_id].path == dataset.shard_path(n // self.size) for n, movie_id in enumerate(packed))
         )
         self.number, self.ready = len(packed) // self.size, []

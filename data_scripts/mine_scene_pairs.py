@@ -70,7 +70,9 @@ class MiningArguments:
     require_imdb_id: bool = field(default=False, metadata={"help": "exclude every film without IMDb id"})
     allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
     seed: int = field(default=0, metadata={"help": "of space=random"})
-    device: str | None = field(default=None, metadata={"help": "cpu or cuda; default: a GPU if there is one"})
+    device: str | None = field(
+        default=None, metadata={"help": "default: each process its GPU, if there is one", "choices": ("cpu", "cuda")}
+    )
     batch_pairs: int | None = field(
         default=None, metadata={"help": "film pairs at a time, default 64 on a GPU and 4 else; not seen in the result"}
     )
@@ -104,11 +106,11 @@ def main(argv: list[str] | None = None) -> None:
 def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
     """Write the `scene_pairs` of all similar films, or what is missing of them; every process does its share.
 
-    The record says which films were skipped and why (`failed`), how many film pairs were mined and skipped.
+    The record says which films were skipped and why (`failed`), and how many film pairs there were and were mined.
 
     Raises:
-        ValueError: no similar films, films without features, features that are no numbers.
-        StorageError: model and features are of two encoders; the folder holds pairs mined otherwise.
+        ValueError: no similar films, films without features, nothing that can be mined.
+        StorageError: model and features are of two encoders; features are no numbers; the folder holds other pairs.
     """
     features = ShotFeatures(arguments.features)
     pairs = read_film_pairs(arguments.similar, arguments.sources)
@@ -122,7 +124,7 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
     miner = Miner(features, arguments, state)
     with exclusive(arguments.output) if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
-            dataset.begin({**miner.settings, "film_pairs": _digest(mined)})
+            dataset.begin({**miner.settings, "film_pairs": digest(mined, features)})
         state.wait_for_everyone()
         films = sorted({pair.movie_id_a for pair in mined})
         share = set(films[state.process_index :: state.num_processes]) - dataset.films().keys()
@@ -137,24 +139,31 @@ class Miner:
     """Scene pairs of film pairs, on one device.
 
     Raises:
+        ValueError: a GPU is asked for, and there is none; the model cannot be computed exactly.
         StorageError: the model was trained on features of another encoder.
     """
 
     def __init__(self, features: ShotFeatures, arguments: MiningArguments, state: PartialState):
         self.features, self.arguments = features, arguments
-        gpu = state.device if state.device.type == "cuda" else torch.device("cpu")  # others have no float64
-        self.device = torch.device(arguments.device) if arguments.device else gpu
+        has_gpu = state.device.type == "cuda"  # other accelerators have no float64
+        if arguments.device == "cuda" and not has_gpu:
+            raise ValueError("device=cuda: torch finds no GPU; leave --device out to mine on the processor")
+        self.device = state.device if has_gpu and arguments.device != "cpu" else torch.device("cpu")
         self.batch_pairs = arguments.batch_pairs or (64 if self.device.type == "cuda" else 4)
         self.show_progress = state.is_main_process
         self.settings: dict[str, Any] = {
             "space": arguments.space,
             "window": WINDOW,
             "sources": sorted(set(arguments.sources)),
+            "features": features.record["settings"],
         }
-        self.settings["features"] = features.record["settings"]
         if arguments.space == "random":
             self.settings["seed"] = arguments.seed
-        self.embed = self._embedder(arguments.model) if arguments.model else None
+        self.embed = None
+        if arguments.model:
+            self.embed = self._embedder(arguments.model)
+            weights = (arguments.model / "model.safetensors").read_bytes()
+            self.settings["model"] = hashlib.sha256(weights).hexdigest()[:12]
         self.windows = functools.lru_cache(arguments.cached_films)(self._windows)
 
     def mine(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
@@ -193,7 +202,6 @@ class Miner:
         model = M2SMovieSimilarityModel.from_pretrained(folder)
         trained_on = model.config.features or {}
         self.features.require_encoder({key: trained_on.get(key) for key in ("encoder", "revision")})
-        self.settings["model"] = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
         return exact_embedder(model.to(self.device))
 
 
@@ -212,7 +220,7 @@ def read_film_pairs(folder: Path, sources: Sequence[str] = ()) -> list[FilmPair]
     for row in dataset.read(["movie_id", "similar_movie_id", "source"]).to_pylist():
         first, second = sorted((row["movie_id"], row["similar_movie_id"]))
         if first == second:
-            raise ValueError(f"{folder}: film {first} is similar to itself; make the dataset again")
+            raise ValueError(f"{folder}: film {first} is similar to itself; remove the folder and make it again")
         present.add(row["source"])
         if not sources or row["source"] in sources:
             found[first, second].add(row["source"])
@@ -269,9 +277,11 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} films ({reason})" for reason, count in sorted(counts.items()))
 
 
-def _digest(pairs: list[FilmPair]) -> str:
-    """What was asked for, short: other similar films are other settings."""
-    return f"{len(pairs)} pairs, {hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:12]}"
+def digest(pairs: list[FilmPair], features: ShotFeatures) -> str:
+    """What is mined, short: other similar films or other shots of a film are other settings."""
+    num_shots = dict(zip(features.movie_ids, features.num_shots.tolist(), strict=True))
+    asked = [[*pair, num_shots[pair.movie_id_a], num_shots[pair.movie_id_b]] for pair in pairs]
+    return f"{len(pairs)} pairs, {hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -63,14 +62,6 @@ class M2SMovieSimilarityModel(PreTrainedModel):
         self.comparison_projection = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.classifier = nn.Linear(config.num_pooled**2, 2)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        # As torch initializes linear layers: with transformers' 0.02 the plain SGD of the paper starts on a plateau.
-        if isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
 
     def shot_embeddings(self, features: torch.Tensor) -> torch.Tensor:
         """The space of shots (…, H) that scene pairs are mined in: after the first layer and its activation.

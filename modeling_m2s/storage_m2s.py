@@ -116,9 +116,14 @@ def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[No
             doing = f"is doing shard {shard[0]}/{shard[1]} of the work or all of it" if shard else "is writing"
             raise StorageError(f"{folder}: another run {doing} here; wait for it or choose another folder") from None
         if not shard:
-            for stale in folder.rglob(".m2s-*.tmp"):
-                stale.unlink(missing_ok=True)
+            _remove_temporary(folder)
+            held.callback(_remove_temporary, folder)  # of workers that were killed when this run was broken off
         yield
+
+
+def _remove_temporary(folder: Path) -> None:
+    for path in folder.rglob(".m2s-*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def file_name(movie_id: str) -> str:

@@ -143,7 +143,7 @@ def test_failed_films_cost_themselves_and_are_tried_again(films, tmp_path, capsy
     run(folder, "--allow_damaged", "true", status=1)
     assert list(FilmDataset(folder / "shots", "shots").record["failed"]) == ["tt0000007"]
     said = capsys.readouterr().out
-    assert "8 films (3 done now, 1 failed" in said and "1 films are damaged" in said
+    assert "8 films (3 done now, 1 failed" in said and "damaged films: 1, lost keyframes: 0" in said
 
 
 def test_within_an_unfinished_run_a_failed_film_is_not_tried_again(films, whole, tmp_path):
@@ -318,6 +318,16 @@ def test_shards_are_packed_as_soon_as_their_films_are_settled(crash_after, tmp_p
     assert list(FilmDataset(tmp_path / "shots", "shots").films()) == list("acdefg")
 
 
+@pytest.mark.parametrize("first", ["", "a", "abc", "abcd", "abcde"])
+def test_films_that_a_catalog_gains_at_its_end_cost_none_of_the_others(first, crash_after, tmp_path):
+    if first:
+        bring(tmp_path, dict.fromkeys(first, "3"), tmp_path / "sources")
+    for folder in (tmp_path, tmp_path / "fresh"):
+        bring(folder, dict.fromkeys("abcdefgh", "3"), tmp_path / "sources")
+    assert list(FilmDataset(tmp_path / "shots", "shots").films()) == list("abcdefgh")
+    assert outputs(tmp_path) == outputs(tmp_path / "fresh")
+
+
 def test_a_full_disk_ends_the_run_not_the_film(tmp_path, crash_after, monkeypatch):
     def full(*arguments, **options):
         yield Outcome("b", error="parts/b: cannot be written (No space left on device)", error_type="StorageError")
@@ -388,7 +398,7 @@ def test_lost_keyframes_leave_their_rows(tmp_path, capsys):
     main([*flags, "--output", f"{tmp_path}/shots"])
     rows = load_dataset(f"{tmp_path}/shots", split="train")
     assert [(row["keyframe_frames"], len(row["keyframes"])) for row in rows] == [([], 0), ([764], 1), ([], 0)]
-    assert "1 films are damaged, 2 keyframes lost" in capsys.readouterr().out
+    assert "damaged films: 1, lost keyframes: 2" in capsys.readouterr().out
     (film,) = load_dataset(f"{tmp_path}/films", split="train")
     assert film["damage"] == "2 keyframes are missing or cannot be decoded, the first: shot_0000_img_1.jpg"
     assert FilmDataset(tmp_path / "shots", "shots").record["lost_keyframes"] == 2
@@ -403,7 +413,7 @@ def test_large_keyframes_are_scaled_and_small_ones_are_not(tmp_path):
         assert image.size == (40, 30)
         file = io.BytesIO()
         source.resize((40, 30), Image.Resampling.BOX).save(file, "JPEG", quality=90)
-        assert np.abs(np.asarray(image, np.float32) - np.asarray(Image.open(file), np.float32)).mean() < 1
+        assert np.abs(np.asarray(image, np.float32) - np.asarray(Image.open(file), np.float32)).mean() < 2
 
 
 def test_changed_keyframes_are_read_again_and_frame_rates_are_those_of_the_film(tmp_path, capsys):

@@ -90,7 +90,7 @@ def require_equal(found: ShotFeatures, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(found[movie_id].astype(np.float32), embeds_MD, rtol=2**-10, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize(("keyframes", "middle"), [(1, 0), (2, 0), (3, 1), (4, 1)])
+@pytest.mark.parametrize(("keyframes", "middle"), [(1, 0), (2, 1), (3, 1), (4, 1)])
 def test_features_are_those_of_clip_image_by_image(tmp_path, capsys, keyframes, middle):
     lengths = LENGTHS if keyframes == 1 else {"tt01": 1, "tt03": 17}
     make_shots(tmp_path / "shots", lengths, keyframes)
@@ -133,7 +133,7 @@ def test_the_middle_keyframe_is_the_nearest_and_of_two_the_earlier(first, end, f
     assert found.tobytes() == Image.open(io.BytesIO(images[chosen])).tobytes()
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_bytes_depend_neither_on_workers_nor_on_what_was_done_before(tmp_path, num_workers):
     make_shots(tmp_path / "shots")
     run(tmp_path / "shots", tmp_path / "whole")
@@ -224,6 +224,8 @@ def test_what_cannot_be_done_ends_in_one_line(tmp_path, tiny_folder):
         run(tmp_path / "unfinished", output)
     with pytest.raises(SystemExit, match="--model /nowhere cannot be loaded"):
         run(tmp_path / "shots", output, "--model", "/nowhere")
+    with pytest.raises(SystemExit, match="device=gramophone cannot be used"):
+        run(tmp_path / "shots", output, "--device", "gramophone")
     with pytest.raises(SystemExit, match="batch_size=0 must be at least 1"):
         run(tmp_path / "shots", output, "--batch_size", "0")
     run(tmp_path / "shots", output)

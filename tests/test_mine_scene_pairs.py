@@ -316,6 +316,20 @@ def test_what_cannot_be_mined_is_refused(similar, more, words, catalog, monkeypa
     assert not (catalog / "pairs").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_gpu_that_is_not_there_is_refused(catalog):
+    with pytest.raises(SystemExit, match="device=cuda: torch finds no GPU"):
+        main(flags(catalog, "pairs", "--device", "cuda"))
+
+
+def test_other_shots_need_another_folder(catalog, films):
+    main(flags(catalog, "pairs"))
+    films["tt0000001"] = films["tt0000001"][:-1]
+    write_features(catalog / "shot_features", films)
+    with pytest.raises(SystemExit, match=r"film_pairs is '6 pairs, \w+' there, '6 pairs, \w+' now"):
+        main(flags(catalog, "pairs"))
+
+
 def test_processes_that_do_not_know_each_other_are_refused(catalog, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit, match="WORLD_SIZE=2, but this is one of num_processes=1"):

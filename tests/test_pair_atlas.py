@@ -210,6 +210,15 @@ def test_the_largest_page_is_below_ten_megabytes():
     assert MOST_PAIRS * 18 * (len(uri) + 100) < 9.5e6
 
 
+def test_a_shot_of_several_keyframes_shows_the_middle_one():
+    keyframes = [{"bytes": jpeg(Image.new("RGB", (64, 36), (80 * n, 0, 0)))} for n in range(4)]
+    for count, middle in ((1, 0), (2, 0), (3, 1), (4, 1)):
+        uri = thumbnail(keyframes[:count])
+        shown = Image.open(BytesIO(base64.b64decode(uri.split(",")[1])))
+        assert abs(shown.getpixel((30, 20))[0] - 80 * middle) <= 4
+    assert thumbnail([]) is None
+
+
 @pytest.mark.parametrize("space", ["features", "random", "another"])
 def test_pages_of_other_settings_and_of_one_pair(space, catalog):
     write_pairs(catalog / "one", PAIRS[:1], {"space": space})

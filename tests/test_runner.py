@@ -1,9 +1,10 @@
-"""The same function gives the same outcomes in processes of this machine and on a Ray cluster, also one that shrinks."""
+"""The same function gives the same outcomes in processes of this machine and on a Ray cluster that loses a node."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -66,7 +67,7 @@ BEHAVIORS = ["fine", "crash", "raise", "well", "raise", "good"]
 
 def outcomes(arguments: RunnerArguments) -> list[tuple]:
     inputs = [(str(n), (how,)) for n, how in enumerate(BEHAVIORS)]
-    found = list(run_films(behave, inputs, arguments))
+    found = list(run_films(behave, inputs, arguments, preload=("modeling_m2s.index_m2s",)))
     return sorted((outcome.key, outcome.value, outcome.error, outcome.error_type) for outcome in found)
 
 
@@ -107,6 +108,32 @@ def test_ray_outcomes_are_those_of_the_local_runner(cluster):
     assert outcomes(RunnerArguments(runner="ray", workers=1)) == EXPECTED
 
 
+def wait_to_go(folder: str, name: str, report) -> str:
+    """Leave a file each time it is started, end when there is one named "go"."""
+    (Path(folder) / f"{name}-{os.getpid()}").touch()
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.05)
+    return name
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_with_a_film_in_work_costs_time_only(cluster, tmp_path):
+    def lose_a_node() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        cluster[0].remove_node(cluster[1], allow_graceful=False)
+        time.sleep(10)  # until its worker has ended, too
+        (tmp_path / "go").touch()
+
+    thread = threading.Thread(target=lose_a_node, daemon=True)
+    thread.start()
+    inputs = [(name, (str(tmp_path), name)) for name in "abc"]
+    found = run_films(wait_to_go, inputs, RunnerArguments(runner="ray"), preload=("modeling_m2s.index_m2s",))
+    assert sorted((outcome.key, outcome.value, outcome.error) for outcome in found) == [(n, n, None) for n in "abc"]
+    thread.join()
+    assert len(list(tmp_path.iterdir())) == 5  # one of three films was started twice
+
+
 @pytest.mark.slow
 def test_ray_is_started_here_where_no_cluster_is(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
@@ -117,6 +144,14 @@ def test_ray_is_started_here_where_no_cluster_is(monkeypatch):
 def command(folder: Path, *flags: str) -> list[str]:
     paths = ["--movies", f"{folder}/movies", "--output", f"{folder}/shots"]
     return [sys.executable, "-m", "data_scripts.detect_shots", *paths, *flags]
+
+
+def wait_for_a_film(process: subprocess.Popen, folder: Path) -> None:
+    """Return when the first film is stored and the run goes on."""
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("shots/parts/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.poll() is None
 
 
 @pytest.mark.slow
@@ -136,10 +171,7 @@ def test_bytes_from_a_cluster_are_those_from_here(lose_a_node, cluster, tmp_path
         command(there, "--runner", "ray"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if lose_a_node:
-        deadline = time.monotonic() + 120
-        while not list(there.glob("shots/parts/*.parquet")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert process.poll() is None
+        wait_for_a_film(process, there)
         cluster[0].remove_node(cluster[1], allow_graceful=False)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1 and "(6 done now, 1 failed" in said, said
@@ -150,13 +182,12 @@ def test_bytes_from_a_cluster_are_those_from_here(lose_a_node, cluster, tmp_path
 
 @pytest.mark.slow
 def test_ctrl_c_ends_ray_tasks(cluster, tmp_path):
-    video = make_video(tmp_path / "film.mp4", [100] * 100, size=(640, 360), grain=8)
-    folder = write_catalog(tmp_path, {f"tt000000{n}": video for n in range(4)})
+    video = make_video(tmp_path / "film.mp4", [50] * 20, size=(640, 360), grain=8)
+    folder = write_catalog(tmp_path, {f"tt000000{n}": video for n in range(9)})
     process = subprocess.Popen(command(folder, "--runner", "ray"), cwd=ROOT, stderr=subprocess.PIPE)
-    time.sleep(25)
-    assert process.poll() is None
+    wait_for_a_film(process, folder)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     done = sorted(folder.glob("shots/parts/*.parquet"))
-    time.sleep(10)
-    assert sorted(folder.glob("shots/parts/*.parquet")) == done
+    time.sleep(10)  # in which tasks that went on would end
+    assert sorted(folder.glob("shots/parts/*.parquet")) == done and len(done) < 9

@@ -89,7 +89,7 @@ def test_tf_idf_neighbors_are_those_of_brute_force(monkeypatch):
     monkeypatch.setattr(synopsis_similarity, "FILMS_AT_ONCE", 7)
     random = np.random.default_rng(0)
     words = ["sea", "village", "captain", "harvest", "thief", "city", "lovers", "crew", "storm", "police"]
-    texts = [" ".join(random.choice(words, 12)) for _ in range(40)]
+    texts = [" ".join([*random.choice(words, 12), f"only{n}"]) for n in range(40)]
     found = best_neighbors(inner_products(tf_idf(texts)), 3)
     rows = TfidfVectorizer(stop_words="english", sublinear_tf=True, min_df=2).fit_transform(texts)
     distance, nearest = NearestNeighbors(n_neighbors=4, metric="cosine", algorithm="brute").fit(rows).kneighbors(rows)
@@ -282,6 +282,17 @@ def test_only_films_with_a_video_or_shots_when_asked(tmp_path):
     assert set(names["both"]) == {"tt0000001", "tt0000002"}
     counts = FilmDataset(tmp_path / "both", "similar_movies").record["counts"]
     assert (counts["movies"], counts["without_video"], counts["without_shots"], counts["candidates"]) == (6, 3, 1, 2)
+
+
+def test_films_without_synopsis_are_not_similar_by_synopsis(tmp_path):
+    texts = ["captain sea", "", "lovers village", " ", "captain sea", "lovers village"]
+    films = [(*film[:3], text) for film, text in zip(FILMS, texts, strict=True)]
+    movies, output = write_movies(tmp_path / "movies", films), tmp_path / "similar"
+    main(["--movies", str(movies), "--sources", "synopsis", "--output", str(output)])
+    pairs = [(1, 5), (3, 6), (5, 1), (6, 3)]
+    assert pairs_of(output, "synopsis") == [(f"tt000000{a}", f"tt000000{b}", 1) for a, b in pairs]
+    facts = FilmDataset(output, "similar_movies").record["counts"]["sources"]["synopsis"]
+    assert facts["films_without_synopsis"] == 2
 
 
 def test_a_text_encoder_and_its_revision_are_recorded(text_encoder, tmp_path):

@@ -251,6 +251,36 @@ def test_films_without_rows_and_empty_catalogs(tmp_path, num_films):
     assert dataset.check() == []
 
 
+def test_failures_are_known_until_the_film_is_written_or_the_dataset_finished(tmp_path):
+    dataset = FilmDataset(tmp_path, "shots")
+    dataset.begin(SETTINGS)
+    for movie_id in reversed(AWKWARD_IDS):
+        dataset.write_failure(movie_id, f"{movie_id!r} is broken")
+    reasons = {movie_id: f"{movie_id!r} is broken" for movie_id in sorted(AWKWARD_IDS)}
+    assert list(dataset.failures().items()) == list(reasons.items())
+    assert dataset.films() == {}
+    write(dataset, "A")
+    del reasons["A"]
+    assert dataset.failures() == reasons
+    dataset.finish("A", reasons)
+    assert dataset.failures() == {} and dataset.record["failed"] == reasons
+    assert dataset.check() == []
+
+
+def test_a_shard_packed_ahead_is_the_one_of_a_finished_dataset(tmp_path):
+    bring(tmp_path / "fresh", dict.fromkeys("abc", 0))
+    dataset = bring(tmp_path / "ahead", {})
+    for movie_id in "bca":
+        write(dataset, movie_id)
+    dataset.pack(0, ["a", "b"])
+    assert not dataset.record["complete"]
+    assert [path.name[0] for path in (dataset.folder / "parts").iterdir()] == ["c"]
+    packed = dataset.shard_path(0).read_bytes()
+    bring(tmp_path / "ahead", dict.fromkeys("abc", 0))
+    assert dataset.shard_path(0).read_bytes() == packed
+    assert contents(tmp_path / "ahead") == contents(tmp_path / "fresh")
+
+
 def test_other_settings_are_refused_with_both_values(tmp_path):
     dataset = FilmDataset(tmp_path, "shots")
     dataset.begin({**SETTINGS, "sizes": (3, 4)})
@@ -282,12 +312,11 @@ def test_other_records_are_refused(record, message, tmp_path):
 
 
 def test_records_are_utf8_whatever_the_locale(tmp_path):
-    """The module alone, as Hub code would load it, under the C locale."""
     bring(tmp_path, {}, failed={"千と千尋": "🎬.mp4: empty"})
     script = f"""
 import sys
-sys.path.insert(0, {str(Path(storage_m2s.__file__).parent)!r})
-from storage_m2s import FilmDataset
+sys.path.insert(0, {str(Path(storage_m2s.__file__).parents[1])!r})
+from modeling_m2s.storage_m2s import FilmDataset
 print(ascii(FilmDataset(sys.argv[1], "shots").record["failed"]))
 """
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,16 @@ import torch
 from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
+
+
+class LabeledPairs(NamedTuple):
+    """Pairs of films by number, (pairs, 2), and 1 where they are similar, 0 where not, (pairs,)."""
+
+    films: np.ndarray
+    labels: np.ndarray
+
+    def part(self, start: int, stop: int) -> "LabeledPairs":
+        return LabeledPairs(self.films[start:stop], self.labels[start:stop])
 
 
 @dataclass
@@ -98,11 +108,11 @@ class SimilarFilms:
         movie_ids = [movie_id for movie_id, is_kept in zip(self.movie_ids, kept, strict=True) if is_kept]
         return SimilarFilms(movie_ids, number[pairs])
 
-    def draw(self, random: np.random.Generator, negatives: int) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, random: np.random.Generator, negatives: int) -> LabeledPairs:
         """Every similar pair, each followed by its dissimilar ones; their order is random, that of the two films too.
 
         Returns:
-            Films (pairs·(1 + negatives), 2), and 1 where they are similar, 0 where not.
+            pairs · (1 + negatives) of them.
 
         Raises:
             ValueError: no similar films among these, or two that are similar to every other one.
@@ -124,7 +134,7 @@ class SimilarFilms:
         labels[:, 0] = 1
         swapped = random.random(len(films)) < 0.5
         films[swapped] = films[swapped, ::-1]
-        return films, labels.ravel()
+        return LabeledPairs(films, labels.ravel())
 
     def _dissimilar(self, films: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """For each of the films another one that is not similar to it, all equally likely."""
@@ -141,6 +151,8 @@ class FilmReader:
     """Features of films as a batch; of films longer than the network reads, a part.
 
     Args:
+        movie_ids: the films, which are read by their number in this list.
+        max_shots: that the network reads.
         long_films: `window`, a run of consecutive shots, drawn in training and in the middle else; or `uniform`, shots
             evenly spaced. The paper reads 1,024 shots and does not say which.
         resident: hold the features of all films on the device, in float16.
@@ -148,8 +160,8 @@ class FilmReader:
 
     def __init__(
         self,
-        features: ShotFeatures,
         movie_ids: Sequence[str],
+        features: ShotFeatures,
         max_shots: int,
         long_films: str,
         device: torch.device,

@@ -1,0 +1,164 @@
+"""Every kind of dataset is checked as it was made, and each fault is named in one line."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_scripts.check import check_folder, main
+from modeling_m2s.index_m2s import film_rows
+from modeling_m2s.storage_m2s import FilmDataset, write_json
+
+FILMS = {"tt1": 12, "tt2": 9, "tt3": 1}
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def shot(movie_id: str, index: int, **changes) -> dict:
+    frames = {"start_frame": index * 20, "end_frame": index * 20 + 20, "keyframe_frames": [index * 20 + 9]}
+    seconds = {"start_seconds": index * 1.0, "end_seconds": index + 1.0}
+    images = {"keyframes": [{"bytes": jpeg(), "path": None}]}
+    return {"movie_id": movie_id, "shot_index": index, **frames, **seconds, **images, **changes}
+
+
+def write_shots(folder: Path, films: dict[str, list[dict]]) -> FilmDataset:
+    shots = FilmDataset(folder / "shots", "shots")
+    shots.begin({"keyframes_per_shot": 1})
+    measures = dict.fromkeys(["num_frames", "frame_rate", "duration_seconds", "width", "height"], 1)
+    for movie_id, rows in films.items():
+        shots.write_film(movie_id, rows, {"video": "", "fingerprint": "", "damage": None, **measures})
+    shots.finish(films, {})
+    return shots
+
+
+def write(folder: Path, kind: str, rows: list[dict]) -> Path:
+    dataset = FilmDataset(folder / kind, kind)
+    dataset.begin({})
+    dataset.write_all(rows)
+    return dataset.folder
+
+
+def features(movie_id: str, num_shots: int, **changes) -> dict:
+    data = np.zeros((num_shots, 4), "<f2").tobytes()
+    return {"movie_id": movie_id, "num_shots": num_shots, "dim": 4, "dtype": "float16", "features": data, **changes}
+
+
+def pair(a: str, b: str, first_a: int = 0, first_b: int = 0, **changes) -> dict:
+    sides = {"movie_id_a": a, "first_shot_a": first_a, "movie_id_b": b, "first_shot_b": first_b}
+    return {**sides, "num_shots": 9, "score": 0.5, "source": "genre", **changes}
+
+
+def similar(a: str, b: str, rank: int, **changes) -> dict:
+    return {"movie_id": a, "similar_movie_id": b, "rank": rank, "score": 0.5, "source": "genre", **changes}
+
+
+@pytest.fixture
+def catalog(tmp_path) -> Path:
+    """A catalog of three films, with nothing wrong."""
+    film = {"title": "", "year": 0, "genres": [], "synopsis": "", "video": ""}
+    write(tmp_path, "movies", [{**film, "movie_id": name} for name in FILMS])
+    shots = write_shots(tmp_path, {name: [shot(name, n) for n in range(count)] for name, count in FILMS.items()})
+    write(tmp_path, "films", film_rows(shots))
+    write(tmp_path, "shot_features", [features(name, count) for name, count in FILMS.items()])
+    write(tmp_path, "similar_movies", [similar("tt1", "tt2", 1), similar("tt1", "tt3", 2), similar("tt2", "tt1", 1)])
+    write(tmp_path, "scene_pairs", [pair("tt1", "tt2"), pair("tt1", "tt2", 3)])
+    return tmp_path
+
+
+KINDS = ["movies", "shots", "films", "shot_features", "similar_movies", "scene_pairs"]
+
+
+def test_a_sound_catalog_has_no_faults(catalog, capsys):
+    main([str(catalog / kind) for kind in KINDS])
+    assert capsys.readouterr().out == "".join(f"{catalog / kind}: all there\n" for kind in KINDS)
+
+
+NAN = np.array([[np.nan] * 4] * 9, "<f2").tobytes()
+FAULTS = {
+    "bytes": ("shot_features", [features("tt2", 9, features=b"123")], "tt2: 3 bytes of float16 for 9×4 float16"),
+    "dtype": ("shot_features", [features("tt2", 9, dtype="float32")], "tt2: 72 bytes of float32 for 9×4 float16"),
+    "nan": ("shot_features", [features("tt2", 9, features=NAN)], "tt2: features that are not finite"),
+    "length": ("shot_features", [features("tt2", 8)], "tt2: features of 8 shots, films beside it has 9"),
+    "foreign": ("shot_features", [features("tt7", 8)], "tt7: features of 8 shots, films beside it has None"),
+    "dims": ("shot_features", [features("tt1", 12), features("tt2", 9, dim=2, features=b" " * 36)], "sizes: [2, 4]"),
+    "rank": ("similar_movies", [similar("tt1", "tt2", 2)], "tt1, genre: rank 2 where rank 1 is due"),
+    "gap": ("similar_movies", [similar("tt1", "tt2", 1), similar("tt1", "tt3", 3)], "rank 3 where rank 2 is due"),
+    "itself": ("similar_movies", [similar("tt1", "tt1", 1)], "tt1, genre, rank 1: similar to tt1"),
+    "score": ("similar_movies", [similar("tt1", "tt2", 1, score=float("nan"))], "similar to tt2 with score nan"),
+    "stranger": ("similar_movies", [similar("tt1", "tt9", 1)], "rank 1: tt9 is not in the movies beside it"),
+    "beyond": ("scene_pairs", [pair("tt1", "tt2", 4)], "tt1:4 and tt2:0: beyond the 12 shots of tt1"),
+    "negative": ("scene_pairs", [pair("tt1", "tt2", 0, -1)], "tt1:0 and tt2:-1: beyond the 9 shots of tt2"),
+    "unknown": ("scene_pairs", [pair("tt1", "tt9")], "tt1:0 and tt9:0: tt9 is not in the shot_features beside it"),
+    "same": ("scene_pairs", [pair("tt1", "tt1")], "tt1:0 and tt1:0: 9 shots with score 0.5"),
+    "empty": ("scene_pairs", [pair("tt1", "tt2", num_shots=0)], "tt1:0 and tt2:0: 0 shots with score 0.5"),
+    "order": ("movies", [{"movie_id": "b"}, {"movie_id": "a"}], "row ('a',) does not follow ('b',)"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named(fault, catalog, capsys):
+    kind, rows, words = FAULTS[fault]
+    folder = write(catalog, kind, rows)
+    with pytest.raises(SystemExit) as raised:
+        main(["--folders", str(folder)])
+    said = capsys.readouterr().out.splitlines()
+    assert raised.value.code == 1
+    assert len(said) == 1 and said[0].startswith(f"{folder}") and words in said[0]
+
+
+SHOT_FAULTS = {
+    "index": (shot("tt1", 2), "tt1: shot 2 where shot 1 is due"),
+    "overlap": (shot("tt1", 1, start_frame=19, keyframe_frames=[19]), "frames 19 to 40 after one that ends at 20"),
+    "reversed": (shot("tt1", 1, end_frame=20, keyframe_frames=[]), "tt1, shot 1: frames 20 to 20 after"),
+    "outside": (shot("tt1", 1, keyframe_frames=[40]), "tt1, shot 1: keyframes [40] are not up to 1 of its frames"),
+    "many": (shot("tt1", 1, keyframe_frames=[20, 21]), "tt1, shot 1: keyframes [20, 21] are not up to 1"),
+    "count": (shot("tt1", 1, keyframes=[]), "tt1, shot 1: not as many keyframes as numbers of frames"),
+    "image": (shot("tt1", 1, keyframes=[{"bytes": b"x", "path": None}]), "tt1, shot 1: keyframe cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("fault", SHOT_FAULTS)
+def test_faults_of_shots_are_named(fault, tmp_path):
+    row, words = SHOT_FAULTS[fault]
+    shots = write_shots(tmp_path, {"tt1": [shot("tt1", 0), row], "tt2": [shot("tt2", 0)]})
+    problems = check_folder(shots.folder)
+    assert any(words in problem for problem in problems), problems
+    assert not any("tt2" in problem for problem in problems)
+
+
+def test_an_index_that_is_not_of_its_shots_is_named(catalog):
+    rows = FilmDataset(catalog / "films", "films").read().to_pylist()
+    write(catalog, "films", [{**rows[0], "first_row": 1}, *rows[1:2]])
+    wrong, missing = check_folder(catalog / "films")
+    assert "tt1: the index has {" in wrong and "'first_row': 1" in wrong
+    assert "tt3: the index has None" in missing
+
+
+def test_what_an_unfinished_run_left_is_named(catalog):
+    shots = FilmDataset(catalog / "shots", "shots")
+    shots.write_film("tt9", [shot("tt9", 0)], {})
+    (catalog / "shots/data/.m2s-1-x.tmp").touch()
+    temporary, part = check_folder(catalog / "shots")
+    assert "/parts/tt9-" in part and ".m2s-1-x.tmp: left by a run that did not end" in temporary
+    shots.reopen()
+    assert check_folder(catalog / "shots")[0] == f"{catalog}/shots: not finished"
+
+
+@pytest.mark.parametrize("content", [None, [], {"dataset": "songs", "schema_version": 1}, {"schema_version": 1}])
+def test_what_is_no_dataset_is_named(content, tmp_path):
+    if content is not None:
+        write_json(tmp_path / "m2s.json", content)
+    with pytest.raises(SystemExit, match=r"check: error: .*m2s\.json: (not a record|a dataset of kind 'songs')"):
+        main([str(tmp_path)])
+
+
+def test_without_folders_the_usage_is_shown(capsys):
+    with pytest.raises(SystemExit) as raised:
+        main([])
+    assert raised.value.code == 2 and "--folders" in capsys.readouterr().err
