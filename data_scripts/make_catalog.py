@@ -401,10 +401,11 @@ def print_summary(record: dict[str, Any], output: Path) -> None:
     known = ", ".join(f"{number:,} with {column.replace('_', ' ')}" for column, number in record["known"].items())
     print(f"{record['num_films']:,} films in {output}: {known}")
     if record["known"]["video"]:
-        print(f"Next: python -m data_scripts.detect_shots --movies {output} --output {output.parent / 'shots'}")
+        print(f"next: python -m data_scripts.detect_shots --movies {output} --output {output.parent / 'shots'}")
     else:
         print(
-            f"Next: python -m data_scripts.similar_movies --movies {output} --output {output.parent / 'similar_movies'}"
+            f"next: python -m data_scripts.similar_movies --movies {output} --sources genre synopsis "
+            f"--output {output.parent / 'similar_movies'}"
         )
 
 

@@ -84,7 +84,7 @@ def run_films(
         One `Outcome` an input, as they finish. Closing the iterator ends the work.
 
     Raises:
-        ValueError: Ray is asked for and not installed, or its cluster cannot be reached.
+        ValueError: Ray is asked for and not installed, connected already, or cannot be reached.
     """
     if arguments.runner == "ray":
         return _run_with_ray(function, inputs, arguments.workers, preload, max_silence)
@@ -101,24 +101,20 @@ def _run_with_ray(
     with _ray() as ray:
         task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run_one)
         queue, running = iter(inputs), {}
-        try:
-            while True:
-                # Asked for again each time: machines come and go.
-                room = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-                while len(running) < room and (job := next(queue, None)) is not None:
-                    running[task.remote(function, job, preload, max_silence)] = job[0]
-                if not running:
-                    return
-                (done,), _ = ray.wait(list(running), num_returns=1)
-                key = running.pop(done)
-                try:
-                    outcome = ray.get(done)
-                except ray.exceptions.RayError as error:
-                    outcome = Outcome(key, error=f"given up by Ray: {' '.join(str(error).split())}")
-                yield outcome
-        finally:
-            for waiting in running:
-                ray.cancel(waiting, force=True)
+        while True:
+            # Asked for again each time: machines come and go.
+            room = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            while len(running) < room and (job := next(queue, None)) is not None:
+                running[task.remote(function, job, preload, max_silence)] = job[0]
+            if not running:
+                return
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            key = running.pop(done)
+            try:
+                outcome = ray.get(done)
+            except ray.exceptions.RayError as error:
+                outcome = Outcome(key, error=f"given up by Ray: {' '.join(str(error).split())}")
+            yield outcome
 
 
 def _run_one(
@@ -133,7 +129,8 @@ def _run_one(
 def _ray() -> Iterator[Any]:
     """Ray, connected to a cluster or to one that is started here, with this checkout's code on its machines.
 
-    A connection that the caller has made is used and kept.
+    The end of the connection ends its tasks. To cancel them first would not do: Ray 2.60 aborts the process when a task
+    is cancelled in the moment in which it completes.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default, or Ray warns
@@ -141,9 +138,6 @@ def _ray() -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise ValueError(f"--runner ray needs Ray: pip install 'movies2scenes[ray]' ({error})") from error
-    if ray.is_initialized():
-        yield ray
-        return
     code = {
         "py_modules": [str(ROOT / "data_scripts"), str(ROOT / "modeling_m2s")],
         "excludes": ["__pycache__", "*.safetensors"],

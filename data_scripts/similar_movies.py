@@ -202,7 +202,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
     print_summary(counts, arguments.output)
     for movie in shown:
         print_neighbors(movie, found, catalog)
-    print(f"\nNext: accelerate launch -m train.train_mil --features FEATURES --similar {arguments.output} --output RUN")
+    print(f"\nnext: accelerate launch -m train.train_mil --features FEATURES --similar {arguments.output} --output RUN")
     return dataset.record
 
 

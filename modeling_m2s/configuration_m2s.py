@@ -119,9 +119,6 @@ class M2SMovieSimilarityConfig(PreTrainedConfig):
             Shots of a scene, and from one scene's start to the next one's (k_a and s_a).
         max_kernel, max_stride (`int`, default to 16 and 8):
             Scenes of a neighborhood, and from one to the next (k_m and s_m).
-        initializer_range (`float`, defaults to 0.02):
-            Standard deviation of initial weights. The paper is silent. As torch initializes linear layers, a classifier
-            of few inputs starts so large that plain SGD at 0.1 diverges on features of CLIP's length.
         features (`dict`, *optional*):
             How the features were made that the network was trained on: the settings of their `shot_features` dataset.
     """
@@ -137,7 +134,6 @@ class M2SMovieSimilarityConfig(PreTrainedConfig):
     average_stride: int = 8
     max_kernel: int = 16
     max_stride: int = 8
-    initializer_range: float = 0.02
     features: dict[str, Any] | None = None
 
     @property

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -62,6 +63,17 @@ class M2SMovieSimilarityModel(PreTrainedModel):
         self.comparison_projection = nn.Linear(config.hidden_dim, config.hidden_dim)
         self.classifier = nn.Linear(config.num_pooled**2, 2)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # As torch initializes linear layers, whatever their width; the paper is silent. A classifier that starts near
+        # zero keeps the large part that all films' similarities have in common from deciding the first steps.
+        if isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            if module is self.classifier:
+                bound *= 0.1
+            init.uniform_(module.weight, -bound, bound)
+            init.zeros_(module.bias)
 
     def shot_embeddings(self, features: torch.Tensor) -> torch.Tensor:
         """The space of shots (…, H) that scene pairs are mined in: after the first layer and its activation.
@@ -140,10 +152,11 @@ class M2SMovieSimilarityModel(PreTrainedModel):
         """
         outputs = self.compare(self.encode_films(features_a, shot_mask_a), self.encode_films(features_b, shot_mask_b))
         if labels is not None:
-            outputs.loss = F.cross_entropy(outputs.logits, labels)
+            outputs.loss = F.cross_entropy(outputs["logits"], labels)
         # All windows of the network, whatever the films' lengths.
-        missing = [self.config.num_windows - size for size in outputs.scene_similarities.shape[:0:-1]]
-        outputs.scene_similarities = F.pad(outputs.scene_similarities, (0, missing[0], 0, missing[1]))
+        scenes_PWW = outputs["scene_similarities"]
+        missing = [self.config.num_windows - size for size in scenes_PWW.shape[:0:-1]]
+        outputs.scene_similarities = F.pad(scenes_PWW, (0, missing[0], 0, missing[1]))
         return outputs
 
 

@@ -184,10 +184,13 @@ def test_bytes_from_a_cluster_are_those_from_here(lose_a_node, cluster, tmp_path
 def test_ctrl_c_ends_ray_tasks(cluster, tmp_path):
     video = make_video(tmp_path / "film.mp4", [50] * 20, size=(640, 360), grain=8)
     folder = write_catalog(tmp_path, {f"tt000000{n}": video for n in range(9)})
-    process = subprocess.Popen(command(folder, "--runner", "ray"), cwd=ROOT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command(folder, "--runner", "ray"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     wait_for_a_film(process, folder)
     process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
     done = sorted(folder.glob("shots/parts/*.parquet"))
     time.sleep(10)  # in which tasks that went on would end
     assert sorted(folder.glob("shots/parts/*.parquet")) == done and len(done) < 9

@@ -30,6 +30,7 @@ from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
+from train.arguments import parse_arguments
 from train.film_pairs import FilmReader, LabeledPairs, SimilarFilms
 from train.mil_scores import network_scores, scores, trivial_scores
 from train.train_mil import MILArguments, PairLoss, is_over, plan_steps, step_loss
@@ -244,8 +245,9 @@ def test_the_longest_of_a_batch_says_how_long_it_is(features):
 
 def network(seed: int = 0, **changes) -> M2SMovieSimilarityModel:
     torch.manual_seed(seed)
-    sizes = {**SIZES, "initializer_range": 0.15, **changes}
-    return M2SMovieSimilarityModel(M2SMovieSimilarityConfig(feature_dim=DIM, **sizes))
+    model = M2SMovieSimilarityModel(M2SMovieSimilarityConfig(feature_dim=DIM, **{**SIZES, **changes}))
+    model.classifier.weight.data *= 3  # answers that are far from even, and not certain
+    return model
 
 
 def labeled(films: SimilarFilms, seed: int = 0) -> LabeledPairs:
@@ -366,6 +368,15 @@ def test_training_ends_when_the_loss_has_not_fallen_for_long():
     assert not over(60, 0, SimpleNamespace(measured=None))
     arguments.patience_steps = 0
     assert not over(99, 0)
+
+
+def test_the_papers_recipe_is_read_whole_and_arguments_are_explained():
+    recipe = ROOT / "train/configs/mil.yaml"
+    flags = ["--features", "f", "--similar", "s", "--output", "o"]
+    arguments = parse_arguments(MILArguments, "python -m train.train_mil", [str(recipe), *flags])
+    assert (arguments.learning_rate, arguments.batch_size, arguments.epochs) == (0.1, 256, 20)
+    assert set(yaml.safe_load(recipe.read_text())) <= set(MILArguments.__dataclass_fields__)
+    assert [f for f in MILArguments.__dataclass_fields__.values() if len(f.metadata.get("help", "")) < 5] == []
 
 
 # Whole runs, from here on.
@@ -511,10 +522,9 @@ def test_a_killed_run_on_two_processes_comes_to_the_same(die_at, bench, finished
     bench.assert_like(output, "two")
 
 
-def test_processes_have_dropout_of_their_own(bench, finished, finished_on_two):
+def test_two_processes_take_the_steps_of_one(bench, finished, finished_on_two):
     assert bench.results("two")["made_with"]["processes"] == 2
     assert [line["step"] for line in bench.log("two")] == [line["step"] for line in bench.log("run")]
-    assert bench.log("two") != bench.log("run")
 
 
 def test_without_dropout_two_processes_come_to_what_one_comes_to(bench):
@@ -556,11 +566,14 @@ def test_nothing_need_be_held_out(bench):
 
 
 def test_it_learns_what_films_have_in_common(bench):
-    flags = ["--epochs", "40", "--measure_steps", "20", "--hidden_dim", "32", "--sources", "genre"]
+    names = movie_ids(30)
+    theme = [(a, b, "genre") for n, a in enumerate(names) for b in names[n + 3 :: 3]]
+    write_similar(bench.folder / "whole_themes", theme)
+    flags = ["--similar", bench.folder / "whole_themes", "--epochs", "15", "--hidden_dim", "32"]
     status, _, err = bench.run("learned", *flags)
     assert status == 0, err
     results = bench.results("learned")
-    assert results["held_out"]["accuracy"] > 0.75 > results["baselines"]["majority"]["accuracy"] + 0.2
+    assert results["held_out"]["accuracy"] > 0.8 > results["baselines"]["majority"]["accuracy"] + 0.2
 
 
 def test_another_recipe_or_other_features_are_refused(bench, finished):

@@ -14,7 +14,7 @@ from train.arguments import parse_arguments
 from train.distill_clip import DistillationArguments
 from train.runs import RunFolder
 
-RECIPES = sorted((Path(__file__).parent.parent / "train/configs").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parent.parent / "train/configs").glob("m2s_clip_*.yaml"))
 
 
 @dataclass
