@@ -43,8 +43,9 @@ class FilmWorldPairsArguments:
     sources: list[str] = field(
         default_factory=lambda: ["co_watch", "genre", "synopsis"], metadata={"help": "of film similarity"}
     )
-    num_films: int = field(default=240, metadata={"help": "films of a world"})
-    film_seconds: float = field(default=300.0, metadata={"help": "length of a film, about"})
+    num_films: int = field(default=1000, metadata={"help": "films of a world"})
+    film_seconds: float = field(default=60.0, metadata={"help": "length of a film, about"})
+    top_k: int = field(default=10, metadata={"help": "similar films a film: in a world many films are alike"})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -73,6 +74,7 @@ def film_world_pairs(arguments: FilmWorldPairsArguments) -> dict[str, Any]:
     return {
         "films": arguments.num_films,
         "film_seconds": arguments.film_seconds,
+        "top_k": arguments.top_k,
         "recipe": arguments.recipe.name,
         "seeds": seeds,
         "over_seeds": summarize(list(seeds.values())),
@@ -94,10 +96,8 @@ def measure_source(
     similar, trained = folder / f"similar_{source}", folder / f"mil_{source}"
     metadata = folder / "world/metadata"
     ratings = ["--ratings", metadata / "ratings.csv", "--links", metadata / "links.csv"] if source == "co_watch" else []
-    run(
-        *("data_scripts.similar_movies", "--movies", folder / "movies", "--sources", source, "--seed", seed, *ratings),
-        output=similar,
-    )
+    drawn = ["--sources", source, "--top_k", arguments.top_k, "--seed", seed]
+    run("data_scripts.similar_movies", "--movies", folder / "movies", *drawn, *ratings, output=similar)
     inputs = ["--features", folder / "shot_features", "--similar", similar]
     run("train.train_mil", arguments.recipe, *inputs, "--seed", seed, output=trained)
     results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
@@ -196,10 +196,10 @@ def print_table(results: dict[str, Any]) -> None:
     sources = list(results["over_seeds"])
     print(f"{'':44} " + "   ".join(f"{source:13}" for source in sources))
     rows(lambda each: each["similar_films"]["held_out"]["accuracy"], "held-out films: accuracy")
-    rows(lambda each: each["similar_films"]["baselines"]["mean_features"]["accuracy"], "    of mean features")
+    rows(lambda each: each["similar_films"]["baselines"]["mean_features_cosine"]["accuracy"], "    of mean features")
     rows(lambda each: each["similar_films"]["baselines"]["majority"]["accuracy"], "    of the majority")
     rows(lambda each: each["similar_films"]["held_out"]["auc"], "held-out films: AUC")
-    rows(lambda each: each["similar_films"]["baselines"]["mean_features"]["auc"], "    of mean features")
+    rows(lambda each: each["similar_films"]["baselines"]["mean_features_cosine"]["auc"], "    of mean features")
     for films in ("all", "held_out"):
         for label in LABELS:
             for space in SPACES:
