@@ -45,6 +45,11 @@ bench: $(CLIP)/model.safetensors
 	$(BIN)/python benchmarks/encoders.py --model $(CLIP)
 	$(BIN)/python benchmarks/memory.py --assets $(M2S_ASSETS) --model $(CLIP)
 	$(BIN)/python -m benchmarks.film_world
+	$(BIN)/python -m benchmarks.features --model $(CLIP)
+	$(BIN)/python -m benchmarks.co_watch
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.mil
+	$(BIN)/python -m benchmarks.mining
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info
