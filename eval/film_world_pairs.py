@@ -9,7 +9,8 @@ frequent place of its two scenes is the same; events and light (day, night, mono
 places and events, and light says nothing of similarity: so learning should raise the former, and the latter should fall
 to chance.
 
-All work is done by the commands that users run; run again after a kill, it goes on where it was.
+All work is done by the commands that users run; run again after a kill, it goes on where it was. The figures committed
+are those of `--seeds 2 --num_films 120`, six minutes on two cores: at that size nothing is learned yet.
 """
 
 import csv
