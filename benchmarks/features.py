@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from benchmarks.harness import alternate, write_result
+from benchmarks.harness import alternate, write_result, write_shots
 from data_scripts.extract_features import DTYPES, FeatureArguments, extract_features, middle_keyframe
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.index_m2s import read_shots
@@ -113,26 +113,12 @@ def make_shots(folder: Path, num_films: int) -> FilmDataset:
         pixels = np.random.default_rng(seed).integers(0, 256, (28, 50, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).resize((398, 224), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
-        images.append({"bytes": file.getvalue(), "path": None})
-    shots = FilmDataset(folder, "shots")
-    shots.begin({})
-    for film in range(num_films):
-        rows = [
-            {
-                "movie_id": f"tt{film:07d}",
-                "shot_index": n,
-                "start_frame": n,
-                "end_frame": n + 1,
-                "start_seconds": float(n),
-                "end_seconds": n + 1.0,
-                "keyframe_frames": [n],
-                "keyframes": [images[(n + film) % DISTINCT_IMAGES]],
-            }
-            for n in range(SHOTS_PER_FILM)
-        ]
-        shots.write_film(f"tt{film:07d}", rows, {})
-    shots.finish([f"tt{film:07d}" for film in range(num_films)], {})
-    return shots
+        images.append(file.getvalue())
+    films = {
+        f"tt{film:07d}": [images[(n + film) % DISTINCT_IMAGES] for n in range(SHOTS_PER_FILM)]
+        for film in range(num_films)
+    }
+    return write_shots(folder, films)
 
 
 def gflop_per_image(config: CLIPVisionConfig) -> float:

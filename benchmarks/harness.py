@@ -6,10 +6,13 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from modeling_m2s.shots_m2s import Shot
+from modeling_m2s.storage_m2s import FilmDataset
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "scenedetect-headless", "opencv-python-headless", "decord", "av", "numpy")
@@ -35,6 +38,20 @@ def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[s
         }
         for name in candidates
     }
+
+
+def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDataset:
+    """A `shots` dataset of films by id, with a JPEG keyframe for each of their shots, a frame long."""
+    dataset = FilmDataset(folder, "shots")
+    dataset.begin({})
+    for movie_id, keyframes in films.items():
+        rows = [
+            {**vars(Shot(n, n, n + 1, float(n), n + 1.0, [n])), "movie_id": movie_id, "keyframes": [{"bytes": jpeg}]}
+            for n, jpeg in enumerate(keyframes)
+        ]
+        dataset.write_film(movie_id, rows, {})
+    dataset.finish(films, {})
+    return dataset
 
 
 def hardware() -> str:

@@ -24,7 +24,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.harness import alternate, write_result
+from benchmarks.harness import alternate, write_result, write_shots
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.index_m2s import read_shots
 from modeling_m2s.storage_m2s import FilmDataset
@@ -89,25 +89,10 @@ def compare_features(folder: Path, runs: int) -> dict[str, float]:
 
 def compare_scenes(folder: Path, runs: int) -> dict[str, float]:
     random = np.random.default_rng(0)
-    dataset = FilmDataset(folder / "shots", "shots")
-    dataset.begin({})
-    ids = [f"tt{film:07d}" for film in range(FILMS_WITH_IMAGES)]
-    for movie_id in ids:
-        rows = [
-            {
-                "movie_id": movie_id,
-                "shot_index": n,
-                "start_frame": n,
-                "end_frame": n + 1,
-                "start_seconds": float(n),
-                "end_seconds": n + 1.0,
-                "keyframe_frames": [n],
-                "keyframes": [{"bytes": random.bytes(JPEG_BYTES), "path": None}],
-            }
-            for n in range(SHOTS_PER_FILM)
-        ]
-        dataset.write_film(movie_id, rows, {})
-    dataset.finish(ids, {})
+    films = {
+        f"tt{film:07d}": [random.bytes(JPEG_BYTES) for _ in range(SHOTS_PER_FILM)] for film in range(FILMS_WITH_IMAGES)
+    }
+    dataset = write_shots(folder / "shots", films)
     plain = datasets.List(datasets.Image(decode=False))
     arrow = datasets.load_dataset(str(dataset.folder), split="train", cache_dir=str(folder / "cache"))
     arrow = arrow.cast_column("keyframes", plain)

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from data_scripts.commands import run_command
 from data_scripts.film_stage import StageSummary, store_catalog
+from data_scripts.inputs import finished
 from data_scripts.movienet_keyframes import KeyframeSettings, import_keyframes
 from data_scripts.runner import RunnerArguments
 from modeling_m2s.index_m2s import store_shots
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
-from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 
 @dataclass(kw_only=True)
@@ -127,10 +127,7 @@ def read_videos(movies: Path) -> dict[str, str]:
     Raises:
         StorageError: no finished `movies` dataset is there.
     """
-    dataset = FilmDataset(movies, "movies")
-    if not dataset.record.get("complete"):
-        raise StorageError(f"{movies}: no finished movies dataset; python -m data_scripts.make_catalog makes one")
-    table = dataset.read(["movie_id", "video"])
+    table = finished(movies, "movies").read(["movie_id", "video"])
     return dict(zip(table["movie_id"].to_pylist(), table["video"].to_pylist(), strict=True))
 
 

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from transformers import BaseImageProcessor
 
 from data_scripts.commands import run_command
+from data_scripts.inputs import finished
 from data_scripts.ranks import ranks
 from modeling_m2s.cli import load_pipeline
 from modeling_m2s.index_m2s import model_revision, read_shots
@@ -42,7 +43,7 @@ from modeling_m2s.modeling_m2s import M2SSceneModel
 from modeling_m2s.pipeline_m2s import open_image
 from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source
 from modeling_m2s.shots_m2s import Shot
-from modeling_m2s.storage_m2s import FilmDataset, StorageError, StoredFilm, exclusive
+from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
 from modeling_m2s.workers_m2s import end_with_parent
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -98,9 +99,7 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
     """
     started = time.monotonic()
     state = state or PartialState()
-    shots, dataset = FilmDataset(arguments.shots, "shots"), FilmDataset(arguments.output, "shot_features")
-    if not shots.record.get("complete"):
-        raise StorageError(f"{shots.folder}: not a finished shots dataset; run python -m data_scripts.detect_shots")
+    shots, dataset = finished(arguments.shots, "shots"), FilmDataset(arguments.output, "shot_features")
     if arguments.device and state.num_processes > 1:
         raise ValueError(
             f"device={arguments.device} for {state.num_processes} processes: leave it out, each has its own"

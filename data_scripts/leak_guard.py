@@ -12,16 +12,38 @@ that goes by another title slips through; `require_imdb_id` excludes all films w
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
+from data_scripts.inputs import finished
 from data_scripts.metadata_files import MetadataError, read_metadata, text_lines
-from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 # Every table of LVU is separated by single spaces and ends in these columns.
 LVU_COLUMNS = ["youtube_id", "imdb_id"]
 Title = tuple[str, int | None]
+
+
+@dataclass(kw_only=True)
+class LeakGuardArguments:
+    """Which films a stage leaves out."""
+
+    exclude: list[Path] = field(
+        default_factory=list,
+        metadata={"help": "benchmarks' own files, or lists of IMDb ids: films never to train on are left out"},
+    )
+    movies: Path | None = field(
+        default=None, metadata={"help": "the movies dataset: titles, to find films to exclude without IMDb id by"}
+    )
+    require_imdb_id: bool = field(
+        default=False,
+        metadata={"help": "leave out films without IMDb id, which --exclude knows by title and year only"},
+    )
+
+    def leak_guard(self) -> "LeakGuard":
+        """See `LeakGuard.read`."""
+        return LeakGuard.read(self.exclude, self.movies, require_imdb_id=self.require_imdb_id)
 
 
 class LeakGuard:
@@ -75,10 +97,7 @@ class LeakGuard:
                     raise MetadataError(f"{file}: excludes no film")
         titles: dict[str, set[Title]] = defaultdict(set)
         if movies is not None:
-            dataset = FilmDataset(movies, "movies")
-            if not dataset.record.get("complete"):
-                raise StorageError(f"{movies}: no finished movies dataset; make it with data_scripts.make_catalog")
-            for row in dataset.read(["movie_id", "title", "year"]).to_pylist():
+            for row in finished(movies, "movies").read(["movie_id", "title", "year"]).to_pylist():
                 titles[row["movie_id"]].add((title_key(row["title"]), row["year"] or None))
         for source in read_metadata(metadata):
             for film in source.films:

@@ -29,7 +29,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from data_scripts.commands import run_command
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.inputs import finished
+from data_scripts.leak_guard import LeakGuard, LeakGuardArguments
 from data_scripts.ranks import ranks
 from data_scripts.scene_mining import (
     WINDOW,
@@ -48,8 +49,8 @@ SPACES = ("model", "features", "random")
 NO_KEYFRAMES = f"no {WINDOW} neighboring shots with keyframes"
 
 
-@dataclass
-class MiningArguments:
+@dataclass(kw_only=True)
+class MiningArguments(LeakGuardArguments):
     """What is mined, in which space, and how."""
 
     features: Path = field(metadata={"help": "folder of a shot_features dataset"})
@@ -60,14 +61,6 @@ class MiningArguments:
     sources: list[str] = field(
         default_factory=list, metadata={"help": "only films similar by these, such as co_watch; default: all there are"}
     )
-    exclude: list[Path] = field(
-        default_factory=list, metadata={"help": "benchmark files or lists of ids: their held-out films are not mined"}
-    )
-    movies: Path | None = field(
-        default=None,
-        metadata={"help": "folder of a movies dataset: titles, by which films without IMDb id are excluded"},
-    )
-    require_imdb_id: bool = field(default=False, metadata={"help": "exclude every film without IMDb id"})
     allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
     seed: int = field(default=0, metadata={"help": "of space=random"})
     device: str | None = field(
@@ -114,7 +107,7 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
     """
     features = ShotFeatures(arguments.features)
     pairs = read_film_pairs(arguments.similar, arguments.sources)
-    guard = LeakGuard.read(arguments.exclude, arguments.movies, require_imdb_id=arguments.require_imdb_id)
+    guard = arguments.leak_guard()
     skipped = films_to_skip(pairs, features, guard, arguments)
     mined = [pair for pair in pairs if not {pair.movie_id_a, pair.movie_id_b} & skipped.keys()]
     if not mined:
@@ -212,9 +205,7 @@ def read_film_pairs(folder: Path, sources: Sequence[str] = ()) -> list[FilmPair]
         ValueError: there are none, or none of these sources, or a film is similar to itself.
         StorageError: not a finished similar_movies dataset.
     """
-    dataset = FilmDataset(folder, "similar_movies")
-    if not dataset.record.get("complete"):
-        raise ValueError(f"{folder} is not a finished similar_movies dataset; run data_scripts.similar_movies")
+    dataset = finished(folder, "similar_movies")
     found: dict[tuple[str, str], set[str]] = defaultdict(set)
     present = set()
     for row in dataset.read(["movie_id", "similar_movie_id", "source"]).to_pylist():

@@ -24,6 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from data_scripts.commands import run_command
+from data_scripts.inputs import finished
 from modeling_m2s.figures_m2s import encode, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write
 
@@ -122,21 +123,19 @@ def read_atlas(pairs: Path, shots: Path, movies: Path | None = None) -> Atlas:
     """All scene pairs of a dataset, with what is known of their films.
 
     Raises:
-        ValueError: no finished dataset, no pairs, films or shots that the shots dataset lacks.
+        ValueError: no pairs, films or shots that the shots dataset lacks.
+        StorageError: a dataset is not finished.
     """
-    dataset = FilmDataset(pairs, "scene_pairs")
-    if not dataset.record.get("complete"):
-        raise ValueError(f"{pairs} is not a finished scene_pairs dataset; run data_scripts.mine_scene_pairs")
-    table = dataset.read()
+    table = finished(pairs, "scene_pairs").read()
     if not len(table):
         raise ValueError(f"{pairs} holds no scene pairs")
     ids = sorted({*pc.unique(table["movie_id_a"]).to_pylist(), *pc.unique(table["movie_id_b"]).to_pylist()})
-    stored = FilmDataset(shots, "shots").films()
+    stored = finished(shots, "shots").films()
     if missing := [movie_id for movie_id in ids if movie_id not in stored]:
         raise ValueError(f"{shots} lacks {len(missing)} films of {pairs}, {missing[0]} for one; give their shots")
     titles = {}
     if movies:
-        rows = FilmDataset(movies, "movies").read(["movie_id", "title", "year"]).to_pylist()
+        rows = finished(movies, "movies").read(["movie_id", "title", "year"]).to_pylist()
         titles = {row["movie_id"]: f"{row['title']} ({row['year'] or 'year unknown'})" for row in rows if row["title"]}
     sides = [
         Side(

@@ -16,7 +16,8 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 
-from modeling_m2s.storage_m2s import FilmDataset, StorageError, require_settings
+from data_scripts.inputs import finished
+from modeling_m2s.storage_m2s import StorageError, require_settings
 
 DTYPE = np.dtype("<f2")
 # While the copy is made; by default `datasets` would hold a thousand, which is gigabytes.
@@ -44,12 +45,8 @@ class ShotFeatures:
 
     def __init__(self, folder: Path, cache: Path | None = None):
         self.folder = Path(folder)
-        dataset = FilmDataset(self.folder, "shot_features")
+        dataset = finished(self.folder, "shot_features")
         self.record: dict[str, Any] = dataset.record
-        if not self.record.get("complete"):
-            raise StorageError(
-                f"{folder}: not a finished shot_features dataset; run python -m data_scripts.extract_features"
-            )
         index = dataset.read(["movie_id", "num_shots", "dim", "dtype"]).to_pydict()
         if not index["movie_id"]:
             raise StorageError(f"{folder}: holds no films")

@@ -27,11 +27,12 @@ import pyarrow as pa
 from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
 from data_scripts.commands import run_command
 from data_scripts.film_names import imdb_id
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.inputs import finished
+from data_scripts.leak_guard import LeakGuard, LeakGuardArguments
 from data_scripts.metadata_files import read_table
 from data_scripts.neighbors import Neighbors, best_neighbors, weighted
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
-from modeling_m2s.storage_m2s import FilmDataset, StorageError, exclusive, require_settings
+from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 from modeling_m2s.video_m2s import fingerprint
 
 SOURCES = ("co_rating", "co_watch", "genre", "synopsis")
@@ -44,8 +45,8 @@ SHRINKAGE = 10
 MAX_FILMS_OF_A_PERSON = 2000
 
 
-@dataclass
-class SimilarMoviesArguments:
+@dataclass(kw_only=True)
+class SimilarMoviesArguments(LeakGuardArguments):
     """What makes films similar, and for which films."""
 
     movies: Path = field(metadata={"help": "the movies dataset"})
@@ -78,15 +79,7 @@ class SimilarMoviesArguments:
     max_burst: int = field(
         default=20, metadata={"help": "more films of one person and timestamp say nothing of order and are left out"}
     )
-    exclude: list[Path] = field(
-        default_factory=list, metadata={"help": "benchmark files or lists of ids: their held-out films are left out"}
-    )
-    require_imdb_id: bool = field(
-        default=False,
-        metadata={"help": "leave out films without IMDb id, which --exclude knows by title and year only"},
-    )
     shots: Path | None = field(default=None, metadata={"help": "only films of this shots dataset"})
-    only_with_video: bool = field(default=False, metadata={"help": "only films that have a video"})
     seed: int = field(default=0, metadata={"help": "of the random films of a genre"})
     show: list[str] = field(default_factory=list, metadata={"help": "titles or ids whose similar films are printed"})
 
@@ -175,7 +168,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
         StorageError: the datasets are not finished, or the output was made with other settings.
         OSError: there is no such text encoder.
     """
-    guard = LeakGuard.read(arguments.exclude, arguments.movies, require_imdb_id=arguments.require_imdb_id)
+    guard = arguments.leak_guard()
     catalog, counts = read_catalog(arguments, guard)
     shown = [movie for name in arguments.show for movie in catalog.find(name)]
     encoder = TextEncoder(arguments.text_encoder) if arguments.text_encoder else None
@@ -208,18 +201,13 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
 
 def read_catalog(arguments: SimilarMoviesArguments, guard: LeakGuard) -> tuple[Catalog, dict[str, Any]]:
     """The films that may be similar, and how many there are of each kind that is left out."""
-    rows = FilmDataset(arguments.movies, "movies").read().to_pylist()
+    rows = finished(arguments.movies, "movies").read().to_pylist()
     counts: dict[str, Any] = {"movies": len(rows)}
     steps: dict[str, Callable[[dict[str, Any]], bool]] = {
         "excluded": lambda row: not guard.excludes(row["movie_id"], row["title"], row["year"])
     }
-    if arguments.only_with_video:
-        steps["without_video"] = lambda row: bool(row["video"])
     if arguments.shots:
-        shots = FilmDataset(arguments.shots, "shots")
-        if not shots.record.get("complete"):
-            raise StorageError(f"{arguments.shots}: no finished shots dataset; make one with data_scripts.detect_shots")
-        filmed = shots.films().keys()
+        filmed = finished(arguments.shots, "shots").films().keys()
         steps["without_shots"] = lambda row: row["movie_id"] in filmed
     for name, keeps in steps.items():
         kept = [row for row in rows if keeps(row)]
@@ -236,7 +224,6 @@ def settings_of(arguments: SimilarMoviesArguments, encoder: TextEncoder | None) 
         "sources": arguments.sources,
         "top_k": arguments.top_k,
         "thresholds": arguments.lowest(),
-        "only_with_video": arguments.only_with_video,
         "only_with_shots": arguments.shots is not None,
     }
     if "genre" in arguments.sources:

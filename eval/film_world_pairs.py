@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args_into_dataclasses(argv)[0]
     try:
         results = film_world_pairs(arguments)
-    except (OSError, ValueError, StorageError, subprocess.CalledProcessError) as error:
+    except (OSError, ValueError, StorageError) as error:
         raise SystemExit(f"eval.film_world_pairs: error: {error}") from None
     if arguments.results:
         write_json(arguments.results, results)
@@ -71,7 +71,6 @@ def film_world_pairs(arguments: FilmWorldPairsArguments) -> dict[str, Any]:
         seeds[str(seed)] = {
             source: measure_source(folder, source, seed, truth, arguments) for source in arguments.sources
         }
-        write_json(folder / "figures.json", seeds[str(seed)])
     return {
         "films": arguments.num_films,
         "film_seconds": arguments.film_seconds,

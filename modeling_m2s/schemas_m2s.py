@@ -51,7 +51,7 @@ SCHEMAS = {
             }
         ),
         films_per_shard=256,
-        rows_per_group=16,
+        rows_per_group=1,
     ),
     "similar_movies": Schema(
         Features(

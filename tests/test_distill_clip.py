@@ -1,13 +1,12 @@
 """Distillation: losses and measures against loops written out, the real command line on noise, kills at any moment.
 
 Whatever happened to a run, its student's bytes and its log are those of one run that nothing disturbed. Runs that are
-to be killed or refused are forks of one process that has imported everything: `serve`, below.
+to be killed or refused are forks of one process that has imported everything (`forked_runs.py`).
 """
 
 import json
 import math
 import os
-import pkgutil
 import re
 import shutil
 import signal
@@ -15,17 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from forked_runs import Ended, ForkedRuns
 from make_videos import make_video
 from PIL import Image
 from safetensors.torch import load_file
@@ -45,7 +43,6 @@ from train.distill_clip import (
     embedding_losses,
     find_basis,
     group_borders,
-    main,
     measure,
     mirror_half,
     tensor_digest,
@@ -442,21 +439,16 @@ class Bench:
     """The place of all runs: a teacher, images and a film, a recipe, and a process that forks runs."""
 
     folder: Path
-    server: subprocess.Popen
+    runs: ForkedRuns
 
     def argv(self, output: str, *flags: object, recipe: str = "recipe.yaml") -> list[str]:
         """Of a recipe, with the teacher and an output; flags win over both."""
         places = ["--teacher", self.folder / "teacher", "--output", self.folder / output]
         return [str(word) for word in (self.folder / recipe, *places, *flags)]
 
-    def run(self, output: str, *flags: object, die_at: tuple[str, int] | None = None, **which) -> tuple[int, str, str]:
-        """Exit status, standard output and error of the command, which dies at the n-th call of a function."""
-        files = [self.folder / f"{output}.{name}" for name in ("out", "err")]
-        request = {"argv": self.argv(output, *flags, **which), "files": [str(file) for file in files], "die_at": die_at}
-        self.server.stdin.write(json.dumps(request) + "\n")
-        self.server.stdin.flush()
-        status = int(self.server.stdout.readline())
-        return (status, *(file.read_text() for file in files))
+    def run(self, output: str, *flags: object, die_at: tuple[str, int] | None = None, **which) -> Ended:
+        """The command, which dies at the n-th call of a function."""
+        return self.runs.run(self.argv(output, *flags, **which), die_at)
 
     def refused(self, output: str, *flags: object, **which) -> str:
         """The message of a run that must end with exit status 1 and this one line."""
@@ -493,54 +485,6 @@ class Bench:
         assert results[0] == results[1]
 
 
-def serve() -> None:
-    """Fork a run of the command for each line of standard input: its arguments, files for its words, where it dies."""
-    CLIPVisionModelWithProjection.from_pretrained(sys.argv[1])  # once for all: transformers compiles many patterns
-    for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if not child:
-            for stream, path in zip((1, 2), request["files"], strict=True):
-                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-            if request["die_at"]:
-                die_at_call(*request["die_at"])
-            end_like_the_command(request["argv"])
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-def end_like_the_command(argv: list[str]) -> NoReturn:
-    """Run it and end this process as the interpreter would, without the second that it takes to clear its modules."""
-    status = 0
-    try:
-        main(argv)
-    except SystemExit as ending:
-        status = ending.code
-        if isinstance(status, str):
-            print(status, file=sys.stderr)
-            status = 1
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
-def die_at_call(name: str, number: int) -> None:
-    """Have this process killed when a function, named like `module:Class.method`, is called for the n-th time."""
-    owner_name, _, attribute = name.replace(":", ".").rpartition(".")
-    owner = pkgutil.resolve_name(owner_name)
-    function, calls = getattr(owner, attribute), []
-
-    def counted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-
-    setattr(owner, attribute, counted)
-
-
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory) -> Iterator[Bench]:
     """24 images of which two do not open, 6 frames of a film."""
@@ -559,13 +503,9 @@ def bench(tmp_path_factory) -> Iterator[Bench]:
     (folder / "images.yaml").write_text(
         yaml.safe_dump({**RECIPE, "images": places["images"], "small_crops_per_image": 0})
     )
-    environment = {**ENVIRONMENT, "TINY_FOLDER": str(folder)}
-    command = [sys.executable, __file__, folder / "teacher"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-        yield Bench(folder, server)
-        server.stdin.close()
+    runs = ForkedRuns.start("train.distill_clip", folder, TINY_FOLDER=str(folder))
+    yield Bench(folder, runs)
+    runs.stop()
 
 
 @pytest.fixture(scope="module")
@@ -931,7 +871,3 @@ def test_two_processes_share_labels_and_steps(bench, finished):
     assert len(bench.log("two")) == len(bench.log("run"))
     bench.assert_like("two_again", "two")
     CLIPVisionModelWithProjection.from_pretrained(bench.folder / "two/model")
-
-
-if __name__ == "__main__":
-    serve()

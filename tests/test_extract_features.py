@@ -220,7 +220,7 @@ def test_what_cannot_be_done_ends_in_one_line(tmp_path, tiny_folder):
     unfinished.begin({})
     make_shots(tmp_path / "shots", {"tt01": 1})
     output = tmp_path / "features"
-    with pytest.raises(SystemExit, match="unfinished: not a finished shots dataset"):
+    with pytest.raises(SystemExit, match="unfinished: no finished shots dataset"):
         run(tmp_path / "unfinished", output)
     with pytest.raises(SystemExit, match="--model /nowhere cannot be loaded"):
         run(tmp_path / "shots", output, "--model", "/nowhere")

@@ -236,7 +236,7 @@ def test_pages_of_other_settings_and_of_one_pair(space, catalog):
         (PAIRS, ["--num_pairs", "0"], f"num_pairs=0 must be from 1 to {MOST_PAIRS}"),
         (PAIRS, ["--num_pairs", "46"], f"num_pairs=46 must be from 1 to {MOST_PAIRS}"),
         (PAIRS, ["--num_film_pairs", "51"], "num_film_pairs=51 must be from 0 to 50"),
-        (PAIRS, ["--pairs", "nowhere"], "nowhere is not a finished scene_pairs dataset"),
+        (PAIRS, ["--pairs", "nowhere"], "nowhere: no finished scene_pairs dataset"),
     ],
 )
 def test_what_makes_no_page_is_refused(pairs, more, words, catalog):

@@ -105,10 +105,10 @@ def test_what_is_no_number_is_named_by_film_and_shot(tmp_path, value):
 
 
 def test_folders_that_are_no_finished_features_are_refused(tmp_path):
-    with pytest.raises(StorageError, match="nowhere: not a finished shot_features dataset; run python -m"):
+    with pytest.raises(StorageError, match="nowhere: no finished shot_features dataset; run python -m"):
         ShotFeatures(tmp_path / "nowhere")
     FilmDataset(tmp_path / "begun", "shot_features").begin(SETTINGS)
-    with pytest.raises(StorageError, match="begun: not a finished shot_features dataset"):
+    with pytest.raises(StorageError, match="begun: no finished shot_features dataset"):
         ShotFeatures(tmp_path / "begun")
     with pytest.raises(StorageError, match="empty: holds no films"):
         ShotFeatures(write(tmp_path / "empty"))

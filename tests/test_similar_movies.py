@@ -251,7 +251,7 @@ def test_excluded_films_neither_get_nor_are_similar_films(tmp_path):
     (tmp_path / "held_out.txt").write_text("tt0000002\n0000004\ntt7777777\n")
     files = {"ratings": Path(ratings[1]), "links": Path(ratings[3]), "exclude": [tmp_path / "held_out.txt"]}
     sources = ["co_watch", "genre", "synopsis"]
-    record = similar_movies(SimilarMoviesArguments(movies, output, sources, top_k=5, **files))
+    record = similar_movies(SimilarMoviesArguments(movies=movies, output=output, sources=sources, top_k=5, **files))
     rows = load_dataset(str(output), split="train")
     assert not {"tt0000002", "tt0000004"} & {*rows["movie_id"], *rows["similar_movie_id"]}
     assert [pair[:2] for pair in pairs_of(output, "co_watch")] == [
@@ -263,7 +263,7 @@ def test_excluded_films_neither_get_nor_are_similar_films(tmp_path):
     assert record["counts"]["ratings"]["ratings_of_unknown_films"] == 7
 
 
-def test_only_films_with_a_video_or_shots_when_asked(tmp_path):
+def test_only_films_with_shots_when_asked(tmp_path):
     movies = write_movies(tmp_path / "movies", videos=("Alpha", "Beta", "Gamma"))
     shots = FilmDataset(tmp_path / "shots", "shots")
     shots.begin({})
@@ -275,13 +275,11 @@ def test_only_films_with_a_video_or_shots_when_asked(tmp_path):
     with pytest.raises(SystemExit, match="no finished shots dataset"):
         main([*command, str(tmp_path / "similar"), "--shots", str(shots.folder)])
     shots.finish(["tt0000001", "tt0000002", "tt0000004"], {})
-    main([*command, str(tmp_path / "videos"), "--only_with_video", "true"])
-    main([*command, str(tmp_path / "both"), "--only_with_video", "true", "--shots", str(shots.folder)])
-    names = {name: load_dataset(str(tmp_path / name), split="train")["movie_id"] for name in ("videos", "both")}
-    assert set(names["videos"]) <= {"tt0000001", "tt0000002", "tt0000003"}
-    assert set(names["both"]) == {"tt0000001", "tt0000002"}
-    counts = FilmDataset(tmp_path / "both", "similar_movies").record["counts"]
-    assert (counts["movies"], counts["without_video"], counts["without_shots"], counts["candidates"]) == (6, 3, 1, 2)
+    main([*command, str(tmp_path / "similar"), "--shots", str(shots.folder)])
+    pairs = load_dataset(str(tmp_path / "similar"), split="train")
+    assert {*pairs["movie_id"], *pairs["similar_movie_id"]} == {"tt0000001", "tt0000002"}
+    counts = FilmDataset(tmp_path / "similar", "similar_movies").record["counts"]
+    assert (counts["movies"], counts["without_shots"], counts["candidates"]) == (6, 3, 3)
 
 
 def test_films_without_synopsis_are_not_similar_by_synopsis(tmp_path):

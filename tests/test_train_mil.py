@@ -345,12 +345,12 @@ def test_processes_share_the_pairs_of_a_batch(features, size):
     [(100, 32, 1, (32, 6)), (100, 32, 2, (32, 6)), (5, 32, 1, (10, 1)), (5, 32, 4, (8, 1)), (1, 2, 2, (2, 1))],
 )
 def test_steps_are_planned_for_whole_batches(pairs, batch, processes, expected):
-    arguments = MILArguments(Path(), Path(), Path(), batch_size=batch)
+    arguments = MILArguments(features=Path(), similar=Path(), output=Path(), batch_size=batch)
     assert plan_steps(pairs, arguments, processes) == expected
 
 
 def test_batches_that_cannot_be_shared_are_refused():
-    arguments = MILArguments(Path(), Path(), Path(), batch_size=32)
+    arguments = MILArguments(features=Path(), similar=Path(), output=Path(), batch_size=32)
     with pytest.raises(ValueError, match="batch_size 32 is not a multiple of the 3 processes"):
         plan_steps(100, arguments, 3)
     with pytest.raises(ValueError, match="2 pairs of films to train on are too few for 4 processes"):
@@ -358,7 +358,7 @@ def test_batches_that_cannot_be_shared_are_refused():
 
 
 def test_training_ends_when_the_loss_has_not_fallen_for_long():
-    arguments = MILArguments(Path(), Path(), Path(), patience_steps=30)
+    arguments = MILArguments(features=Path(), similar=Path(), output=Path(), patience_steps=30)
     measured = SimpleNamespace(measured=LabeledPairs(np.zeros((2, 2)), np.zeros(2)))
 
     def over(step: int, best: int, material=measured) -> bool:
@@ -610,7 +610,7 @@ MISTAKES = {
     "no pairs": (["--similar", "FOLDER/none"], "FOLDER/none: holds no similar films"),
     "all alike": (["--similar", "FOLDER/all", "--held_out", "0"], "all films are similar to tt1.* and to"),
     "no such source": (["--sources", "genre", "taste"], "no pairs of source taste; it has co_watch, genre"),
-    "no features": (["--features", "FOLDER/nowhere"], "FOLDER/nowhere: not a finished shot_features dataset"),
+    "no features": (["--features", "FOLDER/nowhere"], "FOLDER/nowhere: no finished shot_features dataset"),
     "no similar films": (["--similar", "FOLDER/nowhere"], "FOLDER/nowhere: no finished similar_movies dataset"),
     "two widths": (["--features", "FOLDER/widths"], "film tt1000001: dim is 5; expected 12"),
     "few films held out": (["--held_out", "0.01"], "lies within the 1 held-out films: hold out more than"),

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from data_scripts.inputs import finished
 from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
-from modeling_m2s.storage_m2s import FilmDataset, StorageError
+from modeling_m2s.storage_m2s import StorageError
 
 
 class LabeledPairs(NamedTuple):
@@ -69,10 +70,7 @@ class SimilarFilms:
         Raises:
             StorageError: no finished dataset, no such source, no pairs, or films without features.
         """
-        dataset = FilmDataset(folder, "similar_movies")
-        if not dataset.record.get("complete"):
-            raise StorageError(f"{folder}: no finished similar_movies dataset; run data_scripts.similar_movies")
-        rows = dataset.read(["movie_id", "similar_movie_id", "source"]).to_pylist()
+        rows = finished(folder, "similar_movies").read(["movie_id", "similar_movie_id", "source"]).to_pylist()
         if not rows:
             raise StorageError(f"{folder}: holds no similar films")
         counts = Counter(row["source"] for row in rows)

@@ -36,7 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.leak_guard import LeakGuardArguments
 from data_scripts.ranks import ranks
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
@@ -58,21 +58,14 @@ OF_THE_NETWORK = (
 PAIRS, WINDOWS, MEASURED = range(3)
 
 
-@dataclass
-class MILArguments:
+@dataclass(kw_only=True)
+class MILArguments(LeakGuardArguments):
     """Everything a run depends on."""
 
     features: Path = field(metadata={"help": "shot_features dataset"})
     similar: Path = field(metadata={"help": "similar_movies dataset"})
     output: Path = field(metadata={"help": "folder of the run; the network is in its subfolder model/"})
     sources: list[str] = field(default_factory=list, metadata={"help": "co_watch, genre, … (default: all there are)"})
-    exclude: list[Path] = field(
-        default_factory=list, metadata={"help": "benchmarks' lists of films never to train on, or files of IMDb ids"}
-    )
-    movies: Path | None = field(
-        default=None, metadata={"help": "movies dataset: titles, to find excluded films without IMDb id by"}
-    )
-    require_imdb_id: bool = field(default=False, metadata={"help": "leave out all films without IMDb id"})
     allow_missing: bool = field(default=False, metadata={"help": "leave out similar films without features"})
     held_out: float = field(
         default=0.1, metadata={"help": "share of the films to measure on; 0: measure nothing, train all epochs"}
@@ -171,7 +164,7 @@ def train_mil(arguments: MILArguments) -> dict[str, Any]:
     accelerator = Accelerator(mixed_precision="bf16" if arguments.bf16 else "no")
     with accelerator.main_process_first():
         features = ShotFeatures(arguments.features)
-    guard = LeakGuard.read(arguments.exclude, arguments.movies, require_imdb_id=arguments.require_imdb_id)
+    guard = arguments.leak_guard()
     films = SimilarFilms.read(arguments.similar, features, arguments.sources, guard, arguments.allow_missing)
     material = split_films(films, features, arguments, accelerator.device)
     set_seed(arguments.seed)

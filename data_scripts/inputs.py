@@ -1,0 +1,25 @@
+"""What stages read: datasets that an earlier stage has finished."""
+
+from pathlib import Path
+
+from modeling_m2s.storage_m2s import FilmDataset, StorageError
+
+MADE_BY = {
+    "movies": "make_catalog",
+    "shots": "detect_shots",
+    "shot_features": "extract_features",
+    "similar_movies": "similar_movies",
+    "scene_pairs": "mine_scene_pairs",
+}
+
+
+def finished(folder: Path, kind: str) -> FilmDataset:
+    """The dataset of a kind in a folder.
+
+    Raises:
+        StorageError: none is there, or the run that writes it did not end; the message names the command.
+    """
+    dataset = FilmDataset(folder, kind)
+    if not dataset.record.get("complete"):
+        raise StorageError(f"{folder}: no finished {kind} dataset; run python -m data_scripts.{MADE_BY[kind]}")
+    return dataset
