@@ -832,22 +832,23 @@ def test_recipes_that_cannot_be_used_end_with_a_message(text, message, bench):
 
 @pytest.mark.slow
 def test_the_real_command_killed_at_any_time_comes_to_the_same(bench, finished):
-    """Killed after more and more seconds, the last times in training, until it ends by itself."""
-    command = [sys.executable, "-m", "train.distill_clip", *bench.argv("random", "--checkpoint_steps", "2")]
+    """Killed while it labels crops, then three times in training."""
+    command = [sys.executable, "-m", "train.distill_clip", *bench.argv("killed", "--checkpoint_steps", "2")]
     environment = {**ENVIRONMENT, "TINY_FOLDER": str(bench.folder)}
-    kills, seconds = 0, 4.0
-    while True:
-        wait_until_free(bench.folder / "random")
+    folder = bench.folder / "killed"
+    log = folder / "log.jsonl"
+    moments = [lambda: any(folder.glob("cache/*"))]
+    moments += [lambda lines=lines: log.exists() and log.read_text().count("\n") >= lines for lines in (1, 4, 8)]
+    for come in moments:
+        wait_until_free(folder)
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        try:
-            assert process.wait(seconds) == 0
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills, seconds = kills + 1, seconds + 0.4
-    assert kills > 2
-    bench.assert_like("random", "run")
+        while process.poll() is None and not come():
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    wait_until_free(folder)
+    subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True)
+    bench.assert_like("killed", "run")
 
 
 @pytest.mark.slow

@@ -266,7 +266,7 @@ def test_killed_runs_leave_no_process_and_go_on_to_the_same_bytes(tmp_path):
         parts = len(list((tmp_path / "killed").glob("parts/*.parquet")))
         while process.poll() is None and len(list((tmp_path / "killed").glob("parts/*.parquet"))) == parts:
             time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.5))
+        time.sleep(random.uniform(0, 0.2))
         if process.poll() is not None:
             break
         process.kill()
