@@ -67,12 +67,16 @@ class M2SMovieSimilarityModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # As torch initializes linear layers, whatever their width; the paper is silent. A classifier that starts near
-        # zero keeps the large part that all films' similarities have in common from deciding the first steps.
+        # zero keeps the large part that all films' similarities have in common from deciding the first steps; and it
+        # starts by taking near scenes for a sign of similar films: with signs that vary, the space first has to learn
+        # which neighborhoods to draw together and which apart, and for hundreds of steps learns nothing.
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             if module is self.classifier:
-                bound *= 0.1
-            init.uniform_(module.weight, -bound, bound)
+                init.uniform_(module.weight, 0, 0.1 * bound)
+                init.copy_(module.weight, module.weight * module.weight.new_tensor([[-1.0], [1.0]]))
+            else:
+                init.uniform_(module.weight, -bound, bound)
             init.zeros_(module.bias)
 
     def shot_embeddings(self, features: torch.Tensor) -> torch.Tensor:
@@ -114,8 +118,9 @@ class M2SMovieSimilarityModel(PreTrainedModel):
         kernel, stride = self.config.average_kernel, self.config.average_stride
         extent = _extent(values_FTC.shape[1], kernel, stride, self.config.num_windows)
         block = math.gcd(kernel, stride)
-        padded_FTC = F.pad(values_FTC, (0, 0, 0, extent - values_FTC.shape[1]))
-        blocks_FBC = padded_FTC.unflatten(1, (-1, block)).sum(2)
+        if missing := extent - values_FTC.shape[1]:  # else it would copy them all, half of the time
+            values_FTC = F.pad(values_FTC, (0, 0, 0, missing))
+        blocks_FBC = values_FTC.unflatten(1, (-1, block)).sum(2)
         last = (extent - kernel) // block + 1
         return sum(blocks_FBC[:, b : b + last : stride // block] for b in range(kernel // block)) / kernel
 

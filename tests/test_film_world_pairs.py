@@ -53,7 +53,7 @@ def test_the_chain_of_commands_runs_and_goes_on(tmp_path, capsys):
     main(words)
     results = json.loads((tmp_path / "results.json").read_text())
     found = results["seeds"]["0"]["genre"]["scene_pairs"]
-    assert found.keys() == {"model", "features", "random"}
+    assert found.keys() == {"model", "untrained", "features", "random"}
     assert (
         len({each["all"]["scene_pairs"] for each in found.values()}) == 1 and found["model"]["all"]["scene_pairs"] > 20
     )

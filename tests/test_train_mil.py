@@ -34,6 +34,7 @@ from train.arguments import parse_arguments
 from train.film_pairs import FilmReader, LabeledPairs, SimilarFilms
 from train.mil_scores import network_scores, scores, trivial_scores
 from train.train_mil import MILArguments, PairLoss, is_over, plan_steps, step_loss
+from train.whitening import inverse_root, unwhiten, whiten
 
 DIM = 12
 SIZES = {"max_shots": 20, "average_kernel": 4, "average_stride": 2, "max_kernel": 4, "max_stride": 2, "hidden_dim": 8}
@@ -379,6 +380,42 @@ def test_the_papers_recipe_is_read_whole_and_arguments_are_explained():
     assert [f for f in MILArguments.__dataclass_fields__.values() if len(f.metadata.get("help", "")) < 5] == []
 
 
+# Whitening.
+
+
+def test_whitening_is_by_the_root_of_the_pseudoinverse_and_keeps_lengths():
+    shots = np.random.default_rng(0).normal(3, [1, 1, 5, 2, 1, 0, 0], (40, 7))
+    shots *= [1, 1, 1, 1, 1e-4, 0, 0]  # two columns of zeros and one of next to nothing
+    moments = shots.T @ shots
+    root = inverse_root(torch.from_numpy(moments)).numpy()
+    largest = np.zeros((7, 7))
+    largest[:4, :4] = moments[:4, :4]
+    np.testing.assert_allclose(root @ root, np.linalg.pinv(largest) * np.trace(moments) / 4, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(np.trace(root @ moments @ root), np.trace(moments), rtol=1e-6)
+    with pytest.raises(ValueError, match="whiten: no shot has features"):
+        inverse_root(torch.zeros(7, 7))
+
+
+def test_a_whitened_layer_steps_along_the_inverse_moments(features):
+    """One step, written out; then the layer is an ordinary one again."""
+    read = FilmReader(features.movie_ids, features, 20, "window", torch.device("cpu"), False)
+    shots = torch.cat([read.read(np.array([film]))[0] for film in range(30)]).double()
+    root = inverse_root(shots.T @ shots)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(DIM, 5).double()
+    weight, bias = layer.weight.detach().clone() @ root, layer.bias.detach().clone()
+    whiten(layer, read, [0])
+    torch.testing.assert_close(layer.weight.detach(), weight)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    layer(shots).tanh().sum().backward()
+    optimizer.step()
+    unwhiten(layer)
+    weight.requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.linear(shots, weight, bias).tanh().sum(), weight)
+    torch.testing.assert_close(layer.weight.detach(), (weight - 0.1 * gradient @ root @ root).detach())
+    assert layer.state_dict().keys() == {"weight", "bias"} and isinstance(layer.weight, torch.nn.Parameter)
+
+
 # Whole runs, from here on.
 
 RECIPE = {
@@ -512,6 +549,20 @@ def test_a_killed_run_comes_to_the_same(moment, bench, finished):
     bench.assert_like(output, "run")
 
 
+def test_a_killed_run_with_whitening_and_adamw_comes_to_the_same(bench, finished):
+    """And not to what plain SGD comes to; what it leaves is an ordinary network."""
+    flags = ["--whiten", "true", "--optimizer", "adamw", "--learning_rate", "0.01"]
+    for output, kills in (("whitened", []), ("whitened_killed", [(LOSS, 2), (LOSS, 7), (LOSS, 4)])):
+        for die_at in kills:
+            assert bench.run(output, *flags, die_at=die_at)[0] == -signal.SIGKILL
+        status, _, err = bench.run(output, *flags)
+        assert status == 0, err
+    bench.assert_like("whitened_killed", "whitened")
+    assert bench.results("whitened")["held_out"] != bench.results("run")["held_out"]
+    names = AutoModel.from_pretrained(bench.folder / "whitened/model").state_dict().keys()
+    assert names == AutoModel.from_pretrained(bench.folder / "run/model").state_dict().keys()
+
+
 @pytest.mark.parametrize("die_at", [(LOSS, 6), ("accelerate:Accelerator.save_state", 2)])
 def test_a_killed_run_on_two_processes_comes_to_the_same(die_at, bench, finished_on_two):
     output = f"two_{die_at[1]}"
@@ -620,6 +671,7 @@ MISTAKES = {
     "no negatives": (["--negatives", "0"], "negatives is 0; it must be at least 1"),
     "no pooling": (["--max_shots", "8"], "max_shots=8 are too few for the two poolings"),
     "no part": (["--long_films", "end"], "long_films='end' is neither window nor uniform"),
+    "whitening in bfloat16": (["--whiten", "true", "--bf16", "true"], "are lost in bfloat16"),
     "divergence": (["--learning_rate", "1e30"], "training diverged; use a l"),
     "no list": (["--exclude", "FOLDER/nobody.txt"], "nobody.txt"),
 }

@@ -15,8 +15,10 @@ What it writes:
 Ours, where the paper is silent: films are held out, not pairs, and a pair is measured on when both of its films are.
 The weights of the lowest held-out loss are kept, and training ends when that has not fallen for `patience_steps`: it
 first stays at 0.69, then falls, then rises. Gradients are cut to norm 1: the similarities of CLIP's features have so
-large a part in common that plain SGD at 0.1 can diverge in its first steps. A film that is in several pairs of a batch
-is encoded once, with one draw of dropout. Run again after a kill, the same command goes on to the same weights.
+large a part in common that plain SGD at 0.1 can diverge in its first steps. For the same reason small catalogs need
+`--whiten true --optimizer adamw --learning_rate 0.001` (eval/film_world_pairs.py says how much that does). A film that
+is in several pairs of a batch is encoded once, with one draw of dropout. Run again after a kill, the same command goes
+on to the same weights.
 """
 
 import hashlib
@@ -47,6 +49,7 @@ from train.curves import draw_curves
 from train.film_pairs import FilmReader, LabeledPairs, SimilarFilms
 from train.mil_scores import network_scores, trivial_scores
 from train.runs import RunFolder, made_with
+from train.whitening import unwhiten, whiten
 
 # Arguments that say where things lie or how often something is written; the network does not depend on them.
 NOT_OF_THE_RECIPE = ("features", "similar", "movies", "exclude", "output", "checkpoint_steps", "log_steps", "resident")
@@ -54,8 +57,9 @@ OF_THE_NETWORK = (
     *("hidden_dim", "activation", "dropout", "max_shots"),
     *("average_kernel", "average_stride", "max_kernel", "max_stride"),
 )
-# What seeds stand for: pairs of an epoch, windows of long films in a step, pairs to measure on.
-PAIRS, WINDOWS, MEASURED = range(3)
+# What seeds stand for: pairs of an epoch, windows of long films in a step, pairs to measure on, films to whiten by.
+PAIRS, WINDOWS, MEASURED, WHITENED = range(4)
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 @dataclass(kw_only=True)
@@ -87,7 +91,11 @@ class MILArguments(LeakGuardArguments):
 
     epochs: int = field(default=20, metadata={"help": "passes over all similar pairs"})
     batch_size: int = field(default=256, metadata={"help": "pairs a step, over all processes"})
-    learning_rate: float = field(default=0.1, metadata={"help": "of SGD without momentum, constant"})
+    optimizer: str = field(
+        default="sgd", metadata={"help": "sgd without momentum, the paper's; or adamw", "choices": tuple(OPTIMIZERS)}
+    )
+    learning_rate: float = field(default=0.1, metadata={"help": "constant"})
+    whiten: bool = field(default=False, metadata={"help": "train as if features were whitened; for small catalogs"})
     max_gradient_norm: float = field(
         default=1.0, metadata={"help": "longer gradients are cut to it; 0: never, the paper's plain SGD"}
     )
@@ -202,6 +210,10 @@ def check_arguments(arguments: MILArguments) -> None:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if not 0 <= arguments.held_out < 1:
         raise ValueError(f"held_out is {arguments.held_out}; it must be a share of the films, below 1")
+    if arguments.whiten and arguments.bf16:
+        raise ValueError(
+            "whiten and bf16: the short directions of features are lost in bfloat16; leave one of them out"
+        )
 
 
 def split_films(films: SimilarFilms, features: ShotFeatures, arguments: MILArguments, device: torch.device) -> Material:
@@ -260,7 +272,9 @@ def train(
         The last state: `step`, `best_step`, `best_loss`, `seconds` of training.
     """
     accelerator = run.accelerator
-    optimizer = torch.optim.SGD(model.parameters(), lr=arguments.learning_rate)
+    if arguments.whiten:
+        whiten(model.shot_projection, material.trained_reader, [arguments.seed, WHITENED])
+    optimizer = OPTIMIZERS[arguments.optimizer](model.parameters(), lr=arguments.learning_rate)
     prepared, optimizer = accelerator.prepare(PairLoss(model), optimizer)
     best = BestWeights()
     accelerator.register_for_checkpointing(best)
@@ -295,6 +309,8 @@ def train(
     bar.close()
     if material.measured:
         model.load_state_dict(best.weights)
+    if arguments.whiten:
+        unwhiten(model.shot_projection)
     return state
 
 
