@@ -7,8 +7,8 @@ similarity the movie-similarity network is trained [3.1], and scene pairs are mi
 network with the weights that training began with, in that of the features as they are (the paper's
 "ablation-selection"), and at random. A pair counts as of one place if the most frequent place of its two scenes is the
 same; events and light (day, night, monochrome) likewise. Similar films share places and events, and light says nothing
-of similarity: so learning should raise the former, and the latter should fall to chance. In the figures committed places
-rise, events hardly, and light does not fall.
+of similarity: so learning should raise the former, and the latter should fall to chance. In the figures committed
+places rise, events hardly, and light does not fall.
 
 All work is done by the commands that users run; run again after a kill, it goes on where it was. It takes two cores two
 hours.
