@@ -370,7 +370,7 @@ def test_no_space_is_one_line_and_the_next_run_completes(index, films, tiny_fold
 def test_ctrl_c_is_one_line_and_the_next_run_completes(index, films, tiny_folder, tmp_path):
     output = tmp_path / "index"
     process = start([films], tiny_folder, output)
-    wait_for(lambda: list(output.rglob("*.parquet")), process)
+    wait_for(lambda: (output / "shots/m2s.json").exists(), process)  # before its films, which it may soon have done
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
