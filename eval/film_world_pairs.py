@@ -10,8 +10,8 @@ same; events and light (day, night, monochrome) likewise. Similar films share pl
 of similarity: so learning should raise the former, and the latter should fall to chance. In the figures committed
 places rise, events hardly, and light does not fall.
 
-All work is done by the commands that users run; run again after a kill, it goes on where it was. It takes two cores two
-hours.
+All work is done by the commands that users run; run again after a kill, it goes on where it was. About two hours on two
+cores, added up from its parts.
 """
 
 import csv

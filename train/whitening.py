@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from train.film_pairs import FilmReader
 
-# Directions with a smaller share of the squared length are left out, not blown up: 172 of m2s-clip-tiny's 512 are kept.
+# Directions with a smaller share of the squared length are left out, not blown up: m2s-clip-tiny's are 512, 172 kept.
 SMALLEST_SHARE = 1e-5
 MOST_FILMS = 1000  # to take the moments of
 
