@@ -30,7 +30,6 @@ from transformers import HfArgumentParser
 from data_scripts.world_plan import LIGHT_TYPES
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, write_json
 
-SPACES = ("model", "untrained", "features", "random")
 LABELS = ("place", "event", "light")
 
 
@@ -205,6 +204,7 @@ def print_table(results: dict[str, Any]) -> None:
         print(f"{name:44} " + "   ".join(cell(pick(results["over_seeds"][source])) for source in sources))
 
     sources = list(results["over_seeds"])
+    spaces = list(results["over_seeds"][sources[0]]["scene_pairs"])
     print(f"{'':44} " + "   ".join(f"{source:13}" for source in sources))
     rows(lambda each: each["similar_films"]["held_out"]["accuracy"], "held-out films: accuracy")
     rows(lambda each: each["similar_films"]["baselines"]["mean_features_cosine"]["accuracy"], "    of mean features")
@@ -213,7 +213,7 @@ def print_table(results: dict[str, Any]) -> None:
     rows(lambda each: each["similar_films"]["baselines"]["mean_features_cosine"]["auc"], "    of mean features")
     for films in ("all", "held_out"):
         for label in LABELS:
-            for space in SPACES:
+            for space in spaces:
                 rows(lambda each: each["scene_pairs"][space][films][label], f"{films} films: same {label}, {space}")  # noqa: B023
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from train.film_pairs import FilmReader
 
-# Directions with a smaller share of the squared length are left out, not blown up: m2s-clip-tiny's are 512, 172 kept.
+# Directions with a smaller share of the squared length are left out, not blown up.
 SMALLEST_SHARE = 1e-5
 MOST_FILMS = 1000  # to take the moments of
 
