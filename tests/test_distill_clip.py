@@ -388,7 +388,7 @@ def test_the_basis_is_found_once_and_kept_for_what_it_depends_on(tmp_path, monke
 
     def find(width=64, revision="a", borders=(0, 2, 3), seed=0):
         settings = CropSettings(seed=seed, teacher_size=64, student_size=32)
-        chunks, _ = plan_chunks([tmp_path / "images"], [(1, settings)], 3)
+        chunks, _ = plan_chunks([tmp_path / "images"], 1, 3, settings)
         path = basis_path(cache, chunks, [revision, list(borders), width])
         return find_basis(path, build_tower(), chunks, list(borders), width, lambda x: x / 255 - 0.5)
 
@@ -418,8 +418,7 @@ SIZES = {
 }
 RECIPE = {
     **SIZES,
-    "crops_per_image": 1,
-    "small_crops_per_image": 1,
+    "crops_per_image": 2,
     "epochs": 3,
     "batch_size": 8,
     "muon_learning_rate": 3e-3,
@@ -500,9 +499,7 @@ def bench(tmp_path_factory) -> Iterator[Bench]:
     make_video(folder / "film.mp4", [36, 36])
     places = {"images": ["$TINY_FOLDER/images"], "videos": ["$TINY_FOLDER/film.mp4"]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **places}))
-    (folder / "images.yaml").write_text(
-        yaml.safe_dump({**RECIPE, "images": places["images"], "small_crops_per_image": 0})
-    )
+    (folder / "images.yaml").write_text(yaml.safe_dump({**RECIPE, "images": places["images"], "crops_per_image": 1}))
     runs = ForkedRuns.start("train.distill_clip", folder, TINY_FOLDER=str(folder))
     yield Bench(folder, runs)
     runs.stop()

@@ -1,18 +1,17 @@
 """Random crops of images and what a CLIP image tower says of each: computed once, kept in files, read by distillation.
 
 A file holds one pass over up to 256 images of one source: pixels as the student sees them, and for exactly those crops
-the teacher's embedding and tokens; or its tokens only, which are read off images of the student's size and cost a
-quarter. Its name is a digest of everything that its content depends on (images by
-name and size), so that a killed run continues, and more passes or another teacher never disturb what is there.
+the teacher's embedding, and its tokens when it reads them at the student's size. Its name is a digest of everything
+that its content depends on (images by name and size), so that a killed run continues, and more passes or another
+teacher never disturb what is there.
 """
 
 import hashlib
 import itertools
 import json
-import math
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,9 @@ from transformers import CLIPVisionModelWithProjection
 from modeling_m2s.storage_m2s import atomic_write, exclusive
 from modeling_m2s.video_m2s import VideoError, fingerprint, openable
 from modeling_m2s.workers_m2s import end_with_parent
-from train.compress import centered, ridge
+from train.compress import centered
 
 IMAGES_PER_FILE = 256
-EMBEDDING_RIDGE = 1e-2  # of the mean square of the regressors
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -42,7 +40,7 @@ class CropSettings:
     """How a crop is drawn from an image; sizes in pixels."""
 
     seed: int
-    teacher_size: int | None  # None: the teacher reads it at the student's size only
+    teacher_size: int
     student_size: int
     min_area: float = 0.2  # of the image; up to all of it
     max_aspect: float = 4 / 3  # and its inverse, before the crop is made square
@@ -50,7 +48,6 @@ class CropSettings:
     grayscale: float = 0.2
     jitter: float = 0.5
     jitter_strength: float = 0.3  # of brightness, contrast and saturation, up and down
-    paste: float = 0.0  # probability that a part of another image's crop lies over a part of it
 
 
 @dataclass(frozen=True)
@@ -84,12 +81,9 @@ def list_images(folder: Path) -> list[str]:
 
 
 def plan_chunks(
-    folders: Sequence[Path], passes: Sequence[tuple[int, CropSettings]], held_out_every: int
+    folders: Sequence[Path], crops_per_image: int, held_out_every: int, settings: CropSettings
 ) -> tuple[list[Chunk], list[Chunk]]:
     """Chunks to train on and chunks to measure on: of each folder every `held_out_every`-th image is held out.
-
-    Args:
-        passes: how many crops of every image, and how they are drawn; those to measure on are drawn as the first.
 
     Raises:
         ValueError: a folder without images, or with so few in each that none is held out.
@@ -98,10 +92,10 @@ def plan_chunks(
     for folder in folders:
         names = list_images(folder)
         kept = [name for number, name in enumerate(names) if number % held_out_every != held_out_every - 1]
-        drawn = enumerate(settings for count, settings in passes for _ in range(count))
-        train += [Chunk(folder, tuple(part), crop, settings) for crop, settings in drawn for part in _parts(kept)]
+        crops = range(crops_per_image)
+        train += [Chunk(folder, tuple(part), crop, settings) for crop in crops for part in _parts(kept)]
         rest = names[held_out_every - 1 :: held_out_every]
-        held_out += [Chunk(folder, tuple(part), None, passes[0][1]) for part in _parts(rest)]
+        held_out += [Chunk(folder, tuple(part), None, settings) for part in _parts(rest)]
     if not held_out:
         raise ValueError(f"no folder has held_out_every={held_out_every} images, so there is none to measure on")
     return train, held_out
@@ -115,7 +109,7 @@ def _parts(names: list[str]) -> Iterator[list[str]]:
 def make_crop(image: Image.Image, name: str, crop: int | None, settings: CropSettings) -> Image.Image:
     """A square of the size that the teacher reads. The same name, crop number and settings give the same pixels."""
     image = ImageOps.exif_transpose(image).convert("RGB")
-    size = (settings.teacher_size or settings.student_size,) * 2
+    size = (settings.teacher_size,) * 2
     if crop is None:
         return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
     random = np.random.default_rng([settings.seed, crop, zlib.crc32(name.encode())])
@@ -141,45 +135,25 @@ def _random_box(random: np.random.Generator, size: tuple[int, int], settings: Cr
 
 
 class _Views(Dataset):
-    """The crops of a chunk, at the student's size and at the teacher's if that is asked for.
+    """The crops of a chunk, as the student and as the teacher reads them.
 
     In place of an image that does not open stands its name.
     """
 
     def __init__(self, chunk: Chunk):
-        self.chunk, self.settings = chunk, chunk.settings
+        self.chunk = chunk
 
     def __len__(self) -> int:
         return len(self.chunk.names)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray] | str:
-        name, size = self.chunk.names[index], (self.settings.student_size,) * 2
-        crop = self._draw(name)
-        if crop is None:
-            return name
-        if self.chunk.crop is not None and self.settings.paste:
-            crop = self._paste(crop, name)
-        small = {"pixels": np.asarray(crop.resize(size, Image.Resampling.BICUBIC))}
-        return {**small, "large": np.asarray(crop)} if self.settings.teacher_size else small
-
-    def _draw(self, name: str) -> Image.Image | None:
+        name, size = self.chunk.names[index], (self.chunk.settings.student_size,) * 2
         try:
             with Image.open(self.chunk.folder / name) as image:
-                return make_crop(image, name, self.chunk.crop, self.settings)
+                crop = make_crop(image, name, self.chunk.crop, self.chunk.settings)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            return None
-
-    def _paste(self, crop: Image.Image, name: str) -> Image.Image:
-        """As CutMix does (Yun et al. 2019): what the images are stays few, what is seen together becomes many."""
-        random = np.random.default_rng([self.settings.seed, self.chunk.crop, zlib.crc32(name.encode()), 1])
-        if random.random() < self.settings.paste:
-            other = self._draw(self.chunk.names[random.integers(len(self.chunk.names))])
-            if other is not None:
-                width, height = (round(side * math.sqrt(random.uniform(0.1, 0.6))) for side in crop.size)
-                left, top = random.integers(crop.width - width + 1), random.integers(crop.height - height + 1)
-                box = (left, top, left + width, top + height)
-                crop.paste(other.crop(box), box)
-        return crop
+            return name
+        return {"pixels": np.asarray(crop.resize(size, Image.Resampling.BICUBIC)), "large": np.asarray(crop)}
 
 
 class Teacher:
@@ -202,19 +176,19 @@ class Teacher:
         self.mean, self.std, self.layers, self.basis = mean, std, layers, basis
 
     @torch.inference_mode()
-    def label(self, small: torch.Tensor, large: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """What the tower says of crops at the student's size and, if given, at its own, in fp16.
+    def label(self, small: torch.Tensor, large: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the tower says of crops at its own and at the student's size, in fp16.
 
         Args:
             small, large: the same crops, uint8 (n, 3, height, width).
 
         Returns:
-            `tokens` (n, layers, 1 + patches, student's width), of the small ones: the class token and patches that the
-            student will have too; with large ones, `embeds` (n, projection_dim) of these.
+            `embeds` (n, projection_dim), of the large ones. `tokens` (n, layers, 1 + patches, student's width), of the
+            small ones: the class token and patches that the student will have too.
         """
         hidden = self._run(small, output_hidden_states=True).hidden_states
         tokens = torch.stack([centered(hidden[layer].float()) @ self.basis for layer in self.layers], 1)
-        return {"tokens": tokens.half().cpu()} | ({} if large is None else {"embeds": self.embed(large)})
+        return {"embeds": self.embed(large), "tokens": tokens.half().cpu()}
 
     @torch.inference_mode()
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -240,8 +214,7 @@ def write_chunk(path: Path, chunk: Chunk, teacher: Teacher, batch_size: int = 32
         skipped += [view for view in batch if isinstance(view, str)]
         crops = [view for view in batch if not isinstance(view, str)]
         if crops:
-            small = _as_pixels([view["pixels"] for view in crops])
-            large = _as_pixels([view["large"] for view in crops]) if chunk.settings.teacher_size else None
+            small, large = (_as_pixels([view[name] for view in crops]) for name in ("pixels", "large"))
             batches.append({"pixels": small, **teacher.label(small, large)})
     names = batches[0] if batches else []
     tensors = {name: torch.cat([batch[name] for batch in batches]).contiguous() for name in names}
@@ -280,14 +253,8 @@ def mirror_cosine(chunks: Sequence[Chunk], teacher: Teacher, most: int = 64) -> 
 class CachedCrops(Dataset):
     """Crops with the teacher's labels, out of files that `write_chunk` wrote; files are mapped, not read whole.
 
-    Where a crop has tokens only, its embedding is what the class token's says, by the linear map that fits the crops
-    which have both.
-
     Attributes:
         skipped: names of images that do not open.
-
-    Raises:
-        ValueError: no crop has an embedding.
     """
 
     def __init__(self, paths: Iterable[Path]):
@@ -295,11 +262,6 @@ class CachedCrops(Dataset):
         self.parts = [part for part in map(load_file, paths) if part]
         self.skipped = sorted({name for path in paths for name in _skipped(path)})
         self.ends = np.cumsum([len(part["pixels"]) for part in self.parts])
-        missing = [part for part in self.parts if "embeds" not in part]
-        if missing:
-            predict = embedding_map([part for part in self.parts if "embeds" in part])
-            for part in missing:
-                part["embeds"] = predict(part["tokens"]).half()
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -318,27 +280,6 @@ class CachedCrops(Dataset):
         normed = F.layer_norm(tokens, tokens.shape[-1:])
         deviations = [normed[:, :, 0].std(0, correction=0), normed[:, :, 1:].std((0, 2), correction=0)]
         return 1 / torch.stack(deviations, 1).clamp(min=1e-3)
-
-
-def embedding_map(parts: Sequence[Mapping[str, torch.Tensor]]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The map from tokens (n, layers, tokens, width) to embeddings (n, dim) that fits `parts`, which have both.
-
-    A regression predicts embeddings that are too short, being near their mean; these are stretched to the right length.
-
-    Raises:
-        ValueError: there are no parts.
-    """
-    if not parts:
-        raise ValueError("no crop was labeled at the teacher's size, so nothing says what the others' embeddings are")
-    targets = torch.cat([part["embeds"].float() for part in parts])
-
-    def read(tokens: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(tokens[:, -1, 0].float(), tokens.shape[-1:])
-
-    inputs = torch.cat([read(part["tokens"]) for part in parts])
-    weight, bias = ridge(inputs, targets, EMBEDDING_RIDGE)
-    stretch = targets.norm(dim=1).mean() / (inputs @ weight.mT + bias).norm(dim=1).mean()
-    return lambda tokens: (read(tokens) @ weight.mT + bias) * stretch
 
 
 def _skipped(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,7 @@ class DistillationArguments:
     videos: list[str] = field(default_factory=list, metadata={"help": "video files, for frames as further images"})
     frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
     cache: str | None = field(default=None, metadata={"help": "folder of frames and labels (default: OUTPUT/cache)"})
-    crops_per_image: int = field(default=8, metadata={"help": "random crops that the teacher labels at its own size"})
-    small_crops_per_image: int = field(
-        default=0, metadata={"help": "more of them, labeled at the student's size only, at a quarter of the cost"}
-    )
-    small_crop_area: float = field(default=0.08, metadata={"help": "the least share of an image that those show"})
-    paste: float = field(default=0.3, metadata={"help": "share of those that hold a part of another image"})
+    crops_per_image: int = field(default=8, metadata={"help": "random crops of each that the teacher labels"})
     held_out_every: int = field(default=20, metadata={"help": "every so many images, one is kept for measuring"})
     seed: int = field(default=0, metadata={"help": "of crops, initial weights and order"})
 
@@ -180,7 +175,7 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         StorageError: the output folder holds a run of another recipe, or another process uses it.
     """
     for name, value in asdict(arguments).items():
-        if type(value) is int and name not in ("seed", "small_crops_per_image") and value < 1:
+        if type(value) is int and name != "seed" and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = Accelerator(
         mixed_precision="bf16" if arguments.bf16 else "no",
@@ -252,10 +247,8 @@ def plan_crops(
     Raises:
         ValueError: a folder without images, or fewer than training and measuring need.
     """
-    large = CropSettings(arguments.seed, teacher_size, arguments.image_size)
-    small = replace(large, teacher_size=None, min_area=arguments.small_crop_area, paste=arguments.paste)
-    passes = [(arguments.crops_per_image, large), (arguments.small_crops_per_image, small)]
-    chunks = plan_chunks(folders, passes, arguments.held_out_every)
+    settings = CropSettings(arguments.seed, teacher_size, arguments.image_size)
+    chunks = plan_chunks(folders, arguments.crops_per_image, arguments.held_out_every, settings)
     check_enough(*(sum(len(chunk.names) for chunk in part) for part in chunks), arguments.batch_size)
     return chunks
 
