@@ -70,7 +70,7 @@ class DistillationArguments:
     videos: list[str] = field(default_factory=list, metadata={"help": "video files, for frames as further images"})
     frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
     cache: str | None = field(default=None, metadata={"help": "folder of frames and labels (default: OUTPUT/cache)"})
-    crops_per_image: int = field(default=8, metadata={"help": "random crops of each that the teacher labels"})
+    crops_per_image: int = field(default=8, metadata={"help": "random crops of each image that the teacher labels"})
     held_out_every: int = field(default=20, metadata={"help": "every so many images, one is kept for measuring"})
     seed: int = field(default=0, metadata={"help": "of crops, initial weights and order"})
 
