@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from benchmarks.harness import alternate, write_result
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
-from train.train_mil import PairLoss
+from train.mil.loop import PairLoss
 
 SHOTS = 1024
 FACTORED, WRITTEN_OUT = "factored", "written out"

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_scripts.commands import run_command
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import film_rows
 from modeling_m2s.schemas_m2s import SCHEMAS
 from modeling_m2s.storage_m2s import RECORD_NAME, FilmDataset, StorageError
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     flags = list(sys.argv[1:] if argv is None else argv)
     if flags and not flags[0].startswith("-"):
         flags.insert(0, "--folders")
-    run_command("check", CheckArguments, run, flags)
+    run_command("python -m data_scripts.check", CheckArguments, run, flags)
 
 
 def check_folder(folder: Path) -> list[str]:

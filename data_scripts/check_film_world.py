@@ -22,7 +22,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_scripts.commands import run_command
 from data_scripts.world_pictures import Painter
 from data_scripts.world_plan import (
     LIGHT_TYPES,
@@ -35,6 +34,7 @@ from data_scripts.world_plan import (
     with_frames,
 )
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import write_json
 
@@ -57,7 +57,7 @@ class CheckArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command("check_film_world", CheckArguments, run, argv)
+    run_command("python -m data_scripts.check_film_world", CheckArguments, run, argv)
 
 
 def run(arguments: CheckArguments) -> None:

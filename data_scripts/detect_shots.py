@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from data_scripts.commands import run_command
 from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.inputs import finished
 from data_scripts.movienet_keyframes import KeyframeSettings, import_keyframes
 from data_scripts.runner import RunnerArguments
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import store_shots
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
 
@@ -69,7 +69,7 @@ class DetectShotsArguments(RunnerArguments):
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command("detect_shots", DetectShotsArguments, run, argv)
+    run_command("python -m data_scripts.detect_shots", DetectShotsArguments, run, argv)
 
 
 def run(arguments: DetectShotsArguments) -> int:

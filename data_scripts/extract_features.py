@@ -34,10 +34,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
-from data_scripts.commands import run_command
 from data_scripts.inputs import finished
 from data_scripts.ranks import ranks
 from modeling_m2s.cli import load_pipeline
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import model_revision, read_shots
 from modeling_m2s.modeling_m2s import M2SSceneModel
 from modeling_m2s.pipeline_m2s import open_image
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         with ranks() as state:
             extract_features(arguments, state)
 
-    run_command("extract_features", FeatureArguments, run, argv)
+    run_command("python -m data_scripts.extract_features", FeatureArguments, run, argv)
 
 
 def extract_features(arguments: FeatureArguments, state: PartialState | None = None) -> None:

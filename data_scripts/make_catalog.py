@@ -29,9 +29,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_scripts.commands import run_command
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
 from data_scripts.metadata_files import FilmFacts, MetadataError, MetadataFile, Problems, read_metadata
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import find_films
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
 from modeling_m2s.video_m2s import VideoError, printable
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     def run(arguments: CatalogArguments) -> None:
         print_summary(make_catalog(arguments), arguments.output)
 
-    run_command("make_catalog", CatalogArguments, run, argv)
+    run_command("python -m data_scripts.make_catalog", CatalogArguments, run, argv)
 
 
 def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:

@@ -29,9 +29,9 @@ import av
 from PIL import Image
 from tqdm import tqdm
 
-from data_scripts.commands import run_command
 from data_scripts.world_pictures import Painter
 from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world, with_frames
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
 from modeling_m2s.workers_m2s import run_isolated
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     def run(settings: WorldSettings, output: OutputArguments) -> None:
         make_film_world(settings, output.output, output.keyframes_only, output.workers)
 
-    run_command("make_film_world", (WorldSettings, OutputArguments), run, argv)
+    run_command("python -m data_scripts.make_film_world", (WorldSettings, OutputArguments), run, argv)
 
 
 def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool = False, workers: int = 1) -> None:

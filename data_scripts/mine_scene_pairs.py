@@ -5,11 +5,18 @@
 
     … --space features          without a model: the frozen features themselves, the paper's "ablation-selection"
     … --space random            scenes drawn at random, as many: the baseline (ours)
+    … --space whitened          without a model: frozen features less their mean, whitened (ours)
+    … --space model --center    the learned space, window means less their mean over all films (ours)
+    … --space both --model …    the two above side by side (ours)
     accelerate launch --num_processes 8 -m data_scripts.mine_scene_pairs …        several GPUs
 
 Every pair of similar films is mined once, whichever names the other; `source` joins the sources that do with "+". The
 arithmetic is exact (`scene_mining.py`): device, batch and number of processes do not show in the result. Killed and
 run again, it goes on with the films that are missing.
+
+Means, axes and scales (`mining_space.py`) are those of the films that are mined. Films that `--exclude` or `--films`
+leaves out give neither pairs nor statistics. Films that `train_mil` held out are among those mined, unless `--films`
+leaves them out.
 """
 
 import contextlib
@@ -18,7 +25,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,12 +35,22 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from data_scripts.commands import run_command
 from data_scripts.inputs import finished
 from data_scripts.leak_guard import LeakGuard, LeakGuardArguments
+from data_scripts.metadata_files import text_lines
+from data_scripts.mining_space import (
+    LEARNED,
+    SPACES,
+    MiningSpace,
+    dissimilar_films,
+    read_statistics,
+    write_statistics,
+)
+from data_scripts.mining_space import digest as statistics_digest
 from data_scripts.ranks import ranks
 from data_scripts.scene_mining import (
     WINDOW,
+    Embed,
     FilmWindows,
     ScenePair,
     exact_embedder,
@@ -42,10 +59,11 @@ from data_scripts.scene_mining import (
     random_scene_pairs,
 )
 from data_scripts.shot_features import ShotFeatures
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
-from modeling_m2s.storage_m2s import FilmDataset, exclusive
+from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 
-SPACES = ("model", "features", "random")
+STATISTICS_NAME = "statistics.safetensors"
 NO_KEYFRAMES = f"no {WINDOW} neighboring shots with keyframes"
 
 
@@ -56,13 +74,21 @@ class MiningArguments(LeakGuardArguments):
     features: Path = field(metadata={"help": "folder of a shot_features dataset"})
     similar: Path = field(metadata={"help": "folder of a similar_movies dataset"})
     output: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
-    model: Path | None = field(default=None, metadata={"help": "folder of a movie-similarity model, for space=model"})
-    space: str = field(default="model", metadata={"help": "where scenes are compared", "choices": SPACES})
+    model: Path | None = field(
+        default=None, metadata={"help": "folder of a movie-similarity model, for space=model or both"}
+    )
+    space: str = field(default="model", metadata={"help": "space in which scenes are compared", "choices": SPACES})
+    center: bool = field(
+        default=False, metadata={"help": "subtract the mean of all windows, for space=model; space=both always does"}
+    )
+    films: Path | None = field(
+        default=None, metadata={"help": "text file with one movie id a line: only these films are mined and measured"}
+    )
     sources: list[str] = field(
         default_factory=list, metadata={"help": "only films similar by these, such as co_watch; default: all there are"}
     )
     allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
-    seed: int = field(default=0, metadata={"help": "of space=random"})
+    seed: int = field(default=0, metadata={"help": "seed of the draws that space=random and space=both make"})
     device: str | None = field(
         default=None, metadata={"help": "default: each process its GPU, if there is one", "choices": ("cpu", "cuda")}
     )
@@ -74,8 +100,12 @@ class MiningArguments(LeakGuardArguments):
     def __post_init__(self) -> None:
         if self.space not in SPACES:
             raise ValueError(f"space={self.space!r} must be one of {', '.join(SPACES)}")
-        if (self.space == "model") != (self.model is not None):
-            raise ValueError(f"space={self.space} with model={self.model}: give --model for space=model, and only then")
+        if (self.space in LEARNED) != (self.model is not None):
+            raise ValueError(
+                f"space={self.space} with model={self.model}: give --model for space=model and space=both, only then"
+            )
+        if self.center and self.space not in LEARNED:
+            raise ValueError(f"center with space={self.space}: only a learned space is centered; leave --center out")
         if self.batch_pairs is not None and self.batch_pairs < 1:
             raise ValueError(f"batch_pairs={self.batch_pairs} must be at least 1")
 
@@ -93,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
         with ranks() as state:
             mine_catalog(arguments, state)
 
-    run_command("mine_scene_pairs", MiningArguments, run, argv)
+    run_command("python -m data_scripts.mine_scene_pairs", MiningArguments, run, argv)
 
 
 def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
@@ -102,8 +132,9 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
     The record says which films were skipped and why (`failed`), and how many film pairs there were and were mined.
 
     Raises:
-        ValueError: no similar films, films without features, nothing that can be mined.
+        ValueError: no similar films, films without features, nothing that can be mined; all shots have equal features.
         StorageError: model and features are of two encoders; features are no numbers; the folder holds other pairs.
+        MetadataError: the list of films cannot be read.
     """
     features = ShotFeatures(arguments.features)
     pairs = read_film_pairs(arguments.similar, arguments.sources)
@@ -117,8 +148,10 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
     miner = Miner(features, arguments, state)
     with exclusive(arguments.output) if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
-            dataset.begin({**miner.settings, "film_pairs": digest(mined, features)})
+            begin(dataset, miner, mined, similar=pairs)
         state.wait_for_everyone()
+        if miner.space.needs_statistics:
+            miner.space.use(read_statistics(arguments.output / STATISTICS_NAME))
         films = sorted({pair.movie_id_a for pair in mined})
         share = set(films[state.process_index :: state.num_processes]) - dataset.films().keys()
         for movie_id, rows, facts in miner.mine([pair for pair in mined if pair.movie_id_a in share]):
@@ -126,6 +159,24 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
         state.wait_for_everyone()
         if state.is_main_process:
             finish(dataset, films, skipped, film_pairs=len(pairs), leak_guard=guard.record())
+
+
+def begin(dataset: FilmDataset, miner: "Miner", mined: list[FilmPair], similar: list[FilmPair]) -> None:
+    """Start or continue the dataset; first take the statistics that the space needs, or read those of the first run.
+
+    Raises:
+        StorageError: the folder holds pairs of other films or of another space.
+    """
+    settings = {**miner.settings, "film_pairs": digest(mined, miner.features)}
+    if miner.space.needs_statistics:
+        path = dataset.folder / STATISTICS_NAME
+        if record := dataset.record:  # refused before time is spent on statistics
+            found = {key: value for key, value in record["settings"].items() if key != "statistics"}
+            require_settings(dataset.folder, found, settings)
+        if not record or not path.exists():
+            write_statistics(path, miner.measure(mined, similar))
+        settings["statistics"] = statistics_digest(read_statistics(path))
+    dataset.begin(settings)
 
 
 class Miner:
@@ -144,20 +195,30 @@ class Miner:
         self.device = state.device if has_gpu and arguments.device != "cpu" else torch.device("cpu")
         self.batch_pairs = arguments.batch_pairs or (64 if self.device.type == "cuda" else 4)
         self.show_progress = state.is_main_process
+        learned = self._embedder(arguments.model) if arguments.model else None
+        self.space = MiningSpace(arguments.space, arguments.center, learned, self.device)
         self.settings: dict[str, Any] = {
             "space": arguments.space,
             "window": WINDOW,
             "sources": sorted(set(arguments.sources)),
             "features": features.record["settings"],
+            **self.space.settings(arguments.seed),
         }
-        if arguments.space == "random":
-            self.settings["seed"] = arguments.seed
-        self.embed = None
         if arguments.model:
-            self.embed = self._embedder(arguments.model)
             weights = (arguments.model / "model.safetensors").read_bytes()
             self.settings["model"] = hashlib.sha256(weights).hexdigest()[:12]
         self.windows = functools.lru_cache(arguments.cached_films)(self._windows)
+
+    def measure(self, mined: Sequence[FilmPair], similar: Sequence[FilmPair]) -> dict[str, np.ndarray]:
+        """Statistics of the films of the pairs that are `mined`; `similar` are pairs that no sample may hold."""
+        movie_ids = sorted({film for pair in mined for film in pair[:2]})
+        print(f"measuring {len(movie_ids)} films for space={self.arguments.space}", flush=True)
+
+        def sampled(count: int) -> list[tuple[str, str]]:
+            drawn = dissimilar_films(movie_ids, (pair[:2] for pair in similar), count, self.arguments.seed)
+            return drawn or [pair[:2] for pair in mined[:count]]
+
+        return self.space.measure(movie_ids, self._read, sampled)
 
     def mine(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
         """Of each film that comes first in a pair: its id, its rows, and what was skipped on the way."""
@@ -188,10 +249,12 @@ class Miner:
                 progress.update(len(batch))
 
     def _windows(self, movie_id: str) -> FilmWindows:
-        features_nD = torch.from_numpy(np.array(self.features[movie_id])).to(self.device)
-        return film_windows(features_nD, self.embed)
+        return film_windows(self._read(movie_id), self.space.embed)
 
-    def _embedder(self, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _read(self, movie_id: str) -> torch.Tensor:
+        return torch.from_numpy(np.array(self.features[movie_id])).to(self.device)
+
+    def _embedder(self, folder: Path) -> Embed:
         model = M2SMovieSimilarityModel.from_pretrained(folder)
         trained_on = model.config.features or {}
         self.features.require_encoder({key: trained_on.get(key) for key in ("encoder", "revision")})
@@ -231,10 +294,13 @@ def films_to_skip(
         ValueError: films without features, if they are not allowed.
     """
     num_shots = dict(zip(features.movie_ids, features.num_shots.tolist(), strict=True))
+    listed = None if arguments.films is None else {line.split("#")[0].strip() for line in text_lines(arguments.films)}
     skipped, missing = {}, []
     for movie_id in sorted({film for pair in pairs for film in pair[:2]}):
         if guard.excludes(movie_id):
             skipped[movie_id] = "excluded by the leak guard"
+        elif listed is not None and movie_id not in listed:
+            skipped[movie_id] = "not listed in --films"
         elif movie_id not in num_shots:
             missing.append(movie_id)
             skipped[movie_id] = "no shot features"

@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from data_scripts.commands import run_command
 from data_scripts.inputs import finished
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.figures_m2s import encode, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write
 
@@ -86,7 +86,7 @@ class Atlas:
 
 
 def main(argv: list[str] | None = None) -> None:
-    run_command("pair_atlas", AtlasArguments, write_pair_atlas, argv)
+    run_command("python -m data_scripts.pair_atlas", AtlasArguments, write_pair_atlas, argv)
 
 
 def write_pair_atlas(arguments: AtlasArguments) -> None:

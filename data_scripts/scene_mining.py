@@ -1,8 +1,9 @@
 """Scene pairs of two films in exact arithmetic: the same on every device, in any batch, with any number of threads.
 
-Every number below is an integer times a power of two or a film's scale, and small enough for float64 to add and
-multiply without rounding, in whatever order a library does it. Hence equal shots have equal scores to the last bit,
-and ties are settled by place, not by chance.
+Every number that is summed below is an integer times a power of two or a film's scale, and small enough for float64 to
+add and multiply without rounding, in whatever order a library does it. Operations on single numbers may round, because
+every device rounds them alike. Hence equal shots have equal scores to the last bit, and ties are settled by place, not
+by chance.
 
 Shapes: `n` shots and `D` columns of a film; `P` and `Q` windows of two films; `K` film pairs of a batch.
 """
@@ -23,6 +24,7 @@ WINDOW = 9  # shots of a scene [supp. 1.1b]
 # below 2**19; an inner product of D window sums is below D * 2**38, which float64 holds up to D = 2**15.
 LARGEST = 2**15 - 1
 FEATURE_BITS = 20
+Embed = Callable[[Tensor], Tensor]  # from float64 features (n, D) of a film's shots to the space of mining, exactly
 
 
 class ScenePair(NamedTuple):
@@ -58,7 +60,7 @@ def num_scene_pairs(num_shots_a: int, num_shots_b: int) -> int:
     return max(1, min(num_shots_a // WINDOW, num_shots_b // WINDOW) // 2)
 
 
-def exact_embedder(model: torch.nn.Module) -> Callable[[Tensor], Tensor]:
+def exact_embedder(model: torch.nn.Module) -> Embed:
     """The `shot_embeddings` of a M2SMovieSimilarityModel, whose result then does not depend on device or threads.
 
     Weights and features are rounded to multiples of powers of two: with 52 bits shared out among them, no sum of the
@@ -74,10 +76,9 @@ def exact_embedder(model: torch.nn.Module) -> Callable[[Tensor], Tensor]:
     largest = float(torch.stack([parameter.detach().abs().amax() for parameter in layer.parameters()]).amax())
     if not math.isfinite(largest):
         raise ValueError("the model holds weights that are not finite numbers; train it again")
-    weight_bits = 52 - FEATURE_BITS - math.ceil(math.log2(layer.in_features))
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.copy_(_multiples(parameter, math.frexp(largest)[1] - weight_bits))
+            parameter.copy_(exact_weights(parameter, largest, layer.in_features))
 
     @torch.no_grad()
     def embed(features_nD: Tensor) -> Tensor:
@@ -88,7 +89,54 @@ def exact_embedder(model: torch.nn.Module) -> Callable[[Tensor], Tensor]:
     return embed
 
 
-def film_windows(features_nD: Tensor, embed: Callable[[Tensor], Tensor] | None = None) -> FilmWindows:
+def exact_weights(weights: Tensor, largest: float, in_features: int) -> Tensor:
+    """Weights, of which `largest` bounds the absolute values, rounded so that `in_features` products add exactly."""
+    weight_bits = 52 - FEATURE_BITS - math.ceil(math.log2(in_features))
+    return _multiples(weights, math.frexp(largest)[1] - weight_bits)
+
+
+def exact_whitener(mean_D: Tensor, axes_DK: Tensor) -> Embed:
+    """Features less a mean, times a matrix; the result does not depend on device or threads. Needs no keyframe: zeros.
+
+    The difference is one operation on a single number. It is then rounded to 2**-20 of the film's largest, so that no
+    sum of D products with the matrix is ever rounded.
+
+    Args:
+        mean_D: float64, any.
+        axes_DK: float64, as `exact_weights` rounds it.
+    """
+
+    def embed(features_nD: Tensor) -> Tensor:
+        centered_nD = (features_nD - mean_D) * _has_keyframe(features_nD)
+        exponent = math.frexp(float(centered_nD.abs().amax()))[1]
+        return _multiples(centered_nD, exponent - FEATURE_BITS) @ axes_DK
+
+    return embed
+
+
+def centered(embed: Embed, mean_H: Tensor) -> Embed:
+    """Embeddings less a fixed vector; zeros for shots without a keyframe.
+
+    A sum of nine shots then lacks nine times that vector, so that window means lack the vector itself. It is taken off
+    before `film_windows` rounds to integers, by one operation on a single number, so all sums stay exact.
+    """
+
+    def embed_centered(features_nD: Tensor) -> Tensor:
+        return (embed(features_nD) - mean_H) * _has_keyframe(features_nD)
+
+    return embed_centered
+
+
+def side_by_side(embeds: Sequence[Embed], factors: Sequence[float]) -> Embed:
+    """Embeddings of several spaces in one, each times a factor, which its scores have as its square."""
+
+    def embed(features_nD: Tensor) -> Tensor:
+        return torch.cat([part(features_nD) * factor for part, factor in zip(embeds, factors, strict=True)], 1)
+
+    return embed
+
+
+def film_windows(features_nD: Tensor, embed: Embed | None = None) -> FilmWindows:
     """The windows of a film of at least nine shots.
 
     Args:
@@ -96,7 +144,7 @@ def film_windows(features_nD: Tensor, embed: Callable[[Tensor], Tensor] | None =
         embed: from features to the space of mining, exactly; without it, the features themselves are that space.
     """
     features_nD = features_nD.double()
-    keyframes_n = (features_nD != 0).any(1)
+    keyframes_n = _has_keyframe(features_nD)[:, 0]
     embeddings_nD = embed(features_nD) if embed else features_nD
     largest = float(embeddings_nD.abs().amax()) or 1.0
     rounded_nD = (embeddings_nD * (LARGEST / largest)).round().long()
@@ -128,6 +176,12 @@ def mine_scene_pairs(film_pairs: Sequence[tuple[FilmWindows, FilmWindows]]) -> l
         ]
         for best, count, (a, b) in zip(taken, counts, film_pairs, strict=True)
     ]
+
+
+def window_scores(a: FilmWindows, b: FilmWindows) -> Tensor:
+    """Mean inner products of every usable window of one film with every usable window of another, float64."""
+    products_PQ = a.sums_PD[a.usable_P].double() @ b.sums_PD[b.usable_P].double().T
+    return products_PQ * (a.scale * b.scale / WINDOW**2)
 
 
 def take_best(scores_KPQ: Tensor, steps: int) -> list[list[tuple[float, float, float]]]:
@@ -180,6 +234,11 @@ def random_scene_pairs(a: FilmWindows, b: FilmWindows, seed: str) -> list[SceneP
 def _mean_product(product: float, a: FilmWindows, b: FilmWindows) -> float:
     """Of the shots of two windows, from the integer product of their sums: the paper's B [3.1]."""
     return product * a.scale * b.scale / WINDOW**2
+
+
+def _has_keyframe(features_nD: Tensor) -> Tensor:
+    """Bool (n, 1): False for rows of zeros."""
+    return (features_nD != 0).any(1, keepdim=True)
 
 
 def _multiples(values: Tensor, exponent: int) -> Tensor:

@@ -25,13 +25,13 @@ import numpy as np
 import pyarrow as pa
 
 from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
-from data_scripts.commands import run_command
 from data_scripts.film_names import imdb_id
 from data_scripts.inputs import finished
 from data_scripts.leak_guard import LeakGuard, LeakGuardArguments
 from data_scripts.metadata_files import read_table
 from data_scripts.neighbors import Neighbors, best_neighbors, weighted
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 from modeling_m2s.video_m2s import fingerprint
 
@@ -154,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     def run(arguments: SimilarMoviesArguments) -> None:
         similar_movies(arguments)
 
-    run_command("similar_movies", SimilarMoviesArguments, run, argv)
+    run_command("python -m data_scripts.similar_movies", SimilarMoviesArguments, run, argv)
 
 
 def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from modeling_m2s.index_m2s import model_revision
+from modeling_m2s.pretrained_m2s import model_revision
 
 FILMS_AT_ONCE = 512
 BATCH_SIZE = 32

@@ -25,10 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import HfArgumentParser
-
 from data_scripts.world_plan import LIGHT_TYPES
-from modeling_m2s.storage_m2s import FilmDataset, StorageError, write_json
+from modeling_m2s.commands_m2s import run_command
+from modeling_m2s.storage_m2s import FilmDataset, write_json
 
 LABELS = ("place", "event", "light")
 
@@ -50,12 +49,11 @@ class FilmWorldPairsArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(FilmWorldPairsArguments, prog="python -m eval.film_world_pairs")
-    arguments = parser.parse_args_into_dataclasses(argv)[0]
-    try:
-        results = film_world_pairs(arguments)
-    except (OSError, ValueError, StorageError) as error:
-        raise SystemExit(f"eval.film_world_pairs: error: {error}") from None
+    run_command("python -m eval.film_world_pairs", FilmWorldPairsArguments, measure_all, argv)
+
+
+def measure_all(arguments: FilmWorldPairsArguments) -> None:
+    results = film_world_pairs(arguments)
     if arguments.results:
         write_json(arguments.results, results)
     print_table(results)

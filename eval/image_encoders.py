@@ -22,11 +22,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection, HfArgumentParser
+from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.storage_m2s import StorageError, write_json
-from modeling_m2s.video_m2s import VideoError
+from modeling_m2s.storage_m2s import write_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Encoder = Callable[[Sequence[Image.Image]], np.ndarray]
@@ -159,15 +159,14 @@ def as_table(results: dict[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = HfArgumentParser(EncoderArguments, prog="python -m eval.image_encoders")
-    (arguments,) = parser.parse_args_into_dataclasses(argv)
-    try:
-        results = measure(arguments)
-        print(as_table(results))
-        if arguments.output:
-            write_json(arguments.output, results)
-    except (ValueError, OSError, StorageError, VideoError) as error:
-        raise SystemExit(f"eval.image_encoders: error: {' '.join(str(error).split())}") from None
+    run_command("python -m eval.image_encoders", EncoderArguments, run, argv)
+
+
+def run(arguments: EncoderArguments) -> None:
+    results = measure(arguments)
+    print(as_table(results))
+    if arguments.output:
+        write_json(arguments.output, results)
 
 
 if __name__ == "__main__":

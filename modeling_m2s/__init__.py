@@ -16,7 +16,8 @@ if _is_loading_command:
 try:
     from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
 
-    from .configuration_m2s import M2SMovieSimilarityConfig, M2SSceneConfig
+    from .configuration_m2s import M2SMovieSimilarityConfig, M2SSceneConfig, M2SSceneEnsembleConfig
+    from .ensemble_m2s import M2SSceneEnsembleModel
     from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
     from .movie_similarity_m2s import M2SMovieSimilarityModel
     from .pipeline_m2s import SceneEmbeddingPipeline
@@ -29,15 +30,20 @@ finally:
 
 AutoConfig.register(M2SSceneConfig.model_type, M2SSceneConfig, exist_ok=True)
 AutoModel.register(M2SSceneConfig, M2SSceneModel, exist_ok=True)
+AutoConfig.register(M2SSceneEnsembleConfig.model_type, M2SSceneEnsembleConfig, exist_ok=True)
+AutoModel.register(M2SSceneEnsembleConfig, M2SSceneEnsembleModel, exist_ok=True)
 AutoConfig.register(M2SMovieSimilarityConfig.model_type, M2SMovieSimilarityConfig, exist_ok=True)
 AutoModel.register(M2SMovieSimilarityConfig, M2SMovieSimilarityModel, exist_ok=True)
 AutoModelForVideoClassification.register(M2SSceneConfig, M2SSceneForClassification, exist_ok=True)
 AutoProcessor.register(M2SSceneConfig, M2SSceneProcessor, exist_ok=True)
+AutoProcessor.register(M2SSceneEnsembleConfig, M2SSceneProcessor, exist_ok=True)
 
 __all__ = [
     "M2SMovieSimilarityConfig",
     "M2SMovieSimilarityModel",
     "M2SSceneConfig",
+    "M2SSceneEnsembleConfig",
+    "M2SSceneEnsembleModel",
     "M2SSceneForClassification",
     "M2SSceneForContrastiveLearning",
     "M2SSceneModel",

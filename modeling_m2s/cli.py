@@ -6,11 +6,11 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .pretrained_m2s import TINY_MODEL, model_source
+from .pretrained_m2s import TINY_MODEL, ModelError, load_encoder
 from .version import __version__
 
 
@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run_embed(options: argparse.Namespace) -> int:
-    from .index_m2s import SceneSettings, embed_films, find_films, model_revision
+    from .index_m2s import SceneSettings, embed_films, find_films
     from .pipeline_m2s import scene_windows
     from .shots_m2s import ShotSettings
 
@@ -100,7 +100,7 @@ def run_embed(options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise UsageError(f"--workers {options.workers} must be at least 1")
     films = find_films(options.films)
-    pipeline = load_pipeline(options.model, options.device, options.dtype)
+    pipeline, revision = load_pipeline(options.model, options.device, options.dtype)
     if options.model == TINY_MODEL:
         print(f"encoder: {TINY_MODEL}, which ships with m2s; a larger one: --model openai/clip-vit-base-patch16")
     size = pipeline.model.config.vision_config.image_size
@@ -112,7 +112,7 @@ def run_embed(options: argparse.Namespace) -> int:
         short_side=max(224, size) if options.short_side is None else options.short_side,
     )
     scene_settings = SceneSettings(
-        revision=model_revision(model_source(options.model), getattr(pipeline.model.config, "_commit_hash", None)),
+        revision=revision,
         shots_per_scene=options.shots_per_scene,
         stride=options.stride or options.shots_per_scene,
         dtype=options.dtype,
@@ -146,7 +146,6 @@ def run_search(options: argparse.Namespace) -> int:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     from .figures_m2s import encode, parse_timecode
-    from .index_m2s import model_revision
     from .search_m2s import SceneIndex
     from .storage_m2s import atomic_write, require_settings
 
@@ -167,8 +166,7 @@ def run_search(options: argparse.Namespace) -> int:
             raise UsageError(f"{options.image}: {error.strerror or error}") from None
         settings = index.record["settings"]
         model = options.model or index.record["model"]
-        pipeline = load_pipeline(model, None, settings["dtype"])
-        revision = model_revision(model_source(model), getattr(pipeline.model.config, "_commit_hash", None))
+        pipeline, revision = load_pipeline(model, None, settings["dtype"])
         require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
         vector = pipeline.embed_images([image])[0]
         query, caption = None, f"query   {options.image}"
@@ -224,43 +222,19 @@ def run_info(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def load_pipeline(model: str, device: str | None, dtype: str) -> Any:
-    """The scene-embedding pipeline of a model folder or Hub id.
+def load_pipeline(model: str, device: str | None, dtype: str) -> tuple[Any, str]:
+    """The scene-embedding pipeline of a model folder or Hub id, and the revision of its weights.
 
     Raises:
         UsageError: it cannot be loaded; the reason in one line.
     """
-    from transformers import AutoImageProcessor
-
-    from .modeling_m2s import M2SSceneModel
     from .pipeline_m2s import SceneEmbeddingPipeline
 
-    source = model_source(model)
-    if os.path.isdir(source):
-        source = os.path.abspath(source)  # into the records, which outlive the working directory
     try:
-        with quiet_transformers():
-            encoder = M2SSceneModel.from_pretrained(source, dtype=dtype, use_safetensors=True).eval()
-            image_processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--model {model} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return SceneEmbeddingPipeline(encoder, image_processor=image_processor, device=device)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No warnings and bars while a model loads; what went wrong is raised."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+        encoder, image_processor, revision = load_encoder(model, dtype=dtype)
+    except ModelError as error:
+        raise UsageError(f"--{error}") from error
+    return SceneEmbeddingPipeline(encoder, image_processor=image_processor, device=device), revision
 
 
 def return_large_blocks() -> None:

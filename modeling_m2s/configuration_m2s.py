@@ -1,9 +1,10 @@
-"""Configurations of the scene encoder (paper §3.2.1) and of the movie-similarity network (§3.1).
+"""Configurations of the scene encoder (paper §3.2.1), of several side by side, and of the movie-similarity network (§3.1).
 
 Shapes and choices that are fixed for the life of a checkpoint live here; everything about training lives in `train/`.
 """
 
 import os
+from dataclasses import field
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -58,6 +59,16 @@ class M2SSceneConfig(PreTrainedConfig):
             self.vision_config = CLIPVisionConfig(**self.vision_config)
         super().__post_init__(**kwargs)
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of the frames, in pixels."""
+        return self.vision_config.image_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of `pooler_output`."""
+        return self.vision_config.hidden_size
+
     def validate_architecture(self):
         """Refuse a position interpolation that does not exist, and image towers the frames cannot fill."""
         if self.position_interpolation not in POSITION_INTERPOLATIONS:
@@ -97,6 +108,83 @@ class M2SSceneConfig(PreTrainedConfig):
             key: clip_dict[key] for key in ("projection_dim", "dtype", "_commit_hash") if key in clip_dict
         }
         return {**kept, "vision_config": dict(tower)}
+
+
+@strict
+class M2SSceneEnsembleConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`M2SSceneEnsembleModel`].
+
+    Args:
+        names (`list[str]`):
+            Names of the members, such as the source of similarity that each was trained by: `["genre", "synopsis"]`.
+        members (`list` of `dict` or `M2SSceneConfig`):
+            Their configurations, in the order in which their vectors are concatenated. They are kept as dicts.
+        normalize (`bool`, defaults to `False`):
+            Divide the vector of each member by its norm before concatenation, so that all members weigh the same in a
+            distance. The paper concatenates the vectors as they are; this option is ours.
+    """
+
+    model_type = "m2s_scene_ensemble"
+
+    # Two lists instead of one dict: `config.json` is written with sorted keys, which would lose the order.
+    names: list[str] = field(default_factory=list)
+    members: list[Any] = field(default_factory=list)
+    normalize: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.members = [
+            member.to_diff_dict() if isinstance(member, PreTrainedConfig) else member for member in self.members
+        ]
+        super().__post_init__(**kwargs)
+
+    def member_configs(self) -> list[M2SSceneConfig]:
+        """The configurations of the members, in order."""
+        return [M2SSceneConfig(**member) for member in self.members]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the frames, in pixels; one size for all members."""
+        return self.member_configs()[0].image_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of `pooler_output`: the sum over the members."""
+        return sum(member.hidden_size for member in self.member_configs())
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of `scene_embeds`: the sum over the members."""
+        return sum(member.projection_dim for member in self.member_configs())
+
+    def validate_architecture(self):
+        """Refuse members without a name of their own, and members that cannot read the same frames."""
+        if len(self.names) != len(self.members) or len(set(self.names)) != len(self.names):
+            raise ValueError(f"names={self.names} must be {len(self.members)} different names, one for each member")
+        towers = [member.vision_config for member in self.member_configs()]
+        shapes = [(tower.num_channels, tower.image_size, tower.image_size) for tower in towers]
+        for name, shape in zip(self.names, shapes, strict=True):
+            if shape != shapes[0]:
+                raise ValueError(
+                    f"{self.names[0]} reads frames of shape {shapes[0]}, {name} of {shape} (channels, height, width); "
+                    "members must read frames of the same shape"
+                )
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict[str, Any], dict]:
+        """Read `config.json`.
+
+        Raises:
+            ValueError: the checkpoint is no ensemble.
+        """
+        config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        found = config_dict.get("model_type", cls.model_type)
+        if found != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {found!r}; {cls.__name__} reads "
+                f"{cls.model_type!r}. M2SSceneModel loads a single scene encoder"
+            )
+        return config_dict, kwargs
 
 
 @strict
@@ -160,4 +248,4 @@ class M2SMovieSimilarityConfig(PreTrainedConfig):
             raise ValueError(f"dropout={self.dropout} must be a share below 1")
 
 
-__all__ = ["POSITION_INTERPOLATIONS", "M2SMovieSimilarityConfig", "M2SSceneConfig"]
+__all__ = ["POSITION_INTERPOLATIONS", "M2SMovieSimilarityConfig", "M2SSceneConfig", "M2SSceneEnsembleConfig"]

@@ -25,8 +25,6 @@ from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, ex
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import Outcome, run_isolated
 
-# What decides on embeddings besides the weights.
-REVISED_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 # Seconds for 128 frames, after which a decoder counts as hung.
 MAX_SILENCE = 600.0
 
@@ -353,17 +351,3 @@ def _sheet_path(output: Path, movie_id: str) -> Path:
 
 def _model_name(pipeline: SceneEmbeddingPipeline) -> str:
     return model_name(pipeline.model.config.name_or_path)
-
-
-def model_revision(folder_or_id: str, commit: str | None) -> str:
-    """What tells an encoder's weights from others: the Hub's commit, or a hash of a folder's weights and settings."""
-    if commit:
-        return commit
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder_or_id).glob("*")):
-        if path.suffix == ".safetensors" or path.name in REVISED_FILES:
-            digest.update(path.name.encode() + b"\0")
-            with open(path, "rb") as file:
-                while block := file.read(2**22):
-                    digest.update(block)
-    return digest.hexdigest()[:16]

@@ -143,15 +143,26 @@ class M2SSceneVisionModel(CLIPVisionModel):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(  # type: ignore[override]
-        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        kept_patches: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
         """`last_hidden_state` (B, S, D) and `pooler_output` (B, D) of `pixel_values` (B, F, C, Y, X)."""
-        embeddings_BSD = self.pre_layrnorm(self.embeddings(pixel_values, frame_mask))
-        attention_mask = None
+        embeddings_BSD = self.embeddings(pixel_values, frame_mask)
+        token_mask_BS = None
         if frame_mask is not None:
             class_mask = torch.ones_like(frame_mask[:, :1])
             patch_mask = frame_mask.repeat_interleave(self.embeddings.num_patches, dim=1)
             token_mask_BS = torch.cat([class_mask, patch_mask], dim=1).bool()
+        if kept_patches is not None:
+            kept_BS = torch.cat([torch.zeros_like(kept_patches[:, :1]), kept_patches + 1], dim=1)
+            embeddings_BSD = embeddings_BSD.gather(1, kept_BS[..., None].expand(-1, -1, self.embeddings.embed_dim))
+            token_mask_BS = None if token_mask_BS is None else token_mask_BS.gather(1, kept_BS)
+        embeddings_BSD = self.pre_layrnorm(embeddings_BSD)
+        attention_mask = None
+        if token_mask_BS is not None:
             attention_mask = create_bidirectional_mask(self.config, embeddings_BSD, token_mask_BS)
         last_hidden_state = self.encoder(embeddings_BSD, attention_mask=attention_mask, **kwargs).last_hidden_state
         pooler_output = self.post_layernorm(last_hidden_state[:, 0])
@@ -224,7 +235,11 @@ class M2SSceneModel(M2SScenePreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor,
+        frame_mask: torch.Tensor | None = None,
+        kept_patches: torch.Tensor | None = None,
+        **kwargs,
     ) -> M2SSceneModelOutput:
         """
         Args:
@@ -233,13 +248,16 @@ class M2SSceneModel(M2SScenePreTrainedModel):
             frame_mask (`torch.Tensor` of shape (B, F), *optional*):
                 True for real frames, False for padding, wherever it stands. Without it all frames are real. Scenes of
                 different lengths in one batch give what each gives alone.
+            kept_patches (`torch.Tensor` of shape (B, P), *optional*):
+                Numbers from 0 to F·N - 1 of the patches that are read, for training with patch dropout (ours). The
+                other patches are left out. Without it all patches are read.
 
         Raises:
             ValueError: `pixel_values` is not five-dimensional, its frames are not of the model's size, or the mask
                 has another shape.
         """
         self._check_inputs(pixel_values, frame_mask)
-        outputs = self.vision_model(pixel_values, frame_mask=frame_mask, **kwargs)
+        outputs = self.vision_model(pixel_values, frame_mask=frame_mask, kept_patches=kept_patches, **kwargs)
         return M2SSceneModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             pooler_output=outputs.pooler_output,

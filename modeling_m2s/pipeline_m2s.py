@@ -10,6 +10,7 @@ from PIL import Image
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import ChunkPipeline
 
+from .ensemble_m2s import M2SSceneEnsembleModel
 from .modeling_m2s import M2SSceneModel
 from .processing_m2s import M2SSceneProcessor
 
@@ -189,7 +190,10 @@ def _describe(shots: Sequence["Shot"], window: tuple[int, int]) -> dict[str, Any
 
 
 PIPELINE_REGISTRY.register_pipeline(
-    "scene-embedding", pipeline_class=SceneEmbeddingPipeline, pt_model=M2SSceneModel, type="video"
+    "scene-embedding",
+    pipeline_class=SceneEmbeddingPipeline,
+    pt_model=(M2SSceneModel, M2SSceneEnsembleModel),  # the first one that can read the folder is taken
+    type="video",
 )
 
 __all__ = ["SceneEmbeddingPipeline", "scene_windows"]

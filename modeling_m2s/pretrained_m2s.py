@@ -1,8 +1,26 @@
-"""The encoder that ships with the package, for a first try, for tests and for machines without a network."""
+"""Encoders by name: any CLIP checkpoint or scene encoder, and the one that ships with the package."""
 
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors_m2s import UserError
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
+
+    from .modeling_m2s import M2SSceneModel
 
 TINY_MODEL = "m2s-clip-tiny"
+# What decides on embeddings besides the weights.
+REVISED_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+
+class ModelError(UserError, ValueError):
+    """A model that cannot be loaded; the message names it and the reason in one line."""
 
 
 def tiny_model() -> str:
@@ -22,3 +40,66 @@ def model_source(name: str) -> str:
 def model_name(source: str) -> str:
     """The other way round, for records: the folder of m2s-clip-tiny differs between machines, its name does not."""
     return TINY_MODEL if source == tiny_model() else source
+
+
+def load_encoder(
+    name: str, position_interpolation: str | None = None, dtype: str = "float32"
+) -> "tuple[M2SSceneModel, BaseImageProcessor, str]":
+    """A scene encoder in evaluation mode on the CPU, its image processor, and the revision of its weights.
+
+    Images are resized by Pillow, whether or not torchvision is installed, so that embeddings do not depend on it.
+
+    Args:
+        name: CLIP checkpoint or scene encoder: a folder, a Hub id, or m2s-clip-tiny.
+        position_interpolation: how position embeddings serve several frames; by default the model's own way.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from transformers import AutoImageProcessor
+
+    from .modeling_m2s import M2SSceneModel
+
+    source = model_source(name)
+    if os.path.isdir(source):
+        source = os.path.abspath(source)  # records name it, and they outlive the working directory
+    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    if position_interpolation is not None:
+        settings["position_interpolation"] = position_interpolation
+    try:
+        with quiet_transformers():
+            encoder = M2SSceneModel.from_pretrained(source, **settings).eval()
+            image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+    return encoder, image_processor, model_revision(source, getattr(encoder.config, "_commit_hash", None))
+
+
+def model_revision(folder_or_id: str, commit: str | None) -> str:
+    """What tells an encoder's weights from others: the Hub's commit, or a hash of a folder's weights and settings."""
+    if commit:
+        return commit
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder_or_id).glob("*")):
+        if path.suffix == ".safetensors" or path.name in REVISED_FILES:
+            digest.update(path.name.encode() + b"\0")
+            with open(path, "rb") as file:
+                while block := file.read(2**22):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No warnings and bars while a model loads; what went wrong is raised."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

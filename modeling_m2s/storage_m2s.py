@@ -27,13 +27,14 @@ try:
 except ImportError as error:
     raise ImportError(f"datasets on disk need more packages: pip install 'movies2scenes[video]' ({error})") from error
 
+from .errors_m2s import UserError
 from .schemas_m2s import SCHEMAS
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "m2s.json"
 
 
-class StorageError(Exception):
+class StorageError(UserError):
     """A dataset folder that cannot be used as asked; the message names the folder, the values and the way out."""
 
 

@@ -20,6 +20,8 @@ try:
 except ImportError as error:
     raise ImportError(f"reading videos needs more packages: pip install 'movies2scenes[video]' ({error})") from error
 
+from .errors_m2s import UserError
+
 logger = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = tuple(
@@ -28,7 +30,7 @@ VIDEO_SUFFIXES = tuple(
 )
 
 
-class VideoError(Exception):
+class VideoError(UserError):
     """A video that cannot be used; the message names the file and the reason."""
 
     def __init__(self, path: str | os.PathLike, reason: str):

@@ -193,7 +193,7 @@ def test_removed_films_go_replaced_ones_are_done_again_unreachable_ones_stay(fil
 def test_a_second_run_on_the_same_films_refuses(held, flags, films, tmp_path):
     folder = write_catalog(tmp_path, films)
     with exclusive(folder / "shots", held):
-        run(folder, *flags, status=f"detect_shots: error: {folder}/shots: another run is {doing(flags)}")
+        run(folder, *flags, status=f"data_scripts.detect_shots: error: {folder}/shots: another run is {doing(flags)}")
     run(folder, *flags)
 
 
@@ -226,7 +226,7 @@ def test_shards_run_at_once_and_leave_no_lock(films, whole, tmp_path):
 )
 def test_what_cannot_be_done_is_said_in_one_line(flags, words, tmp_path):
     write_catalog(tmp_path, {"tt0000001": ""})
-    with pytest.raises(SystemExit, match=f"^detect_shots: error: .*{words}"):
+    with pytest.raises(SystemExit, match=f"^data_scripts.detect_shots: error: .*{words}"):
         main(["--output", str(tmp_path / "shots"), *(flag.format(tmp_path) for flag in flags)])
     assert not (tmp_path / "shots").exists()
 
@@ -478,7 +478,9 @@ def test_only_films_of_the_catalog_are_taken(tmp_path, capsys):
 def test_bad_video_info_is_named(text, tmp_path):
     flags = write_movienet(tmp_path, {"tt0217505": LINES})
     (tmp_path / "info.json").write_text(text)
-    with pytest.raises(SystemExit, match=r"detect_shots: error: .*info\.json: (not of the form|fps of tt1)"):
+    with pytest.raises(
+        SystemExit, match=r"data_scripts.detect_shots: error: .*info\.json: (not of the form|fps of tt1)"
+    ):
         main([*flags, "--video_info", f"{tmp_path}/info.json", "--output", f"{tmp_path}/shots"])
 
 

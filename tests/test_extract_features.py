@@ -157,7 +157,7 @@ def test_stopped_runs_go_on_to_the_same_bytes(tmp_path, monkeypatch):
         write_film(dataset, movie_id, rows, facts)
 
     monkeypatch.setattr(FilmDataset, "write_film", write_one)
-    with pytest.raises(SystemExit, match="extract_features: error: no space left on device"):
+    with pytest.raises(SystemExit, match=r"data_scripts.extract_features: error: no space left on device"):
         run(tmp_path / "shots", tmp_path / "stopped")
     monkeypatch.undo()
     assert list(FilmDataset(tmp_path / "stopped", "shot_features").films()) == written == ["tt01"]

@@ -52,7 +52,7 @@ def test_only_missing_videos_are_drawn_again(tmp_path):
 
 def test_another_world_in_the_same_folder_is_refused(tmp_path):
     main([*SMALL, "--keyframes_only", "true", "--output", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"make_film_world: error: .*seed is 0 there, 1 now"):
+    with pytest.raises(SystemExit, match=r"data_scripts.make_film_world: error: .*seed is 0 there, 1 now"):
         main([*SMALL, "--keyframes_only", "true", "--output", str(tmp_path), "--seed", "1"])
 
 
@@ -86,7 +86,7 @@ def test_cuts_are_found_where_they_are(tmp_path):
 def test_settings_that_make_no_world_are_refused(name, value, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         WorldSettings(**{name: value})
-    with pytest.raises(SystemExit, match=f"make_film_world: error: .*{words}"):
+    with pytest.raises(SystemExit, match=f"data_scripts.make_film_world: error: .*{words}"):
         main([f"--{name}", str(value), "--output", str(tmp_path / "world")])
     assert not (tmp_path / "world").exists()
 
@@ -172,7 +172,7 @@ def test_films_of_a_world_are_embedded_like_any_film(tmp_path):
 
 
 def test_what_is_no_world_is_not_checked(tmp_path):
-    with pytest.raises(SystemExit, match=r"check_film_world: error: .*world\.json"):
+    with pytest.raises(SystemExit, match=r"data_scripts.check_film_world: error: .*world\.json"):
         check(["--world", str(tmp_path)])
 
 

@@ -272,7 +272,7 @@ def test_the_command_says_what_it_did_and_what_is_next(sources, capsys):
     assert f"5 films in {output}: 4 with imdb id, 5 with title, 4 with year, 3 with genres, 0 with synopsis" in printed
     assert f"detect_shots --movies {output} --output {sources / 'catalog/shots'}" in printed
     assert load_dataset(str(output), split="train")["movie_id"][0] == "clip"
-    with pytest.raises(SystemExit, match=r"make_catalog: error: .*year_tolerance is 0 there, 1 now"):
+    with pytest.raises(SystemExit, match=r"data_scripts.make_catalog: error: .*year_tolerance is 0 there, 1 now"):
         main([*command, "--year_tolerance", "1"])
 
 
@@ -290,7 +290,7 @@ def test_bad_input_ends_in_one_line(sources, monkeypatch, flags, message):
     monkeypatch.chdir(sources)
     (sources / "empty").mkdir()
     write(sources / "broken.csv", 'title,year\n"Alien,1979\nEmma,1996\n')
-    with pytest.raises(SystemExit, match=rf"^make_catalog: error: .*{message}") as ended:
+    with pytest.raises(SystemExit, match=rf"^data_scripts.make_catalog: error: .*{message}") as ended:
         main([*flags, "--output", "out"])
     assert "\n" not in str(ended.value)
 

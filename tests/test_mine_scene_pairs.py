@@ -311,7 +311,7 @@ def test_what_cannot_be_mined_is_refused(similar, more, words, catalog, monkeypa
     monkeypatch.chdir(catalog)
     Path("listed.txt").write_text("tt0000007\n")
     write_similar(catalog / "similar_movies", similar)
-    with pytest.raises(SystemExit, match=f"mine_scene_pairs: error: .*{words}"):
+    with pytest.raises(SystemExit, match=f"data_scripts.mine_scene_pairs: error: .*{words}"):
         main(flags(catalog, "pairs", *more))
     assert not (catalog / "pairs").exists()
 

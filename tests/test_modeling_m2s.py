@@ -226,6 +226,28 @@ def test_scenes_in_a_padded_batch_are_as_alone(mode, place):
         assert (gradient - expected[name]).abs().max() <= 1e-5 * scale, name
 
 
+@pytest.mark.parametrize("lengths", [[3, 3], [3, 1]])
+def test_dropped_patches_are_as_if_attention_did_not_see_them(lengths):
+    """Without a mask for the others, which attention would have to compute, and with padded frames."""
+    model, mask = tiny(attn_implementation="sdpa"), ragged_mask(lengths)
+    frames = random_frames(*mask.shape)
+    kept = torch.stack([torch.randperm(3 * PATCHES, generator=torch.Generator().manual_seed(n))[:7] for n in (0, 1)])
+    found = model(frames, frame_mask=None if mask.all() else mask, kept_patches=kept)
+    assert found.last_hidden_state.shape[1] == 8
+
+    tower = model.vision_model
+    seen = torch.zeros(2, 1 + 3 * PATCHES, dtype=torch.bool).scatter(1, kept + 1, True)
+    seen &= torch.cat([torch.ones(2, 1, dtype=torch.bool), mask.repeat_interleave(PATCHES, 1)], 1)
+    seen[:, 0] = True
+    hidden = tower.pre_layrnorm(tower.embeddings(frames, mask))
+    for layer in tower.encoder.layers:
+        hidden = layer(hidden, attention_mask=seen[:, None, None])
+    assert_near(found.pooler_output, tower.post_layernorm(hidden[:, 0]), 1e-5)
+    all_patches = torch.arange(3 * PATCHES).expand(2, -1)
+    whole = model(frames, frame_mask=mask)
+    assert_near(model(frames, frame_mask=mask, kept_patches=all_patches).pooler_output, whole.pooler_output, 1e-6)
+
+
 @pytest.mark.parametrize("lengths", [[3, 3], [5, 2]])
 @pytest.mark.parametrize("attention", ["sdpa", pytest.param("flex_attention", marks=pytest.mark.slow)])
 def test_attention_backends_equal_eager(attention, lengths):

@@ -241,7 +241,7 @@ def test_pages_of_other_settings_and_of_one_pair(space, catalog):
 )
 def test_what_makes_no_page_is_refused(pairs, more, words, catalog):
     write_pairs(catalog, pairs)
-    with pytest.raises(SystemExit, match=f"pair_atlas: error: .*{words}"):
+    with pytest.raises(SystemExit, match=f"data_scripts.pair_atlas: error: .*{words}"):
         main(flags(catalog, *more))
     assert not (catalog / "atlas.html").exists()
 

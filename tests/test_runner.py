@@ -12,8 +12,8 @@ import pytest
 from make_videos import make_video
 from test_detect_shots import outputs, write_catalog
 
-from data_scripts.commands import run_command
 from data_scripts.runner import RunnerArguments, run_films
+from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.storage_m2s import FilmDataset
 
 ROOT = Path(__file__).parents[1]
@@ -43,8 +43,8 @@ def test_what_is_no_shard_is_refused(shard):
     ],
 )
 def test_bad_flags_end_in_one_line(flags, words):
-    with pytest.raises(SystemExit, match=f"^stage: error: {words}"):
-        run_command("stage", RunnerArguments, print, flags)
+    with pytest.raises(SystemExit, match=f"^package.stage: error: {words}"):
+        run_command("python -m package.stage", RunnerArguments, print, flags)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -241,7 +241,7 @@ def test_the_same_command_gives_the_same_bytes_and_another_is_refused(tmp_path):
     assert first == [(tmp_path / "b" / name).read_bytes() for name in names]
     main([*command, str(tmp_path / "a")])
     assert first == [(tmp_path / "a" / name).read_bytes() for name in names]
-    with pytest.raises(SystemExit, match=r"similar_movies: error: .*seed is 0 there, 1 now"):
+    with pytest.raises(SystemExit, match=r"data_scripts.similar_movies: error: .*seed is 0 there, 1 now"):
         main([*command, str(tmp_path / "a"), "--seed", "1"])
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -321,7 +321,7 @@ def test_a_text_encoder_and_its_revision_are_recorded(text_encoder, tmp_path):
 )
 def test_flags_that_make_no_sense_are_refused_before_anything_is_written(flags, words, tmp_path):
     movies = write_movies(tmp_path / "movies")
-    with pytest.raises(SystemExit, match=f"similar_movies: error: .*{words}"):
+    with pytest.raises(SystemExit, match=f"data_scripts.similar_movies: error: .*{words}"):
         main(["--movies", str(movies), "--output", str(tmp_path / "similar"), *flags])
     assert not (tmp_path / "similar").exists()
 

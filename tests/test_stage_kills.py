@@ -92,7 +92,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(num_bytes, where
     within = ["prlimit", f"--fsize={num_bytes}", *command(full)]
     ended = subprocess.run(within, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1
-    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("detect_shots: error:")]
+    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("data_scripts.detect_shots: error:")]
     assert f"{full}/shots/{where}" in message and message.endswith("cannot be written (File too large)")
     assert not list(full.rglob(".m2s-*"))
     run(full)

@@ -29,12 +29,14 @@ from transformers import AutoModel
 from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
+from modeling_m2s.commands_m2s import parse
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
-from train.arguments import parse_arguments
-from train.film_pairs import FilmReader, LabeledPairs, SimilarFilms
-from train.mil_scores import network_scores, scores, trivial_scores
-from train.train_mil import MILArguments, PairLoss, is_over, plan_steps, step_loss
-from train.whitening import inverse_root, unwhiten, whiten
+from train.mil.loop import PairLoss, is_over, plan_steps, step_loss
+from train.mil.pairs import FilmReader, LabeledPairs, SimilarFilms
+from train.mil.recipe import MILData, MILRecipe
+from train.mil.scores import network_scores, scores, trivial_scores
+from train.mil.whitening import inverse_root, unwhiten, whiten
+from train.runs import RunArguments
 
 DIM = 12
 SIZES = {"max_shots": 20, "average_kernel": 4, "average_stride": 2, "max_kernel": 4, "max_stride": 2, "hidden_dim": 8}
@@ -131,7 +133,7 @@ def test_similar_films_without_features_are_an_error_or_counted(tmp_path, featur
     ids, strangers = movie_ids(3), ["tt7654321", "tt7654322"]
     pairs = [(ids[0], ids[1]), (ids[0], strangers[1]), (strangers[0], ids[2])]
     write_similar(tmp_path / "similar", [(*pair, "genre") for pair in pairs])
-    with pytest.raises(StorageError, match=r"names 2 films .* the first is tt7654321; .*--allow_missing true"):
+    with pytest.raises(StorageError, match=r"names 2 films .* the first is tt7654321; .*--allow-missing"):
         SimilarFilms.read(tmp_path / "similar", features)
     films = SimilarFilms.read(tmp_path / "similar", features, allow_missing=True)
     assert films.pairs.tolist() == [[0, 1]] and films.counts["films_without_features"] == 2
@@ -256,7 +258,7 @@ def labeled(films: SimilarFilms, seed: int = 0) -> LabeledPairs:
 
 
 def test_scores_of_the_network_are_those_of_each_pair_in_both_orders(features, catalog, monkeypatch):
-    monkeypatch.setattr("train.mil_scores.PAIRS_AT_ONCE", 7)
+    monkeypatch.setattr("train.mil.scores.PAIRS_AT_ONCE", 7)
     films = SimilarFilms.read(catalog / "similar_movies", features)
     read = FilmReader(films.movie_ids, features, 20, "window", torch.device("cpu"), False)
     model, pairs = network(), labeled(films)
@@ -346,38 +348,48 @@ def test_processes_share_the_pairs_of_a_batch(features, size):
     [(100, 32, 1, (32, 6)), (100, 32, 2, (32, 6)), (5, 32, 1, (10, 1)), (5, 32, 4, (8, 1)), (1, 2, 2, (2, 1))],
 )
 def test_steps_are_planned_for_whole_batches(pairs, batch, processes, expected):
-    arguments = MILArguments(features=Path(), similar=Path(), output=Path(), batch_size=batch)
-    assert plan_steps(pairs, arguments, processes) == expected
+    recipe = MILRecipe(batch_size=batch)
+    assert plan_steps(pairs, recipe, processes) == expected
 
 
 def test_batches_that_cannot_be_shared_are_refused():
-    arguments = MILArguments(features=Path(), similar=Path(), output=Path(), batch_size=32)
+    recipe = MILRecipe(batch_size=32)
     with pytest.raises(ValueError, match="batch_size 32 is not a multiple of the 3 processes"):
-        plan_steps(100, arguments, 3)
+        plan_steps(100, recipe, 3)
     with pytest.raises(ValueError, match="2 pairs of films to train on are too few for 4 processes"):
-        plan_steps(1, arguments, 4)
+        plan_steps(1, recipe, 4)
 
 
 def test_training_ends_when_the_loss_has_not_fallen_for_long():
-    arguments = MILArguments(features=Path(), similar=Path(), output=Path(), patience_steps=30)
+    recipe = MILRecipe(patience_steps=30)
     measured = SimpleNamespace(measured=LabeledPairs(np.zeros((2, 2)), np.zeros(2)))
 
     def over(step: int, best: int, material=measured) -> bool:
-        return is_over({"step": step, "best_step": best}, 100, material, arguments)
+        return is_over({"step": step, "best_step": best}, 100, material, recipe)
 
     assert [over(99, 70), over(100, 99), over(60, 30), over(59, 30), over(30, 0)] == [False, True, True, False, True]
     assert not over(60, 0, SimpleNamespace(measured=None))
-    arguments.patience_steps = 0
+    recipe.patience_steps = 0
     assert not over(99, 0)
 
 
-def test_the_papers_recipe_is_read_whole_and_arguments_are_explained():
-    recipe = ROOT / "train/configs/mil.yaml"
-    flags = ["--features", "f", "--similar", "s", "--output", "o"]
-    arguments = parse_arguments(MILArguments, "python -m train.train_mil", [str(recipe), *flags])
-    assert (arguments.learning_rate, arguments.batch_size, arguments.epochs) == (0.1, 256, 20)
-    assert set(yaml.safe_load(recipe.read_text())) <= set(MILArguments.__dataclass_fields__)
-    assert [f for f in MILArguments.__dataclass_fields__.values() if len(f.metadata.get("help", "")) < 5] == []
+KINDS = (MILRecipe, MILData, RunArguments)
+PLACES = ["--features", "f", "--similar", "s", "--output", "o"]
+
+
+@pytest.mark.parametrize("name", ["mil.yaml", "mil_film_world.yaml"])
+def test_recipes_that_ship_are_read_whole(name):
+    path = ROOT / "train/configs" / name
+    recipe, data, run = parse(KINDS, [str(path), *PLACES])
+    assert (data.features, data.similar, run.output) == (Path("f"), Path("s"), Path("o"))
+    written = yaml.safe_load(path.read_text())
+    assert {field: getattr(recipe, field) for field in written} == written
+
+
+def test_the_papers_recipe_is_the_default():
+    recipe, *_ = parse(KINDS, [str(ROOT / "train/configs/mil.yaml"), *PLACES])
+    assert recipe == MILRecipe()
+    assert (recipe.learning_rate, recipe.batch_size, recipe.epochs, recipe.optimizer) == (0.1, 256, 20, "sgd")
 
 
 # Whitening.
@@ -428,7 +440,7 @@ RECIPE = {
     "checkpoint_steps": 4,
     "patience_steps": 0,
 }
-LOSS = "train.train_mil:step_loss"
+LOSS = "train.mil.loop:step_loss"
 
 
 class Bench:
@@ -466,7 +478,7 @@ class Bench:
             assert (self.folder / output / name).read_bytes() == (self.folder / other / name).read_bytes(), name
         results = [self.results(name) for name in (output, other)]
         for result in results:
-            del result["training_minutes"]
+            del result["training_minutes"], result["command"]
         assert results[0] == results[1]
 
 
@@ -508,7 +520,8 @@ def test_a_run_leaves_a_network_a_log_results_and_curves(bench, finished):
     with Image.open(bench.folder / "run/curves.png") as picture:
         colors = {color for _, color in picture.convert("RGB").getcolors(2**20)}
     assert {(0x0B, 0x6E, 0x99), (0xD9, 0x73, 0x0D)} <= colors
-    assert [path.name for path in (bench.folder / "run/checkpoints").iterdir()] == [f"step-{steps:08d}"]
+    names = sorted(path.name for path in (bench.folder / "run/checkpoints").iterdir())
+    assert names == [f"step-{steps - 4:08d}", f"step-{steps:08d}"]
 
 
 def test_the_network_has_the_best_weights_and_knows_its_features(bench, finished, features):
@@ -528,12 +541,12 @@ KILLS = {
     "before its first checkpoint": [(LOSS, 4)],
     "within a checkpoint": [("accelerate:Accelerator.save_state", 2)],
     "before a checkpoint counts": [("train.runs:write_json", 3)],
-    "before it measures": [("train.train_mil:network_scores", 3)],
+    "before it measures": [("train.mil.loop:network_scores", 3)],
     "after the best weights so far": [(LOSS, 7), (LOSS, 4)],
     "three times": [(LOSS, 6), (LOSS, 6), (LOSS, 3)],
-    "after its last checkpoint": [("train.train_mil:measure_at_last", 1)],
-    "before the curves": [("train.train_mil:draw_run", 1)],
-    "before the results": [("train.train_mil:write_json", 1)],
+    "after its last checkpoint": [("train.mil.finish:final_scores", 1)],
+    "before the curves": [("train.mil.finish:draw_run", 1)],
+    "before the results": [("train.mil.finish:write_json", 1)],
 }
 
 
@@ -551,7 +564,7 @@ def test_a_killed_run_comes_to_the_same(moment, bench, finished):
 
 def test_a_killed_run_with_whitening_and_adamw_comes_to_the_same(bench, finished):
     """And not to what plain SGD comes to; what it leaves is an ordinary network."""
-    flags = ["--whiten", "true", "--optimizer", "adamw", "--learning_rate", "0.01"]
+    flags = ["--whiten", "--optimizer", "adamw", "--learning_rate", "0.01"]
     for output, kills in (("whitened", []), ("whitened_killed", [(LOSS, 2), (LOSS, 7), (LOSS, 4)])):
         for die_at in kills:
             assert bench.run(output, *flags, die_at=die_at)[0] == -signal.SIGKILL
@@ -588,7 +601,7 @@ def test_without_dropout_two_processes_come_to_what_one_comes_to(bench):
 
 
 def test_checkpoints_residence_and_logging_change_nothing(bench, finished):
-    flags = ["--checkpoint_steps", "1", "--log_steps", "1", "--resident", "true"]
+    flags = ["--checkpoint_steps", "1", "--log_steps", "1", "--resident"]
     for _ in range(2):
         status, _, err = bench.run("free", *flags)
         assert status == 0, err
@@ -631,12 +644,12 @@ def test_another_recipe_or_other_features_are_refused(bench, finished):
     others = {
         "epochs is 6 there, 7 now": ["--epochs", "7"],
         "seed is 0 there, 5 now": ["--seed", "5"],
-        "films_and_pairs is": ["--sources", "genre"],
+        "data.films_and_pairs is": ["--sources", "genre"],
     }
     write_features(bench.folder / "of_another_encoder", theme_features(), encoder="other")
-    others["features is {'encoder': 'clip'"] = ["--features", bench.folder / "of_another_encoder"]
+    others["data.features.encoder is 'clip' there, 'other' now"] = ["--features", bench.folder / "of_another_encoder"]
     (bench.folder / "leak.txt").write_text("tt1000003\n")
-    others["films_and_pairs is '"] = ["--exclude", bench.folder / "leak.txt"]
+    others["data.films_and_pairs is '"] = ["--exclude", bench.folder / "leak.txt"]
     for message, change in others.items():
         told = bench.refused("run", *change)
         assert told.startswith(f"{bench.folder}/run was made with other settings: ") and message in told
@@ -670,8 +683,8 @@ MISTAKES = {
     "no epochs": (["--epochs", "0"], "epochs is 0; it must be at least 1"),
     "no negatives": (["--negatives", "0"], "negatives is 0; it must be at least 1"),
     "no pooling": (["--max_shots", "8"], "max_shots=8 are too few for the two poolings"),
-    "no part": (["--long_films", "end"], "long_films='end' is neither window nor uniform"),
-    "whitening in bfloat16": (["--whiten", "true", "--bf16", "true"], "are lost in bfloat16"),
+    "no part": (["--long_films", "end"], "argument --long-films: invalid choice: 'end'"),
+    "whitening in bfloat16": (["--whiten", "--bf16"], "are lost in bfloat16"),
     "divergence": (["--learning_rate", "1e30"], "training diverged; use a l"),
     "no list": (["--exclude", "FOLDER/nobody.txt"], "nobody.txt"),
 }

@@ -1,63 +1,54 @@
 """Curves of a training run as a picture: values over steps, from its log."""
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from modeling_m2s.figures_m2s import BACKGROUND, FAINT, SCENE_COLORS, TEXT
 
-WIDTH, HEIGHT, MARGIN, SCALE = 720, 300, 56, 2
+WIDTH, PANEL_HEIGHT = 7.2, 2.6  # inches
+DOTS_PER_INCH = 200  # twice the width of a page's column, for sharp screens
+GRID = "#e5e5ea"
+
+Curve = Sequence[tuple[int, float]]
 
 
-def draw_curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], marked: int | None = None
-) -> Image.Image:
-    """One panel above the other, each with its curves by name.
+def draw_curves(panels: Mapping[str, Mapping[str, Curve]], marked: int | None = None) -> bytes:
+    """One panel above the other, each with its curves by name, as a PNG 1440 pixels wide.
 
     Args:
         panels: title → name → (step, value); curves of one panel share its axis.
-        marked: a step to draw a line at.
+        marked: a step to draw a vertical line at.
     """
-    picture = Image.new("RGB", (SCALE * WIDTH, SCALE * HEIGHT * len(panels)), BACKGROUND)
-    for number, (title, curves) in enumerate(panels.items()):
-        _draw_panel(ImageDraw.Draw(picture), number * HEIGHT, title, curves, marked)
-    return picture
+    figure = Figure((WIDTH, PANEL_HEIGHT * len(panels)), DOTS_PER_INCH, facecolor=BACKGROUND, layout="constrained")
+    axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for panel, (title, curves) in zip(axes, panels.items(), strict=True):
+        _draw_panel(panel, title, curves, marked)
+    axes[-1].set_xlabel("step", color=FAINT)
+    picture = BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
-def _draw_panel(
-    draw: ImageDraw.ImageDraw,
-    top: int,
-    title: str,
-    curves: Mapping[str, Sequence[tuple[int, float]]],
-    marked: int | None,
-) -> None:
-    font = ImageFont.load_default(SCALE * 12)
-    points = [point for curve in curves.values() for point in curve]
-    if not points:
-        return
-    last = max(step for step, _ in points) or 1
-    low, high = min(value for _, value in points), max(value for _, value in points)
-    low, high = (low - 0.5, high + 0.5) if low == high else (low, high)
-
-    def place(step: float, value: float) -> tuple[float, float]:
-        x = MARGIN + step / last * (WIDTH - 2 * MARGIN)
-        y = top + HEIGHT - MARGIN - (value - low) / (high - low) * (HEIGHT - 2 * MARGIN)
-        return SCALE * x, SCALE * y
-
-    for share in (0.0, 0.5, 1.0):
-        value = low + share * (high - low)
-        draw.line([place(0, value), place(last, value)], fill="#e5e5ea", width=SCALE)
-        draw.text((SCALE * (MARGIN - 8), place(0, value)[1]), f"{value:.3g}", fill=FAINT, font=font, anchor="rm")
-    for step in (0, last):
-        draw.text(
-            (place(step, low)[0], SCALE * (top + HEIGHT - MARGIN + 8)), str(step), fill=FAINT, font=font, anchor="ma"
+def _draw_panel(panel: Axes, title: str, curves: Mapping[str, Curve], marked: int | None) -> None:
+    panel.set_title(title, loc="left", color=TEXT, fontsize=11)
+    panel.set_facecolor(BACKGROUND)
+    panel.grid(axis="y", color=GRID)
+    panel.tick_params(colors=FAINT, length=0, labelsize=9, labelbottom=True)
+    panel.spines[:].set_visible(False)
+    for number, (name, curve) in enumerate(curves.items()):
+        color = SCENE_COLORS[number % len(SCENE_COLORS)]
+        mark = "o" if len(curve) == 1 else None  # a line through one point shows nothing
+        panel.plot(
+            *zip(*curve, strict=True) if curve else ([], []), color=color, label=name, linewidth=1.8, marker=mark
         )
     if marked is not None:
-        draw.line([place(marked, low), place(marked, high)], fill=FAINT, width=SCALE)
-    x = SCALE * MARGIN
-    draw.text((x, SCALE * (top + 18)), title, fill=TEXT, font=font)
-    x += draw.textlength(f"{title}     ", font=font)
-    for color, (name, curve) in zip(SCENE_COLORS, curves.items(), strict=False):
-        draw.line([place(*point) for point in curve], fill=color, width=2 * SCALE)
-        draw.text((x, SCALE * (top + 18)), name, fill=color, font=font)
-        x += draw.textlength(f"{name}     ", font=font)
+        panel.axvline(marked, color=FAINT, linewidth=1)
+    if curves:
+        panel.legend(
+            ncols=len(curves), loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=9,
+            labelcolor="linecolor", handlelength=0,
+            markerscale=0, handletextpad=0, borderpad=0.2,
+        )  # fmt: skip

@@ -17,7 +17,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,9 @@ from tqdm import tqdm
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.optimization import get_cosine_schedule_with_warmup
 
-from modeling_m2s.index_m2s import model_revision
-from modeling_m2s.storage_m2s import StorageError, atomic_write, write_json
-from modeling_m2s.video_m2s import VideoError
-from train.arguments import parse_arguments
+from modeling_m2s.commands_m2s import run_command
+from modeling_m2s.pretrained_m2s import model_revision
+from modeling_m2s.storage_m2s import atomic_write, write_json
 from train.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
 from train.crops import (
     CachedCrops,
@@ -51,52 +50,12 @@ from train.crops import (
     small_views,
     write_chunk,
 )
-from train.runs import RunFolder, made_with
+from train.distillation.recipe import DistillationData, DistillationRecipe
+from train.runs import RunArguments, RunFolder, command_line, made_with
 
 PATCH_SIZE = 16
 HEAD_SIZE = 64
 MAX_GRADIENT_NORM = 1.0
-# Arguments that say where things lie or how often something is written; the student does not depend on them.
-NOT_OF_THE_RECIPE = ("teacher", "output", "cache", "images", "videos", "checkpoint_steps", "log_steps")
-
-
-@dataclass
-class DistillationArguments:
-    """Everything a run depends on."""
-
-    teacher: str = field(metadata={"help": "CLIP checkpoint: a folder or a Hub id"})
-    output: str = field(metadata={"help": "folder of the run; the student is in its subfolder model/"})
-    images: list[str] = field(metadata={"help": "folders of images"})
-    videos: list[str] = field(default_factory=list, metadata={"help": "video files, for frames as further images"})
-    frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
-    cache: str | None = field(default=None, metadata={"help": "folder of frames and labels (default: OUTPUT/cache)"})
-    crops_per_image: int = field(default=8, metadata={"help": "random crops of each image that the teacher labels"})
-    held_out_every: int = field(default=20, metadata={"help": "every so many images, one is kept for measuring"})
-    seed: int = field(default=0, metadata={"help": "of crops, initial weights and order"})
-
-    image_size: int = field(default=112, metadata={"help": "pixels of the student's images"})
-    hidden_size: int = field(default=256, metadata={"help": "width of the student"})
-    num_hidden_layers: int = field(default=5, metadata={"help": "layers of the student"})
-    intermediate_size: int = field(default=1024, metadata={"help": "width of its MLPs"})
-    projection_dim: int = field(default=512, metadata={"help": "of the embeddings; must be the teacher's"})
-    mirror: bool = field(default=False, metadata={"help": "in training, mirror half of the crops; labels stay"})
-    compress: bool = field(default=True, metadata={"help": "start from the teacher, compressed; else random weights"})
-    calibration_crops: int = field(default=3000, metadata={"help": "crops that the teacher is compressed on"})
-
-    epochs: int = field(default=20, metadata={"help": "passes over all crops"})
-    batch_size: int = field(default=128, metadata={"help": "crops a step, over all processes"})
-    muon_learning_rate: float = field(default=6e-4, metadata={"help": "peak, for the matrices of the layers"})
-    learning_rate: float = field(default=2e-4, metadata={"help": "peak, for all other weights, with AdamW"})
-    weight_decay: float = field(default=0.05, metadata={"help": "of both optimizers"})
-    warmup_share: float = field(default=0.05, metadata={"help": "share of the steps in which the rate rises"})
-    cosine_weight: float = field(default=1.0, metadata={"help": "of 1 - cosine to the teacher's embedding"})
-    norm_weight: float = field(default=1.0, metadata={"help": "of the squared relative error of its length"})
-    relation_weight: float = field(default=1.0, metadata={"help": "of the difference in similarities in the batch"})
-    relation_temperature: float = field(default=0.05, metadata={"help": "that divides those cosines"})
-    token_weight: float = field(default=1.0, metadata={"help": "of the squared error of tokens"})
-    bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16, weights in float32"})
-    checkpoint_steps: int = field(default=200, metadata={"help": "steps from one checkpoint to the next"})
-    log_steps: int = field(default=20, metadata={"help": "steps from one line of the log to the next"})
 
 
 def embedding_losses(student_BD: torch.Tensor, teacher_BD: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
@@ -149,24 +108,27 @@ class Distillation(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments = parse_arguments(DistillationArguments, "python -m train.distill_clip", argv)
-    try:
-        results = distill(arguments)
-    except (ValueError, OSError, StorageError, VideoError) as error:
-        raise SystemExit(f"train.distill_clip: error: {' '.join(str(error).split())}") from None
-    if not PartialState().is_main_process:
-        return
+    def run(recipe: DistillationRecipe, data: DistillationData, arguments: RunArguments) -> None:
+        results = distill(recipe, data, arguments)
+        if PartialState().is_main_process:
+            print_summary(results, arguments.output)
+
+    kinds = (DistillationRecipe, DistillationData, RunArguments)
+    run_command("python -m train.distill_clip", kinds, run, argv)
+
+
+def print_summary(results: dict[str, Any], output: Path) -> None:
     skipped, held_out = results["skipped_images"], results["held_out"]
     if skipped:
         more = " …" if len(skipped) > 5 else ""
         print(f"{len(skipped)} images do not open and were skipped: {', '.join(skipped[:5])}{more}")
     print(
-        f"{arguments.output}/model: cosine to the teacher on held-out images {held_out['cosine']:.3f} "
+        f"{output}/model: cosine to the teacher on held-out images {held_out['cosine']:.3f} "
         f"(the teacher's mean alone: {held_out['mean_cosine']:.3f})"
     )
 
 
-def distill(arguments: DistillationArguments) -> dict[str, Any]:
+def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunArguments) -> dict[str, Any]:
     """The whole run: label crops, train, save the student as `OUTPUT/model` and what was done as `OUTPUT/results.json`.
 
     Raises:
@@ -174,54 +136,49 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
         VideoError: a video that cannot be read.
         StorageError: the output folder holds a run of another recipe, or another process uses it.
     """
-    for name, value in asdict(arguments).items():
-        if type(value) is int and name != "seed" and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
     accelerator = Accelerator(
-        mixed_precision="bf16" if arguments.bf16 else "no",
+        mixed_precision="bf16" if recipe.bf16 else "no",
         cpu=not torch.cuda.is_available(),
-        dataloader_config=DataLoaderConfiguration(
-            split_batches=True, use_seedable_sampler=True, data_seed=arguments.seed
-        ),
+        dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
     )
-    set_seed(arguments.seed)
-    teacher = CLIPVisionModelWithProjection.from_pretrained(arguments.teacher)
-    processor = CLIPImageProcessorPil.from_pretrained(arguments.teacher)
-    student = build_student(arguments, teacher)
+    set_seed(recipe.seed)
+    teacher = CLIPVisionModelWithProjection.from_pretrained(data.teacher)
+    processor = CLIPImageProcessorPil.from_pretrained(data.teacher)
+    student = build_student(recipe, teacher)
     model = Distillation(student, processor.image_mean, processor.image_std)
-    revision = model_revision(arguments.teacher, getattr(teacher.config, "_commit_hash", None))
-    borders = group_borders(teacher.config.num_hidden_layers, arguments.num_hidden_layers)
+    revision = model_revision(data.teacher, getattr(teacher.config, "_commit_hash", None))
+    borders = group_borders(teacher.config.num_hidden_layers, recipe.num_hidden_layers)
 
-    output = Path(arguments.output)
-    cache = Path(arguments.cache or output / "cache")
+    cache = data.cache or arguments.output / "cache"
     with accelerator.main_process_first():
-        frames = [export_frames(Path(video), cache / "frames", arguments.frame_interval) for video in arguments.videos]
-    folders = [*map(Path, arguments.images), *frames]
-    chunks = plan_crops(folders, arguments, teacher.config.image_size)
+        frames = [export_frames(Path(video), cache / "frames", recipe.frame_interval) for video in data.videos]
+    folders = [*map(Path, data.images), *frames]
+    chunks = plan_crops(folders, recipe, teacher.config.image_size)
     teacher = teacher.eval().requires_grad_(False).to(accelerator.device, torch.bfloat16)
     normalized = functools.partial(normalize, mean=processor.image_mean, std=processor.image_std)
     with accelerator.main_process_first():
-        directions = basis_path(cache, chunks[0], [revision, borders, arguments.hidden_size])
-        basis, energies = find_basis(directions, teacher, chunks[0], borders, arguments.hidden_size, normalized)
+        directions = basis_path(cache, chunks[0], [revision, borders, recipe.hidden_size])
+        basis, energies = find_basis(directions, teacher, chunks[0], borders, recipe.hidden_size, normalized)
     labels = {"revision": revision, "layers": borders[1:], "basis": tensor_digest(basis)}
     paths = [[chunk.path(cache, labels) for chunk in part] for part in chunks]
-    recipe = recipe_of(arguments, revision, paths)
-    run = RunFolder(output, recipe, accelerator)
+    facts = {"teacher_revision": revision, "images_and_crops": digest_of(paths)}
+    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with)
     with run.held():
         labeler = Teacher(teacher, processor.image_mean, processor.image_std, borders[1:], basis)
         label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], labeler, accelerator)
         crops, held_out = map(CachedCrops, paths)
-        if arguments.compress and not run.has_checkpoint():
-            some = calibration_crops(crops, arguments)
+        if recipe.compress and not run.has_checkpoint():
+            some = calibration_crops(crops, recipe)
             inputs, embeds = (tensor.to(accelerator.device) for tensor in (normalized(some["pixels"]), some["embeds"]))
             compress(student.to(accelerator.device), teacher, inputs, embeds.float(), borders, basis, energies)
-        state = train(model, crops, held_out, arguments, run)
-        mirroring = {"mirror_cosine": mirror_cosine(chunks[1], labeler)} if arguments.mirror else {}
+        state = train(model, crops, held_out, recipe, run, arguments)
+        mirroring = {"mirror_cosine": mirror_cosine(chunks[1], labeler)} if recipe.mirror else {}
         results = {
-            "recipe": recipe,
+            "recipe": asdict(recipe),
+            "data": facts,
             "sources": [
                 {"name": Path(source).name, "images": len(list_images(folder))}
-                for source, folder in zip([*arguments.images, *arguments.videos], folders, strict=True)
+                for source, folder in zip([*data.images, *data.videos], folders, strict=True)
             ],
             "skipped_images": sorted({*crops.skipped, *held_out.skipped}),
             "crops": len(crops),
@@ -230,26 +187,27 @@ def distill(arguments: DistillationArguments) -> dict[str, Any]:
             "training_minutes": round(state["seconds"] / 60, 1),
             "held_out": {**measure(model, held_out, accelerator), **mirroring},
             "made_with": made_with(accelerator),
+            "command": command_line(),
         }
         if accelerator.is_main_process:
-            save_student(student, processor, arguments.image_size, output / "model")
-            write_json(output / "results.json", results)
+            save_student(student, processor, recipe.image_size, arguments.output / "model")
+            write_json(arguments.output / "results.json", results)
         accelerator.wait_for_everyone()
     accelerator.end_training()
     return results
 
 
 def plan_crops(
-    folders: Sequence[Path], arguments: DistillationArguments, teacher_size: int
+    folders: Sequence[Path], recipe: DistillationRecipe, teacher_size: int
 ) -> tuple[list[Chunk], list[Chunk]]:
     """What to train on and what to measure on.
 
     Raises:
         ValueError: a folder without images, or fewer than training and measuring need.
     """
-    settings = CropSettings(arguments.seed, teacher_size, arguments.image_size)
-    chunks = plan_chunks(folders, arguments.crops_per_image, arguments.held_out_every, settings)
-    check_enough(*(sum(len(chunk.names) for chunk in part) for part in chunks), arguments.batch_size)
+    settings = CropSettings(recipe.seed, teacher_size, recipe.image_size)
+    chunks = plan_chunks(folders, recipe.crops_per_image, recipe.held_out_every, settings)
+    check_enough(*(sum(len(chunk.names) for chunk in part) for part in chunks), recipe.batch_size)
     return chunks
 
 
@@ -260,36 +218,34 @@ def check_enough(num_crops: int, num_held_out: int, batch_size: int) -> None:
         raise ValueError(f"{num_held_out} held-out images: at least three are needed to measure neighbors")
 
 
-def build_student(
-    arguments: DistillationArguments, teacher: CLIPVisionModelWithProjection
-) -> CLIPVisionModelWithProjection:
+def build_student(recipe: DistillationRecipe, teacher: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
     config = teacher.config
-    if arguments.projection_dim != config.projection_dim:
+    if recipe.projection_dim != config.projection_dim:
         raise ValueError(
-            f"the student's embeddings have {arguments.projection_dim} dimensions, those of the teacher "
-            f"{arguments.teacher} have {config.projection_dim}: set projection_dim to {config.projection_dim}"
+            f"the student's embeddings have {recipe.projection_dim} dimensions, those of the teacher "
+            f"{teacher.name_or_path} have {config.projection_dim}: set projection_dim to {config.projection_dim}"
         )
-    if arguments.image_size % PATCH_SIZE:
-        raise ValueError(f"image_size {arguments.image_size} is not a multiple of the student's patches, {PATCH_SIZE}")
-    if arguments.hidden_size % HEAD_SIZE:
-        raise ValueError(f"hidden_size {arguments.hidden_size} is not a multiple of the student's heads, {HEAD_SIZE}")
+    if recipe.image_size % PATCH_SIZE:
+        raise ValueError(f"image_size {recipe.image_size} is not a multiple of the student's patches, {PATCH_SIZE}")
+    if recipe.hidden_size % HEAD_SIZE:
+        raise ValueError(f"hidden_size {recipe.hidden_size} is not a multiple of the student's heads, {HEAD_SIZE}")
     student = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=arguments.hidden_size,
-            num_hidden_layers=arguments.num_hidden_layers,
-            intermediate_size=arguments.intermediate_size,
-            num_attention_heads=arguments.hidden_size // HEAD_SIZE,
-            image_size=arguments.image_size,
+            hidden_size=recipe.hidden_size,
+            num_hidden_layers=recipe.num_hidden_layers,
+            intermediate_size=recipe.intermediate_size,
+            num_attention_heads=recipe.hidden_size // HEAD_SIZE,
+            image_size=recipe.image_size,
             patch_size=PATCH_SIZE,
-            projection_dim=arguments.projection_dim,
+            projection_dim=recipe.projection_dim,
             hidden_act=config.hidden_act,
             attn_implementation="eager",  # so few tokens need no fused kernel
         )
     )
     for name in ("hidden_size", "num_hidden_layers"):
-        if getattr(arguments, name) > getattr(config, name):
-            raise ValueError(f"{name} {getattr(arguments, name)} is more than the teacher's, {getattr(config, name)}")
-    if arguments.compress:
+        if getattr(recipe, name) > getattr(config, name):
+            raise ValueError(f"{name} {getattr(recipe, name)} is more than the teacher's, {getattr(config, name)}")
+    if recipe.compress:
         check_compressible(student.config, config)
     return student
 
@@ -329,18 +285,16 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-def calibration_crops(crops: CachedCrops, arguments: DistillationArguments) -> dict[str, torch.Tensor]:
+def calibration_crops(crops: CachedCrops, recipe: DistillationRecipe) -> dict[str, torch.Tensor]:
     """A seeded choice of crops to compress the teacher on."""
-    generator = torch.Generator().manual_seed(arguments.seed)
-    chosen = torch.randperm(len(crops), generator=generator)[: arguments.calibration_crops].tolist()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    chosen = torch.randperm(len(crops), generator=generator)[: recipe.calibration_crops].tolist()
     return default_collate([{name: crops[index][name] for name in ("pixels", "embeds")} for index in chosen])
 
 
-def recipe_of(arguments: DistillationArguments, revision: str, paths: list[list[Path]]) -> dict[str, Any]:
-    """What the student depends on: not where files lie, but which they are."""
-    digest = hashlib.sha256(" ".join(path.name for part in paths for path in part).encode()).hexdigest()[:16]
-    kept = {name: value for name, value in asdict(arguments).items() if name not in NOT_OF_THE_RECIPE}
-    return {**kept, "teacher_revision": revision, "images_and_crops": digest}
+def digest_of(paths: list[list[Path]]) -> str:
+    """Sixteen hex digits that change with the images, the crops of them or the labels."""
+    return hashlib.sha256(" ".join(path.name for part in paths for path in part).encode()).hexdigest()[:16]
 
 
 def label(files: list[tuple[Chunk, Path]], teacher: Teacher, accelerator: Accelerator) -> None:
@@ -360,31 +314,36 @@ def progress(what: str, total: int, accelerator: Accelerator, initial: int = 0) 
 
 
 def train(
-    model: Distillation, crops: CachedCrops, held_out: CachedCrops, arguments: DistillationArguments, run: RunFolder
+    model: Distillation,
+    crops: CachedCrops,
+    held_out: CachedCrops,
+    recipe: DistillationRecipe,
+    run: RunFolder,
+    arguments: RunArguments,
 ) -> dict[str, Any]:
     """All epochs, from the latest checkpoint on; returns the last state: `step` and `seconds` of training."""
     accelerator = run.accelerator
-    check_enough(len(crops), len(held_out), arguments.batch_size)  # again: some images may not have opened
-    loader = DataLoader(crops, arguments.batch_size, shuffle=True, drop_last=True)
+    check_enough(len(crops), len(held_out), recipe.batch_size)  # again: some images may not have opened
+    loader = DataLoader(crops, recipe.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
     token_scale = crops.token_scale().to(accelerator.device)
-    num_steps = arguments.epochs * steps_per_epoch
-    optimizers = build_optimizers(model, arguments)
+    num_steps = recipe.epochs * steps_per_epoch
+    optimizers = build_optimizers(model, recipe)
     schedulers = [
-        get_cosine_schedule_with_warmup(optimizer, round(arguments.warmup_share * num_steps), num_steps)
+        get_cosine_schedule_with_warmup(optimizer, round(recipe.warmup_share * num_steps), num_steps)
         for optimizer in optimizers
     ]
     prepared, loader, *rest = accelerator.prepare(model, loader, *optimizers, *schedulers)
     optimizers, schedulers = rest[: len(optimizers)], rest[len(optimizers) :]
     state = {"seconds": 0.0, **run.restore()}
     bar = progress("training", num_steps, accelerator, initial=state["step"])
-    for epoch in range(state["step"] // steps_per_epoch, arguments.epochs):
+    for epoch in range(state["step"] // steps_per_epoch, recipe.epochs):
         loader.set_epoch(epoch)
         for batch in accelerator.skip_first_batches(loader, state["step"] % steps_per_epoch):
             started = time.monotonic()
-            if arguments.mirror:
-                mirror_half(batch, arguments.seed + state["step"])
-            losses = distillation_losses(prepared, batch, token_scale, arguments)
+            if recipe.mirror:
+                mirror_half(batch, recipe.seed + state["step"])
+            losses = distillation_losses(prepared, batch, token_scale, recipe)
             accelerator.backward(losses["loss"])
             accelerator.clip_grad_norm_(prepared.parameters(), MAX_GRADIENT_NORM)
             for stepped in (*optimizers, *schedulers):
@@ -420,29 +379,29 @@ def mirror_half(batch: dict[str, torch.Tensor], seed: int) -> None:
 
 
 def distillation_losses(
-    model: nn.Module, batch: dict[str, torch.Tensor], token_scale: torch.Tensor, arguments: DistillationArguments
+    model: nn.Module, batch: dict[str, torch.Tensor], token_scale: torch.Tensor, recipe: DistillationRecipe
 ) -> dict[str, torch.Tensor]:
     """The losses of a batch and, as `loss`, their weighted sum."""
     embeds, tokens = model(batch["pixels"])
-    losses = embedding_losses(embeds.float(), batch["embeds"].float(), arguments.relation_temperature)
+    losses = embedding_losses(embeds.float(), batch["embeds"].float(), recipe.relation_temperature)
     losses["token"] = token_loss(tokens.float(), batch["tokens"].float(), token_scale)
-    return {"loss": sum(getattr(arguments, f"{name}_weight") * value for name, value in losses.items()), **losses}
+    return {"loss": sum(getattr(recipe, f"{name}_weight") * value for name, value in losses.items()), **losses}
 
 
-def build_optimizers(model: Distillation, arguments: DistillationArguments) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: Distillation, recipe: DistillationRecipe) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for the matrices of the layers, AdamW for the rest."""
     parameters = dict(model.named_parameters())
     matrices = {name for name, value in parameters.items() if ".layers." in name and value.ndim == 2}
-    decay = {"weight_decay": arguments.weight_decay}
+    decay = {"weight_decay": recipe.weight_decay}
     others = [value for name, value in parameters.items() if name not in matrices]
     return [
         torch.optim.Muon(
             [parameters[name] for name in sorted(matrices)],
-            lr=arguments.muon_learning_rate,
+            lr=recipe.muon_learning_rate,
             adjust_lr_fn="match_rms_adamw",
             **decay,
         ),
-        torch.optim.AdamW(others, lr=arguments.learning_rate, betas=(0.9, 0.98), **decay),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), **decay),
     ]
 
 

@@ -1,24 +1,72 @@
-"""The folder of a training run: what it was asked for, its log, its checkpoints.
+"""The folder of a training run: its recipe, its log, its checkpoints.
 
 RUN/
-  recipe.json                 every argument; another recipe is refused here
-  log.jsonl                   one line a logged step
-  checkpoints/step-000400/    all that the next step depends on, and state.json to read; the latest only
+  recipe.json                 the recipe and the facts of its data; another recipe is refused here
+  log.jsonl                   one line for each logged step
+  checkpoints/step-00000400/  all that the next step depends on, and state.json to read; the two latest stay
+  trackers/                   what trackers such as TensorBoard write, with --log-with
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
+import os
 import platform
+import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, filter_trackers
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
 
 from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, require_settings, write_json
+from modeling_m2s.version import __version__
+
+CHECKPOINTS = 2  # that stay: if the latest one is damaged, the run goes on from the other
+PROJECT = "movies2scenes"  # under which trackers file a run
+
+
+@dataclass(kw_only=True)
+class RunArguments:
+    """Where a run is kept and how often it writes. The trained weights do not depend on these choices."""
+
+    output: Path = field(metadata={"help": "folder of the run; the trained model is in its subfolder model/"})
+    checkpoint_steps: int = field(default=200, metadata={"help": "steps from one checkpoint to the next"})
+    log_steps: int = field(default=10, metadata={"help": "steps from one line of the log to the next"})
+    log_with: list[str] = field(
+        default_factory=list,
+        metadata={"help": "experiment trackers that get the log as well, such as tensorboard, trackio or wandb"},
+    )
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: a number of steps below 1."""
+        for name in ("checkpoint_steps", "log_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+class BestWeights:
+    """The weights of the best measurement so far; register it for checkpointing to save them with each checkpoint."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def keep(self, model: nn.Module) -> None:
+        self.weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.weights
+
+    def load_state_dict(self, weights: dict[str, torch.Tensor]) -> None:
+        self.weights = weights
 
 
 class RunFolder:
@@ -26,21 +74,36 @@ class RunFolder:
 
     Args:
         folder: made if it does not exist.
-        recipe: what the run depends on, as JSON holds it.
+        recipe: everything that the trained weights depend on, as JSON holds it.
+        log_with: names of trackers (or trackers of your own) that get the log as well. The log of a run that goes on
+            from a checkpoint is cut back to it; trackers keep what they got, and get these steps again.
 
     Raises:
-        StorageError: the folder holds a run of another recipe, with the fields that differ and both values.
+        StorageError: the folder holds a run of another recipe; names the fields that differ with both values.
+        ValueError: a tracker that is unknown or not installed.
     """
 
-    def __init__(self, folder: Path, recipe: Mapping[str, Any], accelerator: Accelerator):
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Mapping[str, Any],
+        accelerator: Accelerator,
+        log_with: Sequence[str | GeneralTracker] = (),
+    ):
         self.folder, self.accelerator = folder, accelerator
+        self.recipe = json.loads(json.dumps(recipe))
+        accelerator.project_configuration.logging_dir = str(folder / "trackers")
+        accelerator.log_with = filter_trackers(list(log_with), accelerator.logging_dir)
+        installed = {str(tracker) for tracker in accelerator.log_with}
+        if missing := [name for name in log_with if isinstance(name, str) and name not in {*installed, "all"}]:
+            raise ValueError(f"log_with names {missing[0]}, which is not installed: pip install {missing[0]}")
         path = folder / "recipe.json"
         if path.exists():
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise StorageError(f"{path}: not readable ({error}); use another folder") from error
-            require_settings(folder, found, json.loads(json.dumps(recipe)))
+            require_settings(folder, dict(_flat(found)), dict(_flat(self.recipe)))
         elif accelerator.is_main_process:
             write_json(path, recipe)
         accelerator.wait_for_everyone()
@@ -51,14 +114,28 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep a second run out of the folder."""
-        with exclusive(self.folder) if self.accelerator.is_main_process else contextlib.nullcontext():
-            yield
+        """Keep a second run out of the folder; meanwhile trackers are open."""
+        with exclusive(self.folder) if self.is_main else contextlib.nullcontext():
+            if self.accelerator.log_with:
+                simple = {
+                    name: value if isinstance(value, int | float | str) else json.dumps(value)
+                    for name, value in _flat(self.recipe)
+                }
+                names = {tracker: {"name": self.folder.resolve().name} for tracker in ("trackio", "wandb")}
+                self.accelerator.init_trackers(PROJECT, simple, names)
+            try:
+                yield
+            finally:
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
+                self.accelerator.trackers = []
 
     def log(self, step: int, **values: float) -> None:
-        if self.accelerator.is_main_process:
+        """Add a line to the log, and give it to the trackers."""
+        if self.is_main:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
+            self.accelerator.log(values, step)
 
     def read_log(self) -> list[dict[str, Any]]:
         path = self.folder / "log.jsonl"
@@ -66,48 +143,143 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def save(self, step: int, **state: Any) -> None:
-        """A checkpoint of everything the accelerator prepared; older ones go when it is complete."""
-        final = self._checkpoint(step)
+        """A checkpoint of everything the accelerator prepared; it counts when all of it is on disk.
+
+        Raises:
+            ValueError: a weight is infinite or NaN; names it. No checkpoint is written, and the older ones stay.
+        """
+        final = self.folder / "checkpoints" / f"step-{step:08d}"
         aside = final.with_name(final.name + ".tmp")
-        if self.accelerator.is_main_process:
+        if self.is_main:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(aside))
+        hook = self.accelerator.register_save_state_pre_hook(functools.partial(self._unwrap_finite_weights, step))
+        try:
+            self.accelerator.save_state(str(aside))
+        finally:
+            hook.remove()
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            write_json(aside / "state.json", {"step": step, **state})
+        if self.is_main:
+            files = {path.name: path.stat().st_size for path in sorted(aside.iterdir())}
+            facts = {"processes": self.accelerator.num_processes, "files": files}
+            write_json(aside / "state.json", {"step": step, **state, **facts})
+            for path in (*aside.iterdir(), aside):
+                _sync(path)
+            shutil.rmtree(final, ignore_errors=True)  # a damaged one, which the run did not go on from
             aside.rename(final)
-            for other in final.parent.iterdir():
-                if other != final:
-                    shutil.rmtree(other)
+            _sync(final.parent)
+            kept = [path for path in self._checkpoints() if path <= final][-CHECKPOINTS:]
+            for other in {*final.parent.iterdir()} - {*kept}:
+                shutil.rmtree(other)
         self.accelerator.wait_for_everyone()
 
     def has_checkpoint(self) -> bool:
         return bool(self._checkpoints())
 
     def restore(self) -> dict[str, Any]:
-        """Load the latest checkpoint; returns its state, `{"step": 0}` without one. The log is cut back to it."""
-        checkpoints = self._checkpoints()
-        state: dict[str, Any] = {"step": 0}
-        if checkpoints:
-            self.accelerator.load_state(str(checkpoints[-1]))
-            state = json.loads((checkpoints[-1] / "state.json").read_text(encoding="utf-8"))
-        if self.accelerator.is_main_process:
+        """Load the latest checkpoint and cut the log back to it.
+
+        Returns:
+            What `save` got; `{"step": 0}` without a checkpoint.
+
+        Raises:
+            StorageError: there are checkpoints, but none can be loaded.
+        """
+        state = self._load_latest()
+        before, now = state.pop("processes", None), self.accelerator.num_processes
+        if before not in (None, now):
+            self.accelerator.print(
+                f"this run goes on with {now} processes instead of {before}: the same batches in the same order; "
+                "sums may differ in the last bits, and dropout draws anew"
+            )
+        if self.is_main:
             kept = [json.dumps(line) + "\n" for line in self.read_log() if line["step"] <= state["step"]]
             with atomic_write(self.folder / "log.jsonl") as file:
                 file.write("".join(kept).encode())
         self.accelerator.wait_for_everyone()
         return state
 
+    def _load_latest(self) -> dict[str, Any]:
+        """The state of the latest checkpoint that all processes can load, in which they agree."""
+        names = [[path.name for path in self._checkpoints()]]
+        broadcast_object_list(names)
+        for name in reversed(names[0]):
+            state, problem = self._load(self.folder / "checkpoints" / name)
+            problem = next(filter(None, gather_object([problem])), None)
+            if not problem:
+                return state
+            self.accelerator.print(f"{self.folder}/checkpoints/{name} cannot be loaded: {problem}")
+        if names[0]:
+            raise StorageError(f"{self.folder}/checkpoints: none can be loaded ({problem}); remove them to begin anew")
+        return {"step": 0}
+
+    def _load(self, checkpoint: Path) -> tuple[dict[str, Any], str | None]:
+        """Its state, and why it cannot be loaded."""
+        hook = self.accelerator.register_load_state_pre_hook(self._unwrap_models)
+        try:
+            state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+            for name, size in state.pop("files", {}).items():  # accelerate goes on without damaged random states
+                if (found := (checkpoint / name).stat().st_size) != size:
+                    return {}, f"{name} has {found} bytes instead of {size}"
+            self.accelerator.load_state(str(checkpoint))
+            return state, None
+        except Exception as error:  # a damaged file can fail in any way
+            return {}, " ".join(str(error).split()) or type(error).__name__
+        finally:
+            hook.remove()
+
+    def _unwrap_finite_weights(self, step: int, models: list[nn.Module], weights: list[dict], _: str) -> None:
+        """Have weights saved under the names that they have on one process, if they are numbers."""
+        for number, model in enumerate(models[: len(weights)]):
+            weights[number] = self.accelerator.unwrap_model(model).state_dict()
+            for name, value in weights[number].items():
+                if value.is_floating_point() and not value.isfinite().all():
+                    raise ValueError(
+                        f"after step {step}, {name} holds infinite values or NaN: training diverged; use a lower "
+                        "learning_rate, and another folder"
+                    )
+
+    def _unwrap_models(self, models: list[nn.Module], _: str) -> None:
+        models[:] = [self.accelerator.unwrap_model(model) for model in models]
+
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoints/step-*[0-9]"))
 
-    def _checkpoint(self, step: int) -> Path:
-        return self.folder / "checkpoints" / f"step-{step:08d}"
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields of a table and, as `outer.inner`, of the tables in it."""
+    for name, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _sync(path: Path) -> None:
+    """Return when a file's bytes or a folder's entries are on disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def made_with(accelerator: Accelerator) -> dict[str, Any]:
-    """What a run ran on, for its results."""
+    """What a run ran on, for its results: device, processes, versions."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")}
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
-    return {"device": device, "processes": accelerator.num_processes, "threads": torch.get_num_threads(), **versions}
+    return {
+        "device": device,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "movies2scenes": __version__,
+        **versions,
+    }
+
+
+def command_line() -> str:
+    """This process's command, for its results: it may name folders of this machine, so keep it out of model cards."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)
+    return shlex.join([*(["python", "-m", module] if module else [sys.argv[0]]), *sys.argv[1:]])

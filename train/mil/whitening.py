@@ -1,10 +1,11 @@
 """Features with uncorrelated columns to train on, for a network that afterwards reads them as they are (ours).
 
-Of CLIP's features most of the squared length lies in few directions that all shots share, and what tells places apart
-in many short ones. Gradient descent changes a linear layer in the long directions first: with few films it stays where
-it began. Here the layer's weight is a product, of what is trained and of the inverse root of the features' second
-moments, as if features were whitened. Afterwards the product is the weight, and the network is the paper's to the last
-detail: but for directions that are too short to keep, only where training begins and which way is steep differ.
+Most of the variance of CLIP features lies in a few directions that all shots share; what distinguishes places is spread
+over many directions of low variance. Gradient descent changes a linear layer in the former first: with few films it
+stays where it began. Here the layer's weight is the product of a trained matrix and the inverse square root of the
+features' second moments, as if the features were whitened. The product is then folded into the weight, so the saved
+network is exactly the paper's. Whitening only changes the initialization and the conditioning of the optimization, but
+for directions of next to no variance, which are left out.
 """
 
 import numpy as np
@@ -12,11 +13,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from train.film_pairs import FilmReader
+from train.mil.pairs import FilmReader
 
-# Directions with a smaller share of the squared length are left out, not blown up.
+# Directions with a smaller share of the second moments are left out: scaling them up would add noise.
 SMALLEST_SHARE = 1e-5
-MOST_FILMS = 1000  # to take the moments of
+MOST_FILMS = 1000  # whose moments are taken
 
 
 class Whitening(nn.Module):
@@ -31,7 +32,7 @@ class Whitening(nn.Module):
 
 
 def whiten(layer: nn.Linear, reader: FilmReader, seed: list[int]) -> None:
-    """Have a layer that reads features of shots trained as if they were whitened, from the weight that it has.
+    """Have a layer that reads features of shots trained as if these were whitened; it starts from its own weight.
 
     Raises:
         ValueError: no shot has features.
@@ -57,7 +58,13 @@ def second_moments(reader: FilmReader, films: np.ndarray) -> torch.Tensor:
 
 
 def inverse_root(moments_DD: torch.Tensor) -> torch.Tensor:
-    """The symmetric root of their inverse, where they are not too small, by which features keep their mean square."""
+    """Symmetric inverse square root of second moments (D, D), scaled so that features keep their mean square.
+
+    Directions of next to no variance are mapped to zero.
+
+    Raises:
+        ValueError: all moments are zero.
+    """
     if not moments_DD.any():
         raise ValueError("whiten: no shot has features")
     shares_D, directions_DD = torch.linalg.eigh(moments_DD / moments_DD.trace())

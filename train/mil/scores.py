@@ -1,8 +1,11 @@
 """How well a movie-similarity network tells similar films from others, beside what needs no network.
 
 The paper does not measure this step. Ours: pairs of films that were held out, accuracy at 0.5, area under the ROC
-curve, average precision, cross-entropy. The network is not symmetric, so that both orders of the films are averaged.
+curve, average precision, cross-entropy. The network is not symmetric, so its answers to both orders of the films are
+averaged.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +14,23 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from data_scripts.shot_features import ShotFeatures, has_keyframe
 from modeling_m2s import M2SMovieSimilarityModel
-from train.film_pairs import FilmReader, LabeledPairs
+from train.mil.pairs import PAIRS, FilmReader, LabeledPairs, Material
+from train.mil.recipe import MILRecipe
 
 PAIRS_AT_ONCE = 32
+
+
+def final_scores(model: M2SMovieSimilarityModel, material: Material, recipe: MILRecipe) -> dict[str, Any]:
+    """Scores on held-out films: `held_out`, the network's, and `baselines`; both None if no films are held out."""
+    if material.measured is None:
+        return {"held_out": None, "baselines": None}
+    random = np.random.default_rng([recipe.seed, PAIRS, 0])
+    trained = (material.trained.movie_ids, material.trained.draw(random, recipe.negatives))
+    features, held_out = material.held_out_reader.features, (material.held_out.movie_ids, material.measured)
+    return {
+        "held_out": network_scores(model, material.held_out_reader, material.measured),
+        "baselines": trivial_scores(features, trained, held_out),
+    }
 
 
 @torch.no_grad()
@@ -42,7 +59,7 @@ def network_scores(model: M2SMovieSimilarityModel, reader: FilmReader, measured:
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Of probabilities (pairs,) that films are similar, against labels (pairs,) of 0 and 1."""
+    """Scores of probabilities (pairs,) that films are similar, against labels (pairs,) of 0 and 1."""
     return {
         "accuracy": round(float(((probabilities > 0.5) == labels).mean()), 4),
         "auc": round(float(roc_auc_score(labels, probabilities)), 4),

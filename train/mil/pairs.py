@@ -1,10 +1,12 @@
 """Pairs of films to learn movie similarity from, and the features of their shots (paper §3.1, supplement 1.1a).
 
 Similar films come from a `similar_movies` dataset. The paper does not say which films count as dissimilar, nor how
-many; ours draws, anew in every epoch, for one film of every similar pair another film that is not similar to it.
+many. Ours: in every epoch, for one film of every similar pair, another film is drawn that is not similar to it. To
+hold films out and measure on them is ours, too.
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,11 @@ from data_scripts.inputs import finished
 from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.storage_m2s import StorageError
+from train.mil.recipe import MILRecipe
+
+# Numbers that keep apart what is drawn from one seed: pairs of an epoch, windows of long films in a step, pairs to
+# measure on, films to whiten by.
+PAIRS, WINDOWS, MEASURED, WHITENED = range(4)
 
 
 class LabeledPairs(NamedTuple):
@@ -50,6 +57,11 @@ class SimilarFilms:
         self._alike = np.unique(both_ways @ [num_films, 1])  # every film is like itself, too
         self._num_alike = np.bincount(both_ways[:, 0], minlength=num_films)
 
+    def digest(self, features: ShotFeatures) -> str:
+        """Sixteen hex digits that change with the films, their numbers of shots or the pairs."""
+        content = json.dumps([self.movie_ids, self.pairs.tolist(), features.num_shots.tolist()])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
     @classmethod
     def read(
         cls,
@@ -65,7 +77,7 @@ class SimilarFilms:
             folder: a `similar_movies` dataset.
             sources: of similarity, all that it has by default.
             guard: excludes films, as dissimilar ones too [4.3].
-            allow_missing: leave out pairs of films without features, which else are an error.
+            allow_missing: leave out pairs of films without features, which otherwise are an error.
 
         Raises:
             StorageError: no finished dataset, no such source, no pairs, or films without features.
@@ -81,7 +93,7 @@ class SimilarFilms:
         if missing and not allow_missing:
             raise StorageError(
                 f"{folder} names {len(missing)} films that {features.folder} has no features of, the first is "
-                f"{missing[0]}; extract theirs, or leave them out with --allow_missing true"
+                f"{missing[0]}; extract theirs, or leave them out with --allow-missing"
             )
         kept, excluded = guard.split(features.movie_ids) if guard else (features.movie_ids, [])
         number = {movie_id: place for place, movie_id in enumerate(kept)}
@@ -204,3 +216,58 @@ class FilmReader:
             return ((np.arange(self.max_shots) + 0.5) * num_shots / self.max_shots).astype(np.int64)
         start = int(place * (num_shots - self.max_shots + 1))
         return np.arange(start, start + self.max_shots)
+
+
+@dataclass
+class Material:
+    """All films; those to train on and those held out, each with the pairs among them and a reader of their shots.
+
+    Attributes:
+        measured: pairs of held-out films to measure on; None if no films are held out.
+    """
+
+    films: SimilarFilms
+    trained: SimilarFilms
+    held_out: SimilarFilms
+    measured: LabeledPairs | None
+    trained_reader: FilmReader
+    held_out_reader: FilmReader
+
+    @classmethod
+    def split(
+        cls, films: SimilarFilms, features: ShotFeatures, recipe: MILRecipe, device: torch.device, resident: bool
+    ) -> "Material":
+        """Hold out films and draw the pairs of them to measure on.
+
+        Raises:
+            ValueError: no pairs on one of the sides, or no films that are not similar.
+        """
+        trained, held_out = films.split(recipe.held_out, recipe.seed)
+        if not len(trained.pairs):
+            raise ValueError(
+                f"none of the {len(films.pairs)} pairs of similar films lies within the {len(trained.movie_ids)} films "
+                f"to train on: hold out fewer than held_out={recipe.held_out}"
+            )
+        if recipe.held_out and not len(held_out.pairs):
+            raise ValueError(
+                f"none of the {len(films.pairs)} pairs of similar films lies within the {len(held_out.movie_ids)} "
+                f"held-out films: hold out more than held_out={recipe.held_out}, or 0 to measure nothing"
+            )
+        trained.draw(np.random.default_rng(0), recipe.negatives)  # raises now instead of in the first step
+        measured = None
+        if recipe.held_out:
+            measured = held_out.draw(np.random.default_rng([recipe.seed, MEASURED]), recipe.negatives)
+        how = (features, recipe.max_shots, recipe.long_films, device, resident)
+        readers = [FilmReader(each.movie_ids, *how) for each in (trained, held_out)]
+        return cls(films, trained, held_out, measured, *readers)
+
+    def counts(self) -> dict[str, Any]:
+        """Films and similar pairs on both sides, and what is on neither."""
+        return {
+            **self.films.counts,
+            "trained_films": len(self.trained.movie_ids),
+            "trained_pairs": len(self.trained.pairs),
+            "held_out_films": len(self.held_out.movie_ids),
+            "held_out_pairs": len(self.held_out.pairs),
+            "pairs_across": len(self.films.pairs) - len(self.trained.pairs) - len(self.held_out.pairs),
+        }

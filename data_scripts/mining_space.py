@@ -1,0 +1,197 @@
+"""The space in which scenes are compared: from a film's features to its windows, and the statistics that takes.
+
+    model                the learned space [3.2], the paper's; with center, window means less their mean over all films
+    features, random     the features as they are
+    whitened             features less their mean, on 256 whitened principal axes; nothing is learned (ours)
+    both                 the centered learned space and the whitened features, side by side (ours)
+
+All but the first two need statistics of the films that are mined. One process takes them and stores them beside the
+pairs; every other process, and a run that goes on, reads them. So all use the same numbers to the last bit.
+
+Shapes: `n` shots and `D` features of a film; `K` principal axes; `H` columns of the learned space.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from data_scripts.scene_mining import (
+    WINDOW,
+    Embed,
+    centered,
+    exact_weights,
+    exact_whitener,
+    film_windows,
+    side_by_side,
+    window_scores,
+)
+from data_scripts.whitening import Moments, Whitening
+from modeling_m2s.storage_m2s import StorageError, atomic_write
+
+SPACES = ("model", "features", "random", "whitened", "both")
+LEARNED, WHITENED = ("model", "both"), ("whitened", "both")
+NUM_DIRECTIONS, SHRINKAGE = 256, 0.02
+SAMPLED_FILM_PAIRS = 200  # whose scores tell how widely scores of dissimilar films spread
+Statistics = dict[str, np.ndarray]
+
+
+class MiningSpace:
+    """One of `SPACES`.
+
+    Args:
+        name: which one.
+        center: whether the learned space is centered.
+        learned: the learned space, if it is part of this one.
+        device: to compute on.
+
+    Attributes:
+        embed: from features to this space; None where features are compared as they are. Spaces that need statistics
+            have it after `use`.
+    """
+
+    def __init__(self, name: str, center: bool, learned: Embed | None, device: torch.device):
+        self.name, self.center, self.learned, self.device = name, center or name == "both", learned, device
+        self.needs_statistics = self.center or name in WHITENED
+        self.embed = None if self.needs_statistics else learned
+
+    def settings(self, seed: int) -> dict[str, object]:
+        """What a record of mined pairs says of the space, beside its name."""
+        settings: dict[str, object] = {}
+        if self.center:
+            settings["center"] = True
+        if self.name in WHITENED:
+            settings |= {"num_directions": NUM_DIRECTIONS, "shrinkage": SHRINKAGE}
+        if self.name in ("random", "both"):
+            settings["seed"] = seed
+        return settings
+
+    def measure(
+        self,
+        movie_ids: Sequence[str],
+        read: Callable[[str], Tensor],
+        sampled: Callable[[int], list[tuple[str, str]]],
+    ) -> Statistics:
+        """Statistics of the films that are mined, the same on every device but for the last bits of LAPACK.
+
+        Args:
+            movie_ids: of these films.
+            read: features (n, D) of one, on the device.
+            sampled: so many pairs of films that are not similar.
+
+        Raises:
+            ValueError: the features of all shots are equal.
+        """
+        statistics: Statistics = {}
+        if self.name in WHITENED:
+            statistics |= shot_statistics(map(read, movie_ids))
+        if self.learned and self.center:
+            statistics["center"] = mean_window(map(read, movie_ids), self.learned)
+        if self.name == "both":
+            pairs = sampled(SAMPLED_FILM_PAIRS)
+            statistics["factors"] = np.array([_factor(part, pairs, read) for part in self._parts(statistics)])
+        return statistics
+
+    def use(self, statistics: Statistics) -> None:
+        """Compare scenes with these statistics."""
+        parts = self._parts(statistics)
+        self.embed = side_by_side(parts, statistics["factors"].tolist()) if self.name == "both" else parts[0]
+
+    def _parts(self, statistics: Statistics) -> list[Embed]:
+        on_device = {name: torch.from_numpy(values).to(self.device) for name, values in statistics.items()}
+        parts = []
+        if self.learned:
+            parts.append(centered(self.learned, on_device["center"]))
+        if self.name in WHITENED:
+            parts.append(exact_whitener(on_device["mean"], on_device["axes"]))
+        return parts
+
+
+def shot_statistics(films: Iterable[Tensor], num_directions: int = NUM_DIRECTIONS) -> Statistics:
+    """The whitening of all shots that have a keyframe: `mean` (D,) and `axes` (D, K), rounded for exact products."""
+    moments = None
+    for features_nD in films:
+        moments = moments or Moments(features_nD.shape[1])
+        moments.add(features_nD[(features_nD != 0).any(1)])
+    if moments is None:
+        raise ValueError("no films to take statistics of")
+    whitening = Whitening.fit(moments, num_directions, SHRINKAGE)
+    axes_DK = torch.from_numpy(whitening.axes_DK)
+    return {
+        "mean": whitening.mean_D,
+        "axes": exact_weights(axes_DK, float(axes_DK.abs().amax()), len(axes_DK)).numpy(),
+    }
+
+
+def mean_window(films: Iterable[Tensor], embed: Embed) -> np.ndarray:
+    """Mean of all usable windows' mean embeddings, float64 (H,); zeros if no window is usable."""
+    sums_H: np.ndarray | float = 0.0
+    count = 0
+    for features_nD in films:
+        windows = film_windows(features_nD, embed)
+        # A film's sum is exact, and films are added in their order: no device adds otherwise.
+        sums_H = sums_H + windows.sums_PD[windows.usable_P].sum(0).cpu().numpy() * windows.scale
+        count += int(windows.usable_P.sum())
+    return np.asarray(sums_H / (WINDOW * max(count, 1)), np.float64)
+
+
+def dissimilar_films(
+    movie_ids: Sequence[str], similar: Iterable[tuple[str, str]], count: int, seed: int
+) -> list[tuple[str, str]]:
+    """Up to `count` different pairs of films that are not similar, drawn at random; none if any two are similar."""
+    ruled_out, drawn = set(similar), {}
+    films = sorted(movie_ids)
+    for places in np.random.default_rng(seed).integers(len(films), size=(50 * count, 2)):
+        first, second = sorted(films[place] for place in places)
+        if first != second and (first, second) not in ruled_out and len(drawn) < count:
+            drawn[first, second] = None
+    return list(drawn)
+
+
+def _factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Callable[[str], Tensor]) -> float:
+    """By what to multiply embeddings so that all scores of all these film pairs have standard deviation 1."""
+    count, total, squares = 0, 0.0, 0.0
+    for films in film_pairs:
+        scores = window_scores(*(film_windows(read(movie_id), embed) for movie_id in films))
+        count += scores.numel()
+        total += float(scores.sum())
+        squares += float((scores * scores).sum())
+    variance = squares / count - (total / count) ** 2 if count else 0.0
+    # A space without spread (but for rounding) tells nothing apart, so its size does not matter.
+    factor = variance**-0.25 if variance > 1e-12 * squares else 1.0
+    # These sums do round: 16 bits are kept, which the last bits of float64 hardly ever reach.
+    mantissa, exponent = math.frexp(factor)
+    return math.ldexp(round(mantissa * 2**16), exponent - 16)
+
+
+def digest(statistics: Statistics) -> str:
+    """Statistics, short: 12 hexadecimal digits."""
+    return hashlib.sha256(save(dict(sorted(statistics.items())))).hexdigest()[:12]
+
+
+def write_statistics(path: Path, statistics: Statistics) -> None:
+    """Store statistics as safetensors.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    with atomic_write(path) as file:
+        file.write(save(dict(sorted(statistics.items()))))
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Statistics that were stored.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    try:
+        return load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{path}: cannot be read ({error}); remove {path.parent} and mine again") from error

@@ -1,0 +1,112 @@
+"""One way to start a command: dataclasses filled from a YAML recipe and from flags, errors in one line, exit statuses.
+
+    @dataclass
+    class Arguments:
+        output: Path = field(metadata={"help": "folder to write to"})
+        whiten: bool = field(default=False, metadata={"help": "whiten the features"})
+
+    def main(argv: list[str] | None = None) -> None:
+        run_command("python -m package.module", Arguments, run, argv)
+
+    python -m package.module recipe.yaml --output runs/a --whiten
+
+A field `learning_rate` is the flag `--learning-rate`, or `--learning_rate`. A boolean field is a switch, `--whiten`; a
+value may follow, as in `--whiten false`, and a field that is true by default has `--no-whiten` too.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+
+from .errors_m2s import UserError
+
+# Errors that a user can mend; any other is a bug and keeps its traceback.
+USER_ERRORS = (UserError, OSError, ValueError, StrictDataclassError, yaml.YAMLError)
+Kinds = type | tuple[type, ...]
+
+
+def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: Sequence[str] | None = None) -> None:
+    """Fill the dataclasses `kinds` from a recipe and flags, call `run` with them, and end as a command should.
+
+    The exit status is 0 after success, or what `run` returns; 1 after an error of the user, with one line on stderr
+    (`--debug` shows its traceback); 130 after Ctrl-C. A wrong flag is an error of the user as well, so its status is 1,
+    where argparse has 2.
+
+    Args:
+        prog: what the user types, such as `python -m train.train_mil`.
+        kinds: dataclasses with a help text for each field; no two have a field of the same name.
+        run: takes one instance of each, in their order; may return an exit status.
+        argv: words after `prog`; by default those of the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = run(*parse(kinds, words, prog))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except USER_ERRORS as error:
+        if "--debug" in words:
+            raise
+        raise SystemExit(f"{prog.removeprefix('python -m ')}: error: {' '.join(str(error).split())}") from None
+    if status:
+        raise SystemExit(status)
+
+
+def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command") -> tuple[Any, ...]:
+    """One instance of each dataclass, from `[RECIPE.yaml] [--flag value ...]`; flags win over the recipe.
+
+    In a recipe, `$NAME` stands for an environment variable, and a field without value keeps its default.
+
+    Raises:
+        UserError: an unknown flag or field, a value of the wrong type, a recipe that cannot be read.
+        ValueError: a dataclass refuses its values.
+    """
+    kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+    names = {field.name for kind in kinds for field in fields(kind) if field.init}
+    words = list(argv)
+    if words and words[0].endswith((".yaml", ".yml")):
+        words = [*_flags_of_recipe(Path(words[0]), names), *words[1:]]
+    found = vars(_parser(kinds, prog).parse_args(words))
+    return tuple(kind(**{field.name: found[field.name] for field in fields(kind) if field.init}) for kind in kinds)
+
+
+class _Parser(HfArgumentParser):
+    """Flags as argparse reads them, but an error is raised instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (--help lists all flags)")
+
+
+def _parser(kinds: tuple[type, ...], prog: str) -> ArgumentParser:
+    parser = _Parser(kinds, prog=prog, usage=f"{prog} [RECIPE.yaml] [--flag value ...]", allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    for action in parser._actions:  # both spellings are read, one is shown
+        action.option_strings = [name for name in action.option_strings if "_" not in name]
+        if action.const is True and action.nargs == "?":
+            action.metavar = "true|false"
+    return parser
+
+
+def _flags_of_recipe(path: Path, names: set[str]) -> Iterator[str]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {error}") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path}: a recipe is a table of fields")
+    if unknown := sorted(set(map(str, recipe)) - names):
+        raise UserError(f"{path}: no such field: {', '.join(unknown)}")
+    for name, value in recipe.items():
+        if isinstance(value, dict):
+            raise UserError(f"{path}: {name} is a table; a field is a value or a list of values")
+        if isinstance(value, list) and value:
+            yield from (f"--{name}", *(os.path.expandvars(str(item)) for item in value))
+        elif value is not None and value != []:
+            yield f"--{name}={os.path.expandvars(str(value))}"

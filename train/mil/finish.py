@@ -1,0 +1,84 @@
+"""What a training of movie similarity leaves behind: the network, results, curves, a summary."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from modeling_m2s import M2SMovieSimilarityModel
+from modeling_m2s.storage_m2s import atomic_write, write_json
+from train.curves import draw_curves
+from train.mil.pairs import Material
+from train.mil.recipe import MILData, MILRecipe
+from train.mil.scores import final_scores
+from train.runs import RunFolder, command_line, made_with
+
+
+def save_results(
+    model: M2SMovieSimilarityModel,
+    material: Material,
+    state: Mapping[str, Any],
+    recipe: MILRecipe,
+    facts: Mapping[str, Any],
+    run: RunFolder,
+) -> dict[str, Any]:
+    """Write `model/`, `curves.png` and `results.json` of a run.
+
+    Args:
+        state: the last one.
+        facts: what else the results record.
+
+    Returns:
+        The results.
+    """
+    results = {
+        "recipe": asdict(recipe),
+        **facts,
+        "counts": material.counts(),
+        "steps": state["step"],
+        "best_step": state["best_step"],
+        "training_minutes": round(state["seconds"] / 60, 2),
+        **final_scores(model, material, recipe),
+        "held_out_films": material.held_out.movie_ids,
+        "made_with": made_with(run.accelerator),
+        "command": command_line(),
+    }
+    model.save_pretrained(run.folder / "model")
+    draw_run(run, state["best_step"])
+    write_json(run.folder / "results.json", results)
+    return results
+
+
+def draw_run(run: RunFolder, best_step: int) -> None:
+    log = run.read_log()
+
+    def curve(name: str) -> list[tuple[int, float]]:
+        return [(line["step"], line[name]) for line in log if name in line]
+
+    panels = {
+        "cross-entropy": {"training": curve("loss"), "held-out films": curve("held_out_loss")},
+        "held-out films": {
+            name.replace("_", " "): curve(f"held_out_{name}") for name in ("auc", "average_precision", "accuracy")
+        },
+    }
+    panels = {title: curves for title, curves in panels.items() if any(curves.values())}
+    with atomic_write(run.folder / "curves.png") as file:
+        file.write(draw_curves(panels, best_step or None))
+
+
+def print_summary(results: Mapping[str, Any], data: MILData, output: Path) -> None:
+    counts = results["counts"]
+    print(
+        f"{output}/model: {results['steps']} steps on {counts['trained_pairs']} pairs of similar films; "
+        f"{counts['pairs_across']} pairs with one film held out, {counts['films_excluded']} films excluded, "
+        f"{counts['films_without_features']} without features"
+    )
+    if results["held_out"]:
+        print(f"step {results['best_step']} on pairs of {counts['held_out_films']} held-out films:")
+        for name, found in {"network": results["held_out"], **results["baselines"]}.items():
+            values = (f"{key} {found[key]:.3f}" for key in ("accuracy", "auc", "average_precision") if key in found)
+            print(f"  {name:<24}{'  '.join(values)}")
+    print(
+        f"next: python -m data_scripts.mine_scene_pairs --features {data.features} --similar {data.similar} "
+        f"--model {output}/model --output SCENE_PAIRS"
+    )

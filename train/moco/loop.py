@@ -1,0 +1,323 @@
+"""The training loop of scene contrast: one step, what is logged of it, when it stops, checkpoints."""
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from train.moco import contrast as contrasts
+from train.moco.contrast import Contrast, FilmSimilarity, Queue
+from train.moco.model import SceneContrast, step_operations
+from train.moco.pairs import START, Batch, BatchPlan, PairBatches, ScenePairs, load_batches
+from train.moco.recipe import MoCoData, MoCoRecipe
+from train.moco.retrieval import LabeledScenes
+from train.runs import BestWeights, RunArguments, RunFolder
+from train.speed import peak_memory_gb, peak_operations
+
+WHITENED_SCENES = 1024  # scenes whose statistics the whitening takes
+COLLAPSED = 0.05  # spread of the embeddings below which nothing is left to learn from
+NAMED_FRAMES = 5  # unreadable frames that a message names
+# cuDNN's attention is the fastest of these on recent GPUs; PyTorch's own order puts others first.
+ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+def learning_rate_scale(step: int, num_steps: int, recipe: MoCoRecipe) -> float:
+    """The share of the peak learning rate that a step uses: a linear warm-up, then a cosine to 0, or constant."""
+    warmup = round(recipe.warmup_share * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return 1.0
+    return (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup))) / 2
+
+
+@dataclass
+class Speedometer:
+    """Seconds since the last line of the log, and how many of them were spent waiting for data."""
+
+    pair_operations: float
+    peak: float
+    started: float = 0.0
+    waited: float = 0.0
+    pairs: int = 0
+
+    def restart(self) -> None:
+        self.started, self.waited, self.pairs = time.perf_counter(), 0.0, 0
+
+    def read(self) -> dict[str, float]:
+        """Pairs a second over all processes, share of the devices' peak, share of the time spent waiting."""
+        seconds = time.perf_counter() - self.started
+        rate = self.pairs / seconds
+        return {
+            "pairs_per_second": round(rate, 2),
+            "share_of_peak": round(rate * self.pair_operations / self.peak, 4),
+            "data_wait": round(self.waited / seconds, 4),
+        }
+
+
+class Training:
+    """A contrastive training on pairs of scenes: `run()` does all steps that are left.
+
+    Attributes:
+        contrast: the network as it is trained; `network` is the same as accelerate wraps it.
+        keys: momentum objective: its slowly following copy, and `queue`, outside of what is wrapped.
+        state: step, seconds, frames read and unreadable ones, best step and its precision; saved with checkpoints.
+    """
+
+    def __init__(
+        self,
+        contrast: SceneContrast,
+        batches: PairBatches,
+        recipe: MoCoRecipe,
+        data: MoCoData,
+        run: RunFolder,
+        arguments: RunArguments,
+        labeled: LabeledScenes | None = None,
+    ):
+        self.recipe, self.data, self.run_folder, self.arguments, self.labeled = recipe, data, run, arguments, labeled
+        self.accelerator, self.contrast, self.batches = run.accelerator, contrast, batches
+        self.device = self.accelerator.device
+        self.num_steps = recipe.epochs * batches.plan.steps_per_epoch
+        self.num_steps = min(self.num_steps, recipe.max_steps or self.num_steps)
+        similar = torch.from_numpy(batches.pairs.films_P2)
+        self.similarity = FilmSimilarity(similar, len(batches.pairs.movie_ids)).to(self.device)
+        contrast.to(self.device)
+        self.keys: SceneContrast | None = None
+        if recipe.objective == "momentum":
+            self.keys = copy.deepcopy(contrast).requires_grad_(False)
+            self.queue = Queue(recipe.queue_size, contrast.encoder.config.contrastive_dim, self.device)
+            self.accelerator.register_for_checkpointing(self.keys, self.queue)
+        self.best = BestWeights()
+        self.accelerator.register_for_checkpointing(self.best)
+        if data.compile:
+            contrast.encoder.compile()
+            if self.keys:
+                self.keys.encoder.compile()
+        head = {"params": list(contrast.head.parameters()), "rate": recipe.head_learning_rate or recipe.learning_rate}
+        trained = [parameter for parameter in contrast.encoder.parameters() if parameter.requires_grad]
+        groups = [{"params": trained, "rate": recipe.learning_rate}, head]
+        optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+        self.network, self.optimizer = self.accelerator.prepare(contrast, optimizer)
+        self.state: dict[str, Any] = {}
+        dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+        frames = min(recipe.shots_per_scene, int(batches.pairs.num_shots_P.max())) * recipe.frames_per_shot
+        self.speed = Speedometer(
+            step_operations(contrast.encoder, recipe, frames),
+            peak_operations(self.device, dtype) * self.accelerator.num_processes,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """All steps from the latest checkpoint on; the encoder ends with the best weights if there are labels.
+
+        Returns:
+            The last state.
+
+        Raises:
+            ValueError: the loss is no number, the embeddings collapsed, or too many frames cannot be decoded.
+        """
+        fresh = {"seconds": 0.0, "frames": 0, "unreadable": 0, "best_step": 0, "best_precision": None}
+        self.state = {**fresh, **self.run_folder.restore()}
+        state = self.state
+        if not state["step"]:
+            self.start()
+        steps = range(state["step"], self.num_steps)
+        bar = tqdm(total=self.num_steps, initial=state["step"], desc="training", disable=not self.run_folder.is_main)
+        self.speed.restart()
+        for step, batch in zip(steps, self.waiting(steps), strict=True):
+            started = time.perf_counter()
+            self.count_unreadable(batch)
+            contrast, gradient_norm = self.step(step, batch.to(self.device))
+            state["step"] = step + 1
+            state["seconds"] += time.perf_counter() - started
+            self.speed.pairs += self.recipe.batch_size
+            bar.update()
+            is_last = step + 1 == self.num_steps
+            if (step + 1) % self.arguments.log_steps == 0 or is_last:
+                self.log(step + 1, contrast, gradient_norm)
+            if self.labeled and ((step + 1) % self.data.measure_steps == 0 or is_last):
+                self.measure()
+            if (step + 1) % self.arguments.checkpoint_steps == 0 or is_last:
+                self.run_folder.save(**state)
+        bar.close()
+        if self.labeled:
+            self.contrast.encoder.load_state_dict(self.best.weights)
+        return state
+
+    def waiting(self, steps: range, stream_batches: PairBatches | None = None) -> Iterator[Batch]:
+        """The batches of some steps; the time spent waiting for them is noted."""
+        loader = iter(
+            load_batches(stream_batches or self.batches, steps, self.data.num_workers, self.device) if steps else []
+        )
+        for _ in steps:
+            before = time.perf_counter()
+            batch = next(loader)
+            self.speed.waited += time.perf_counter() - before
+            yield batch
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Autocast as the recipe says, and the fastest attention of a GPU."""
+        on_gpu = self.device.type == "cuda"
+        with (
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16),
+            sdpa_kernel(ATTENTION, set_priority=True) if on_gpu else contextlib.nullcontext(),
+        ):
+            yield
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Before the first step: take the statistics for whitening and fill the queue with keys.
+
+        A queue of noise would make the loss rise until real keys have replaced it.
+        """
+        recipe = self.recipe
+        needed = max(recipe.queue_size if self.keys else 0, WHITENED_SCENES if recipe.whiten else 0)
+        batches = copy.copy(self.batches)
+        batches.stream, batches.plan = START, copy.copy(self.batches.plan)
+        features, films = [], []
+        for batch in self.waiting(range(-(-needed // (2 * recipe.batch_size))), batches):
+            for number in range(recipe.accumulation):
+                part = batch.to(self.device).part(number, recipe.accumulation)
+                with self.computing():
+                    features.append(self.contrast.encode(*part[:3]).float().flatten(0, 1))
+                films.append(part.films_2B.flatten())
+        if recipe.whiten:
+            self.contrast.head.whiten(torch.cat(features)[:WHITENED_SCENES])
+            for buffer in (self.contrast.head.mean_D, self.contrast.head.axes_DD):
+                buffer.copy_(broadcast(buffer))
+        if self.keys:
+            self.keys.load_state_dict(self.contrast.state_dict())
+            for features_BD, film_B in zip(features, films, strict=True):
+                self.queue.push(self.keys.head(features_BD), film_B, -1)
+
+    def step(self, step: int, batch: Batch) -> tuple[Contrast, Tensor]:
+        """One step: loss and gradient of every part of the batch, then weights, key encoder and queue.
+
+        Returns:
+            The contrast of the last part with the mean loss of all parts, and the norm of the gradient.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["rate"] * learning_rate_scale(step, self.num_steps, self.recipe)
+        parts, losses, pushed = self.recipe.accumulation, [], []
+        for number in range(parts):
+            part, is_last = batch.part(number, parts), number == parts - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.network):
+                contrast, keys = self.compare(part)
+                self.accelerator.backward(contrast.loss / parts)
+            losses.append(contrast.loss.detach())
+            pushed.append(keys)
+        limit = self.recipe.max_gradient_norm or math.inf
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.contrast.parameters(), limit)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.keys:
+            progress = step / self.num_steps
+            momentum = contrasts.scheduled_momentum(self.recipe.momentum, self.recipe.momentum_schedule, progress)
+            contrasts.update_key_encoder(self.keys, self.contrast, momentum)
+            for key_BC, film_B in pushed:
+                self.queue.push(key_BC, film_B, step)
+        return contrast._replace(loss=torch.stack(losses).mean()), gradient_norm
+
+    def compare(self, part: Batch) -> tuple[Contrast, tuple[Tensor, Tensor]]:
+        """The contrast of some pairs of scenes, and the keys that they add to the queue with their films."""
+        inputs, recipe = part[:3], self.recipe
+        if self.keys is None:
+            with self.computing():
+                first_BC, second_BC = self.network(*inputs)
+            masked_BB = self.masked(part.films_2B[0], part.films_2B[1])
+            self.embeddings, self.masked_share = first_BC.detach(), _share(masked_BB)
+            return contrasts.in_batch_contrast(first_BC, second_BC, recipe.temperature, masked_BB), (None, None)
+        queries, keys = ([0, 1], [1, 0]) if recipe.symmetric else ([0], [1])
+        with self.computing(), torch.no_grad():
+            key_BC = self.keys(*(None if values is None else values[keys] for values in inputs)).flatten(0, 1)
+        with self.computing():
+            query_BC = self.network(*(None if values is None else values[queries] for values in inputs)).flatten(0, 1)
+        masked_BK = self.masked(part.films_2B[queries].flatten(), self.queue.films_K)
+        self.embeddings, self.masked_share = query_BC.detach(), _share(masked_BK)
+        contrast = contrasts.momentum_contrast(query_BC, key_BC, self.queue.keys_KC, recipe.temperature, masked_BK)
+        return contrast, (key_BC, part.films_2B[keys].flatten())
+
+    def masked(self, query_B: Tensor, key_K: Tensor) -> Tensor | None:
+        if self.recipe.mask == "none":
+            return None
+        return self.similarity.masked(query_B, key_K, self.recipe.mask == "similar")
+
+    def log(self, step: int, contrast: Contrast, gradient_norm: Tensor) -> None:
+        """A line of the log, and a stop that names the cause if the training has failed.
+
+        Raises:
+            ValueError: the loss is no number, or the embeddings are nearly all alike.
+        """
+        loss, spread = contrast.loss.item(), contrasts.spread(self.embeddings).item()
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss of step {step} is {loss}: training diverged. Use a learning_rate below "
+                f"{self.recipe.learning_rate:g}, and another folder"
+            )
+        values = {
+            "loss": round(loss, 6),
+            "top_1": round(contrasts.accuracy(contrast, 1).item(), 4),
+            "top_5": round(contrasts.accuracy(contrast, 5).item(), 4),
+            "spread": round(spread, 4),
+            "gradient_norm": round(float(gradient_norm), 5),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "masked_share": self.masked_share,
+        }
+        if self.keys:
+            ages = contrasts.similarity_by_age(self.embeddings, self.queue)
+            values |= {f"similarity_age_{age}": round(value, 4) for age, value in enumerate(ages, 1)}
+        values |= {**self.speed.read(), "memory_gb": round(peak_memory_gb(self.device), 3)}
+        self.run_folder.log(step, **values)
+        self.speed.restart()
+        if spread < COLLAPSED:
+            raise ValueError(
+                f"the embeddings of step {step} are nearly all alike (spread {spread:.3f}): training collapsed. Use a "
+                "lower learning_rate, a higher temperature or objective in_batch, and another folder"
+            )
+
+    def count_unreadable(self, batch: Batch) -> None:
+        """Note frames that did not decode.
+
+        Raises:
+            ValueError: their share is above the threshold.
+        """
+        state = self.state
+        state["frames"] += batch.num_frames
+        if not batch.unreadable:
+            return
+        names = ", ".join(f"{movie_id} shot {shot}" for movie_id, shot in batch.unreadable[:NAMED_FRAMES])
+        state["unreadable"] += len(batch.unreadable)
+        share = state["unreadable"] / state["frames"]
+        tqdm.write(f"{len(batch.unreadable)} keyframes do not decode: {names}")
+        if share > self.data.max_unreadable:
+            raise ValueError(
+                f"{state['unreadable']} of {state['frames']} frames do not decode, such as {names}: more than "
+                f"max_unreadable={self.data.max_unreadable:g}. Run python -m data_scripts.check {self.data.shots}"
+            )
+
+    def measure(self) -> None:
+        """Retrieval among the labeled scenes; the weights of the best precision are kept. One process decides."""
+        found: list[Any] = [None]
+        if self.run_folder.is_main:
+            with self.computing():
+                found = [self.labeled.measure(self.contrast.encoder, self.device)]
+            self.run_folder.log(self.state["step"], **found[0])
+        broadcast_object_list(found)
+        best = self.state["best_precision"]
+        if best is None or found[0]["precision_at_1"] > best:
+            self.state["best_precision"], self.state["best_step"] = found[0]["precision_at_1"], self.state["step"]
+            self.best.keep(self.contrast.encoder)
+        self.speed.restart()
+
+
+def _share(masked: Tensor | None) -> float:
+    return 0.0 if masked is None else round(float(masked.float().mean()), 4)

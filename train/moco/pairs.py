@@ -1,0 +1,264 @@
+"""Mined scene pairs as batches of frames; every batch is a pure function of the seed and the step.
+
+Shapes: B pairs of a step over all processes, b pairs of this process, 2 scenes a pair, F frames a scene, C×Y×X pixels
+of a frame, N patches of a frame, P patches of a scene that are read.
+"""
+
+import hashlib
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data_scripts.inputs import finished
+from data_scripts.readers.scene_frames import SceneFrames
+from modeling_m2s.storage_m2s import StorageError
+from modeling_m2s.workers_m2s import end_with_parent
+from train.moco.augment import draw_augmentations
+from train.moco.recipe import MoCoRecipe
+
+# The parts of a seed; each kind of chance has random numbers of its own.
+ORDER, START, SIDES, SHOTS, PATCHES, AUGMENTATIONS = range(6)
+
+
+@dataclass
+class ScenePairs:
+    """Pairs of scenes of similar films.
+
+    Attributes:
+        movie_ids: ids of all films of the pairs, sorted; a film's number is its place here.
+        films_P2: number of each scene's film. first_P2: its first shot. num_shots_P: shots of both scenes of a pair.
+        counts: pairs read and left out, for the record.
+    """
+
+    movie_ids: list[str]
+    films_P2: np.ndarray
+    first_P2: np.ndarray
+    num_shots_P: np.ndarray
+    counts: dict[str, int]
+
+    @classmethod
+    def read(cls, folder: Path, frames: SceneFrames, left_out: Collection[str] = ()) -> "ScenePairs":
+        """The pairs of a `scene_pairs` dataset, without those that have a film in `left_out`.
+
+        Raises:
+            StorageError: no finished dataset, a film that the shots lack, or a scene that ends after its film.
+            ValueError: no pairs are left, or all scenes are of one film.
+        """
+        table = finished(folder, "scene_pairs").read()
+        names = np.stack([table[f"movie_id_{side}"].to_numpy() for side in "ab"], 1)
+        first_P2 = np.stack([table[f"first_shot_{side}"].to_numpy() for side in "ab"], 1).astype(np.int64)
+        num_shots_P = table["num_shots"].to_numpy().astype(np.int64)
+        kept_P = ~np.isin(names, sorted(left_out)).any(1)
+        counts = {"scene_pairs": int(kept_P.sum()), "scene_pairs_left_out": int((~kept_P).sum())}
+        names, first_P2, num_shots_P = names[kept_P], first_P2[kept_P], num_shots_P[kept_P]
+        if not len(names):
+            left = f", {counts['scene_pairs_left_out']} of films with labeled scenes" if left_out else ""
+            raise ValueError(f"{folder} holds no scene pairs to train on{left}")
+        movie_ids, films = np.unique(names, return_inverse=True)
+        if len(movie_ids) < 2:
+            raise ValueError(f"{folder}: all scenes are of film {movie_ids[0]}; contrast needs scenes of other films")
+        pairs = cls(movie_ids.tolist(), films.reshape(-1, 2), first_P2, num_shots_P, counts)
+        pairs._check(folder, frames)
+        return pairs
+
+    def _check(self, folder: Path, frames: SceneFrames) -> None:
+        missing = [movie_id for movie_id in self.movie_ids if movie_id not in frames.num_shots]
+        if missing:
+            raise StorageError(f"{folder}: the shots lack {len(missing)} of its films, {missing[0]} for one")
+        lengths = np.array([frames.num_shots[movie_id] for movie_id in self.movie_ids])
+        beyond = (self.first_P2 + self.num_shots_P[:, None] > lengths[self.films_P2]) | (self.first_P2 < 0)
+        if beyond.any():
+            pair, side = np.argwhere(beyond)[0]
+            film, first = self.films_P2[pair, side], self.first_P2[pair, side]
+            raise StorageError(
+                f"{folder}: a scene of film {self.movie_ids[film]} begins at shot {first} and has "
+                f"{self.num_shots_P[pair]} shots, but the film has {lengths[film]}; mine the pairs of these shots again"
+            )
+
+    def __len__(self) -> int:
+        return len(self.films_P2)
+
+    def digest(self) -> str:
+        """What tells these pairs from others."""
+        content = hashlib.sha256("\n".join(self.movie_ids).encode())
+        for values in (self.films_P2, self.first_P2, self.num_shots_P):
+            content.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+        return content.hexdigest()[:16]
+
+
+class BatchPlan:
+    """Which pairs are in which step's batch.
+
+    Scenes of a batch have one number of shots: no padding is computed. The rest of an epoch that fills no batch is
+    left out, other pairs in each epoch.
+
+    Raises:
+        ValueError: there are fewer pairs than a batch holds.
+    """
+
+    def __init__(self, num_shots_P: np.ndarray, batch_size: int, seed: int):
+        self.batch_size, self.seed = batch_size, seed
+        self.buckets = [np.flatnonzero(num_shots_P == length) for length in np.unique(num_shots_P)]
+        self.steps_per_epoch = sum(len(bucket) // batch_size for bucket in self.buckets)
+        if not self.steps_per_epoch:
+            raise ValueError(f"batch_size is {batch_size}, but there are only {len(num_shots_P)} scene pairs; lower it")
+        self._epoch: tuple[Any, np.ndarray] = (None, np.empty(0))
+
+    def batch(self, step: int, stream: int = ORDER) -> np.ndarray:
+        """Numbers of the pairs (B,) of a step; `stream` START gives the batches that fill the queue."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._epoch[0] != (stream, epoch):
+            random = np.random.default_rng([self.seed, stream, epoch])
+            shuffled = [random.permutation(bucket) for bucket in self.buckets]
+            full = [pairs[: len(pairs) // self.batch_size * self.batch_size] for pairs in shuffled]
+            batches = np.concatenate(full).reshape(-1, self.batch_size)
+            self._epoch = ((stream, epoch), batches[random.permutation(len(batches))])
+        return self._epoch[1][place]
+
+
+class Batch(NamedTuple):
+    """A step's share of one process.
+
+    Attributes:
+        pixels_2bFCYX: uint8. kept_2bP: patches that are read, or None for all. augmentations_2bA: see `augment`.
+        films_2B: films of all processes' scenes, in the order in which `contrast.gather` gathers them.
+        unreadable: film and shot of the frames that did not decode.
+    """
+
+    pixels_2bFCYX: torch.Tensor
+    kept_2bP: torch.Tensor | None
+    augmentations_2bA: torch.Tensor | None
+    films_2B: torch.Tensor
+    unreadable: list[tuple[str, int]]
+
+    @property
+    def num_frames(self) -> int:
+        return self.pixels_2bFCYX.shape[:3].numel()
+
+    def part(self, number: int, parts: int) -> "Batch":
+        """The `number`-th of `parts` equal parts of the pairs."""
+
+        def cut(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values.chunk(parts, 1)[number]
+
+        return Batch(*map(cut, self[:4]), unreadable=[])  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> "Batch":
+        tensors = (None if values is None else values.to(device, non_blocking=True) for values in self[:4])
+        return Batch(*tensors, self.unreadable)
+
+    def pin_memory(self) -> "Batch":
+        return Batch(*(None if values is None else values.pin_memory() for values in self[:4]), self.unreadable)
+
+
+class PairBatches(Dataset):
+    """The batch of each step, decoded; of several processes, this one's share.
+
+    Args:
+        share: (number of this process, number of processes).
+        patches: patches of a frame.
+        stream: ORDER for training, START for the scenes that the queue and the whitening begin with.
+    """
+
+    def __init__(
+        self,
+        pairs: ScenePairs,
+        frames: SceneFrames,
+        plan: BatchPlan,
+        recipe: MoCoRecipe,
+        share: tuple[int, int],
+        patches: int,
+        stream: int = ORDER,
+    ):
+        self.pairs, self.frames, self.plan, self.recipe = pairs, frames, plan, recipe
+        self.share, self.patches, self.stream = share, patches, stream
+
+    def __getitem__(self, step: int) -> Batch:
+        recipe, chosen_B = self.recipe, self.plan.batch(step, self.stream)
+        side_2B = self._draw_sides(step, len(chosen_B))
+        films_2B, first_2B = (values[chosen_B, side_2B] for values in (self.pairs.films_P2, self.pairs.first_P2))
+        own_b = self._own(np.arange(len(chosen_B)))
+        num_shots = int(self.pairs.num_shots_P[chosen_B[0]])
+        shots_2BS = self._draw_shots(step, num_shots, len(chosen_B))
+        pixels, unreadable = [], []
+        for side in range(2):
+            for place in own_b:
+                shots_S = first_2B[side, place] + shots_2BS[side, place]
+                movie_id = self.pairs.movie_ids[films_2B[side, place]]
+                pixels_FCYX, missing = self.read_scene(movie_id, shots_S.tolist())
+                pixels.append(pixels_FCYX)
+                unreadable += missing
+        pixels_2bFCYX = torch.stack(pixels).unflatten(0, (2, len(own_b)))
+        augmentations_2bA = None
+        if recipe.augment:
+            random = np.random.default_rng([recipe.seed, AUGMENTATIONS, self.stream, step])
+            augmentations_2bA = draw_augmentations(random, len(chosen_B))[:, own_b]
+        kept_2bP = self._draw_patches(step, pixels_2bFCYX.shape[2], len(chosen_B))[:, own_b]
+        kept = torch.from_numpy(kept_2bP) if recipe.patch_dropout else None
+        return Batch(pixels_2bFCYX, kept, augmentations_2bA, torch.from_numpy(films_2B), unreadable)
+
+    def read_scene(self, movie_id: str, shots: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, int]]]:
+        """Pixels (F, C, Y, X) of shots of a film; a frame that does not decode shows what the nearest one shows."""
+        if shots[-1] - shots[0] == len(shots) - 1:
+            read = [self.frames.read(movie_id, shots[0], len(shots))]
+        else:
+            read = [self.frames.read(movie_id, shot, 1) for shot in shots]
+        pixels_FCYX = torch.cat([each.pixels_FCYX for each in read])
+        readable_F = torch.cat([each.readable_F for each in read])
+        if readable_F.all():
+            return pixels_FCYX, []
+        frames_F = torch.arange(len(readable_F))
+        missing = [(movie_id, shots[frame // self.recipe.frames_per_shot]) for frame in frames_F[~readable_F].tolist()]
+        if readable_F.any():
+            distance_FF = (frames_F[:, None] - frames_F[None]).abs().masked_fill(~readable_F[None], len(frames_F))
+            pixels_FCYX = pixels_FCYX[distance_FF.argmin(1)]
+        return pixels_FCYX, missing
+
+    def _own(self, places_B: np.ndarray) -> np.ndarray:
+        """This process's places in a batch: within each part of an accumulated step, a run of neighbors."""
+        process, processes = self.share
+        return places_B.reshape(self.recipe.accumulation, processes, -1)[:, process].reshape(-1)
+
+    def _draw_sides(self, step: int, num_pairs: int) -> np.ndarray:
+        """Which scene of each pair comes first (2, B): the query of momentum contrast, drawn anew each time."""
+        first_B = np.random.default_rng([self.recipe.seed, SIDES, self.stream, step]).integers(2, size=num_pairs)
+        return np.stack([first_B, 1 - first_B])
+
+    def _draw_shots(self, step: int, num_shots: int, num_pairs: int) -> np.ndarray:
+        """Which shots of each scene are read (2, B, S), in order."""
+        read = min(self.recipe.shots_per_scene, num_shots)
+        random = np.random.default_rng([self.recipe.seed, SHOTS, self.stream, step])
+        order = random.random((2, num_pairs, num_shots)).argsort(-1)
+        return np.sort(order[..., :read], -1)
+
+    def _draw_patches(self, step: int, num_frames: int, num_pairs: int) -> np.ndarray:
+        """Which patches of each scene are read (2, B, P): of every frame equally many, drawn at random."""
+        kept = max(1, round(self.patches * (1 - self.recipe.patch_dropout)))
+        if kept == self.patches:
+            return np.zeros((2, num_pairs, 0), np.int64)
+        random = np.random.default_rng([self.recipe.seed, PATCHES, self.stream, step])
+        order = random.random((2, num_pairs, num_frames, self.patches), np.float32).argsort(-1)
+        within = np.sort(order[..., :kept], -1) + self.patches * np.arange(num_frames)[:, None]
+        return within.reshape(2, num_pairs, -1)
+
+
+def load_batches(batches: PairBatches, steps: range, num_workers: int | None, device: torch.device) -> DataLoader:
+    """The batches of some steps in order, decoded ahead in worker processes."""
+    on_cpu = device.type == "cpu"
+    if num_workers is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        num_workers = 1 if on_cpu else max(1, (os.cpu_count() or 2) // processes)
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        pin_memory=not on_cpu,
+        worker_init_fn=end_with_parent,
+    )

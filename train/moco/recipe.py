@@ -1,0 +1,141 @@
+"""What a contrastive training depends on: its recipe, and where its data lie."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Objective = Literal["momentum", "in_batch"]
+
+
+@dataclass(kw_only=True)
+class MoCoRecipe:
+    """All choices that decide which weights come out; `recipe.json` holds exactly these.
+
+    Defaults are the paper's (supplement 1.1b), except where a field's help says "ours".
+    """
+
+    model: str = field(
+        default="openai/clip-vit-base-patch16",
+        metadata={"help": "encoder that training starts from: a CLIP checkpoint or scene encoder, a folder or Hub id"},
+    )
+    position_interpolation: Literal["grid", "mosaic", "sequence", "repeat"] | None = field(
+        default=None, metadata={"help": "how position embeddings serve several frames; by default the model's own way"}
+    )
+    objective: Objective = field(
+        default="momentum",
+        metadata={"help": "momentum: queue and key encoder, the paper's; in_batch: gradient through both scenes, ours"},
+    )
+    temperature: float = field(default=0.07, metadata={"help": "temperature that divides the similarities"})
+    symmetric: bool = field(
+        default=False, metadata={"help": "momentum objective: each scene of a pair is query and key once (ours)"}
+    )
+    queue_size: int = field(default=65536, metadata={"help": "momentum objective: number of keys in the queue"})
+    momentum: float = field(
+        default=0.999, metadata={"help": "share of itself that the key encoder keeps in each step"}
+    )
+    momentum_schedule: Literal["constant", "cosine"] = field(
+        default="constant", metadata={"help": "cosine: the momentum rises to 1 over the training (ours)"}
+    )
+    mask: Literal["none", "own", "similar"] = field(
+        default="none",
+        metadata={
+            "help": "negatives that are left out: those of the query's own film, or also those of similar films (ours)"
+        },
+    )
+    whiten: bool = field(
+        default=False,
+        metadata={"help": "whiten the embeddings before the linear head, by their statistics before training (ours)"},
+    )
+    batch_norm: bool = field(
+        default=False, metadata={"help": "normalize the embeddings over the batch before the linear head (ours)"}
+    )
+
+    shots_per_scene: int = field(
+        default=9, metadata={"help": "shots that are read of each mined scene; fewer are drawn at random, in order"}
+    )
+    frames_per_shot: int = field(default=1, metadata={"help": "keyframes that are read of each shot"})
+    patch_dropout: float = field(default=0.0, metadata={"help": "share of each frame's patches that is left out (ours)"})
+    augment: bool = field(
+        default=False,
+        metadata={"help": "crop, mirror and recolor scenes at random, all frames of a scene alike (ours)"},
+    )
+    frozen_layers: int = field(
+        default=0, metadata={"help": "lowest layers that stay as they are, with the patch embedding (ours)"}
+    )
+    freeze_patch_embedding: bool = field(
+        default=False, metadata={"help": "keep the patch embedding as it is, as MoCo v3 does (ours)"}
+    )
+
+    epochs: int = field(default=20, metadata={"help": "passes over all pairs"})
+    max_steps: int | None = field(default=None, metadata={"help": "end after this many steps, if epochs give more"})
+    batch_size: int = field(default=128, metadata={"help": "pairs in a step, over all processes"})
+    accumulation: int = field(
+        default=1, metadata={"help": "parts that a step's batch is computed in; in_batch negatives stay within a part"}
+    )
+    learning_rate: float = field(default=5e-6, metadata={"help": "peak learning rate of the encoder (Adam)"})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "peak learning rate of the linear head (ours); by default the encoder's"}
+    )
+    weight_decay: float = field(default=1e-8, metadata={"help": "weight decay of Adam"})
+    warmup_share: float = field(default=0.25, metadata={"help": "share of the steps in which the learning rate rises"})
+    schedule: Literal["cosine", "constant"] = field(
+        default="cosine", metadata={"help": "learning rate after the warm-up; the paper does not say"}
+    )
+    max_gradient_norm: float | None = field(
+        default=None, metadata={"help": "longer gradients are scaled down to this norm (ours); by default never"}
+    )
+    bf16: bool = field(default=False, metadata={"help": "compute in bfloat16; parameters stay in float32"})
+    seed: int = field(default=0, metadata={"help": "seed of the head's first weights, batches, patches and crops"})
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: a value out of its range, or options that exclude each other."""
+        at_least_one = ["shots_per_scene", "frames_per_shot", "epochs", "batch_size", "accumulation", "queue_size"]
+        for name in at_least_one + (["max_steps"] if self.max_steps is not None else []):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.frozen_layers < 0:
+            raise ValueError(f"frozen_layers is {self.frozen_layers}; it must not be negative")
+        for name in ("momentum", "patch_dropout", "warmup_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a share, from 0 to below 1")
+        if self.temperature <= 0 or self.learning_rate < 0:
+            raise ValueError("temperature must be above 0 and learning_rate must not be negative")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.objective == "in_batch" and self.symmetric:
+            raise ValueError("symmetric is an option of the momentum objective; in_batch is symmetric already")
+
+
+@dataclass(kw_only=True)
+class MoCoData:
+    """Where the training data lie, and how they are read. The trained weights do not depend on these choices."""
+
+    pairs: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
+    shots: str = field(
+        metadata={"help": "folder of the shots dataset, or its URL in an object store, from which scenes are streamed"}
+    )
+    labels: Path | None = field(
+        default=None,
+        metadata={
+            "help": "CSV with columns movie_id, first_shot, num_shots, label: scenes to measure retrieval on; "
+            "their films are not trained on"
+        },
+    )
+    measure_steps: int = field(default=500, metadata={"help": "steps from one retrieval measurement to the next"})
+    max_unreadable: float = field(
+        default=0.01, metadata={"help": "training stops when a larger share of the frames cannot be decoded"}
+    )
+    num_workers: int | None = field(
+        default=None,
+        metadata={"help": "processes that decode frames; default: 1 on a CPU, else this process's share of the cores"},
+    )
+    compile: bool = field(default=False, metadata={"help": "compile the encoders with torch.compile"})
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: a value out of its range."""
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be a share, from 0 to 1")
+        if self.measure_steps < 1:
+            raise ValueError(f"measure_steps is {self.measure_steps}; it must be at least 1")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")

@@ -1,0 +1,30 @@
+"""How fast a device computes, and what a run takes of it."""
+
+import resource
+import sys
+import time
+
+import torch
+
+
+def peak_operations(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of this device in a large matrix product, the most a network can reach."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best = 0.0
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or not best:
+        before = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - before))
+    return best
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Largest memory so far, in GB (10⁹ bytes): of the GPU's tensors, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

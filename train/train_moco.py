@@ -1,0 +1,118 @@
+"""Train the scene encoder by contrast on mined pairs of scenes (paper §3.2.2, supplement 1.1b).
+
+    python -m train.train_moco train/configs/moco_film_world.yaml --pairs catalog/scene_pairs --shots catalog/shots \\
+        --model m2s-clip-tiny --output runs/moco                                       two cores, minutes
+    python -m train.train_moco train/configs/moco_one_gpu.yaml --pairs … --shots … --output runs/moco         one GPU
+    accelerate launch -m train.train_moco train/configs/moco.yaml --pairs … --shots … --output runs/moco      several
+
+A run writes:
+
+    runs/moco/
+      model/            the scene encoder with its processor: M2SSceneModel.from_pretrained("runs/moco/model")
+      results.json      counts, speed, retrieval on labeled scenes, what it ran on
+      curves.png        loss, accuracy of the contrast, spread, similarity by the keys' age, speed
+      log.jsonl, recipe.json, checkpoints/
+
+The encoder reads nine shots at once and is the query encoder without the last linear layer [3.2.2]. Defaults are the
+paper's. Run again after a kill, the same command continues to the same weights (CPU, float32); with another number of
+processes it keeps the order of the data. Options of ours, off by default, are marked as such by `--help`. Short runs
+on small catalogs need them: there the paper's objective collapses, because old keys are told by their age.
+
+The parameters are float32: at the paper's learning rate, most updates would be lost in bfloat16.
+"""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import set_seed
+
+from data_scripts.inputs import finished
+from data_scripts.ranks import ranks
+from data_scripts.readers.scene_frames import SceneFrames
+from modeling_m2s.commands_m2s import run_command
+from modeling_m2s.pretrained_m2s import load_encoder
+from train.moco.finish import print_summary, save_results
+from train.moco.loop import Training
+from train.moco.model import SceneContrast
+from train.moco.pairs import BatchPlan, PairBatches, ScenePairs
+from train.moco.recipe import MoCoData, MoCoRecipe
+from train.moco.retrieval import LabeledScenes
+from train.runs import RunArguments, RunFolder
+
+
+def main(argv: list[str] | None = None) -> None:
+    def run(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> None:
+        with ranks() as state:
+            results = train_moco(recipe, data, arguments)
+            if state.is_main_process:
+                print_summary(results, arguments.output)
+
+    run_command("python -m train.train_moco", (MoCoRecipe, MoCoData, RunArguments), run, argv)
+
+
+def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> dict[str, Any]:
+    """The whole run: train, save the encoder as `OUTPUT/model` and what was done as `OUTPUT/results.json`.
+
+    Returns:
+        The results; empty on all processes but the first.
+
+    Raises:
+        ValueError: settings or data that make no run; a loss that is no number; collapsed embeddings.
+        StorageError: inputs that cannot be used; the output folder holds a run of another recipe, or is in use.
+    """
+    accelerator = Accelerator(
+        mixed_precision="no",  # the loop casts by itself, so that heads and losses stay in float32
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        log_with=arguments.log_with or None,
+    )
+    set_seed(recipe.seed)
+    encoder, image_processor, revision = load_encoder(recipe.model, recipe.position_interpolation)
+    with accelerator.main_process_first():
+        frames = SceneFrames(data.shots, image_processor, recipe.frames_per_shot)
+    labeled = LabeledScenes.read(data.labels, frames) if data.labels else None
+    pairs = ScenePairs.read(data.pairs, frames, labeled.movie_ids if labeled else ())
+    if recipe.batch_size % (recipe.accumulation * accelerator.num_processes):
+        raise ValueError(
+            f"batch_size {recipe.batch_size} is not a multiple of accumulation {recipe.accumulation} times the "
+            f"{accelerator.num_processes} processes"
+        )
+    warn_of_large_queue(recipe, pairs, accelerator)
+    contrast = SceneContrast(encoder, image_processor, recipe)
+    plan = BatchPlan(pairs.num_shots_P, recipe.batch_size, recipe.seed)
+    patches = (encoder.config.vision_config.image_size // encoder.config.vision_config.patch_size) ** 2
+    share = (accelerator.process_index, accelerator.num_processes)
+    batches = PairBatches(pairs, frames, plan, recipe, share, patches)
+    facts = {
+        "model_revision": revision,
+        "pairs": pairs.digest(),
+        "labels": hashlib.sha256(Path(data.labels).read_bytes()).hexdigest()[:16] if data.labels else None,
+    }
+    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with)
+    with run.held():
+        training = Training(contrast, batches, recipe, data, run, arguments, labeled)
+        state = training.run()
+        results = {}
+        if accelerator.is_main_process:
+            pair_record = finished(data.pairs, "scene_pairs").record["settings"]
+            results = save_results(training, state, {**pairs.counts, "films": len(pairs.movie_ids)}, facts, pair_record)
+        accelerator.wait_for_everyone()
+    accelerator.end_training()
+    accelerator.free_memory()
+    return results
+
+
+def warn_of_large_queue(recipe: MoCoRecipe, pairs: ScenePairs, accelerator: Accelerator) -> None:
+    """Say if the queue holds more than half of the scenes: then many negatives show what the positive shows."""
+    scenes = 2 * len(pairs)
+    if recipe.objective == "momentum" and recipe.queue_size > scenes / 2:
+        accelerator.print(
+            f"queue_size {recipe.queue_size} is more than half of the {scenes} scenes: the queue will hold the "
+            "positives themselves. Use a smaller queue, or --mask similar"
+        )
+
+
+if __name__ == "__main__":
+    main()
