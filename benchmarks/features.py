@@ -26,9 +26,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks.harness import alternate, write_result, write_shots
-from data_scripts.extract_features import DTYPES, FeatureArguments, extract_features, middle_keyframe
+from data_scripts.extract_features import DTYPES, FeatureArguments, extract_features
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.index_m2s import read_shots
+from modeling_m2s.pipeline_m2s import open_image
 from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source
 from modeling_m2s.storage_m2s import FilmDataset
 
@@ -73,7 +74,9 @@ def compare(source: str, num_films: int, options: argparse.Namespace, folder: Pa
         for film in list(shots.films().values())[:in_loop]:
             embeds = []
             for shot in read_shots(shots, film):
-                pixels = processor(middle_keyframe(shot), return_tensors="pt")["pixel_values"].to(options.device)
+                pixels = processor(open_image(shot.keyframes[0]), return_tensors="pt")["pixel_values"].to(
+                    options.device
+                )
                 with (
                     torch.inference_mode(),
                     torch.autocast(model.device.type, getattr(torch, options.dtype), options.dtype != "float32"),

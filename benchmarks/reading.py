@@ -5,16 +5,21 @@
 Features: generated films of 1,088 shots on average, 512 float16 each, as `ShotFeatures` reads them, against columns
 that `datasets` offers for matrices: Array2D in NumPy format, and lists of lists. Scenes: nine neighboring shots, as
 JPEG bytes, out of the Arrow copy of a `shots` dataset, out of its Parquet files, whose row groups have 64 rows, and out
-of a Parquet file in row groups as `datasets` makes them. Each is read in a seeded random order; all give the same
-values (asserted before anything is timed).
+of a Parquet file in row groups as `datasets` makes them. Frames: the same scenes as pixels, by `SceneFrames` out of the
+Arrow copy and out of the Parquet files, against images that `datasets` decodes and `CLIPImageProcessor` resizes and
+crops. Keyframes of 398×224 pixels are as stored for encoders that read 224×224; those of 320×180 are resized to 112.
+Each is read in a seeded random order; all give the same values (asserted before anything is timed).
 
 Predicted: a film is 1.1 MB, which memory copies in 0.1 ms and the look for infinities reads once more: 0.25 ms. Array2D
 converts to float32 and back by pages of offsets: 1 ms. Lists of lists make 557,000 Python numbers of 30 ns: 20 ms.
 A scene is 0.14 MB, in Arrow a view made into Python bytes: 0.05 ms. From 64-row groups 0.9 MB are read for it and the
-file's footer is parsed again: 2 ms. Row groups as large as the file cost its 70 MB: 30 ms.
+file's footer is parsed again: 2 ms. Row groups as large as the file cost its 70 MB: 30 ms. Decoding a JPEG of 398×224
+takes 0.4 ms, one of 320×180 0.2 ms, bicubic resizing of that 0.6 ms, and the processor's conversions 0.3 ms more: a
+scene of nine takes 4 and 8 ms, the plain way 7 and 11.
 """
 
 import argparse
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +28,12 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil
 
 from benchmarks.harness import alternate, write_result, write_shots
+from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.index_m2s import read_shots
 from modeling_m2s.storage_m2s import FilmDataset
@@ -34,6 +43,7 @@ FILMS, FILMS_SLOW = 200, 20
 SCENE = 9
 FILMS_WITH_IMAGES, SHOTS_PER_FILM, JPEG_BYTES = 16, 300, 15_000
 SCENES, SCENES_SLOW = 200, 20
+KEYFRAMES = ((398, 224, 224), (320, 180, 112))  # width, height, and the side that the encoder reads
 
 
 def main() -> None:
@@ -46,6 +56,10 @@ def main() -> None:
         results = {
             "milliseconds_a_film": compare_features(Path(folder), options.runs),
             "milliseconds_a_scene": compare_scenes(Path(folder), options.runs),
+            "milliseconds_a_scene_of_pixels": {
+                f"{width}×{height} to {side}×{side}": compare_frames(Path(folder), width, height, side, options.runs)
+                for width, height, side in KEYFRAMES
+            },
         }
     write_result("reading", "float16", results)
 
@@ -130,6 +144,49 @@ def compare_scenes(folder: Path, runs: int) -> dict[str, float]:
         first, *others = [read(row) for _, read in readers.values()]
         assert len(first) == SCENE and all(other == first for other in others)
     return milliseconds(readers, runs)
+
+
+def compare_frames(folder: Path, width: int, height: int, side: int, runs: int) -> dict[str, float]:
+    films = {
+        f"tt{film:07d}": [blurred_noise(width, height, SHOTS_PER_FILM * film + n) for n in range(SHOTS_PER_FILM)]
+        for film in range(2)
+    }
+    dataset = write_shots(folder / f"shots_{side}", films)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    arrow = SceneFrames(dataset.folder, processor, cache=folder / "cache")
+    parquet = SceneFrames(dataset.folder, processor, arrow_copy=False)
+    decoded = datasets.load_dataset(str(dataset.folder), split="train", cache_dir=str(folder / "cache"))
+    ids = list(films)
+
+    def plain(row: int) -> torch.Tensor:
+        images = [keyframes[0] for keyframes in decoded[row : row + SCENE]["keyframes"]]
+        return processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+
+    def by(frames: SceneFrames) -> Callable[[int], torch.Tensor]:
+        return lambda row: frames.read(ids[row // SHOTS_PER_FILM], row % SHOTS_PER_FILM, SCENE).pixels_FCYX
+
+    random = np.random.default_rng(0)
+    starts = random.integers(0, SHOTS_PER_FILM - SCENE + 1, SCENES // 4) + SHOTS_PER_FILM * random.integers(
+        0, len(films), SCENES // 4
+    )
+    rows = starts.tolist()
+    readers: dict[str, tuple[list[int], Callable[[int], Any]]] = {
+        "SceneFrames": (rows, by(arrow)),
+        "SceneFrames without a copy": (rows, by(parquet)),
+        "datasets and CLIPImageProcessor": (rows, plain),
+    }
+    for row in rows[:SCENES_SLOW]:
+        first, *others = [read(row) for _, read in readers.values()]
+        assert len(first) == SCENE and all(torch.equal(other, first) for other in others)
+    return milliseconds(readers, runs)
+
+
+def blurred_noise(width: int, height: int, seed: int) -> bytes:
+    """A JPEG about as large as a keyframe's."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def milliseconds(readers: dict[str, tuple[list[int], Callable[[int], Any]]], runs: int) -> dict[str, float]:

@@ -9,12 +9,22 @@ nearest the shot's middle (ties: the earlier); the feature is CLIP's `image_embe
 normalized, because its scale (norms of 9 to 12) decides whether movie-similarity learning gets off the ground. Without
 a keyframe that decodes, a shot's feature is zeros. Numbers are stored as float16.
 
+A second round (ours) mines the same pairs of films again, with a trained scene encoder as E_fixed, and trains another
+encoder from the start. The encoder then reads each shot as a scene of one frame, and the feature is `pooler_output`,
+the vector that contrast has trained:
+
+    python -m data_scripts.extract_features --shots catalog/shots --output round2/shot_features \
+        --model runs/moco/model --vector pooler_output
+    python -m data_scripts.mine_scene_pairs --features round2/shot_features --similar catalog/similar_movies \
+        --space whitened --output round2/scene_pairs
+    python -m train.train_moco train/configs/moco.yaml --pairs round2/scene_pairs --shots catalog/shots \
+        --output runs/moco_round2
+
 Worker processes decode ahead, over the ends of films, while the model computes. Killed and run again, a run goes on
 with the films that are missing or were replaced; with the same settings on the same hardware the bytes are the same.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -29,25 +39,19 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import BaseImageProcessor
 
 from data_scripts.inputs import finished
 from data_scripts.ranks import ranks
-from modeling_m2s.cli import load_pipeline
+from data_scripts.readers.scene_frames import SceneFrames, normalize
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.index_m2s import model_revision, read_shots
-from modeling_m2s.modeling_m2s import M2SSceneModel
-from modeling_m2s.pipeline_m2s import open_image
-from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source
-from modeling_m2s.shots_m2s import Shot
+from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
 from modeling_m2s.workers_m2s import end_with_parent
 
 DTYPES = ("float32", "bfloat16", "float16")
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on broken images
+IMAGE_EMBEDS, POOLER_OUTPUT = VECTORS = ("image_embeds", "pooler_output")
 
 
 @dataclass
@@ -57,6 +61,14 @@ class FeatureArguments:
     shots: Path = field(metadata={"help": "folder of a shots dataset"})
     output: Path = field(metadata={"help": "folder of the shot_features dataset"})
     model: str = field(default=TINY_MODEL, metadata={"help": "CLIP checkpoint or scene encoder: a folder or a Hub id"})
+    vector: str = field(
+        default=IMAGE_EMBEDS,
+        metadata={
+            "help": "the feature: image_embeds, CLIP's projection, or pooler_output, the class token before it, which "
+            "contrast trains",
+            "choices": VECTORS,
+        },
+    )
     dtype: str = field(default="float32", metadata={"help": "the model computes in (autocast)", "choices": DTYPES})
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
     batch_size: int | None = field(
@@ -70,8 +82,9 @@ class FeatureArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        for name, choices in (("vector", VECTORS), ("dtype", DTYPES)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(choices)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1")
         if self.num_workers is not None and self.num_workers < 0:
@@ -95,7 +108,8 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
     Raises:
         StorageError: the shots are not finished, another run writes to the output, it holds features of another
             encoder, or it cannot be written.
-        ValueError: the model cannot be loaded, or gave an infinite number.
+        ModelError: the model cannot be loaded.
+        ValueError: the device cannot be used, or the model gave an infinite number.
     """
     started = time.monotonic()
     state = state or PartialState()
@@ -104,7 +118,7 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
         raise ValueError(
             f"device={arguments.device} for {state.num_processes} processes: leave it out, each has its own"
         )
-    encoder = ShotEncoder(arguments.model, arguments.device or state.device, arguments.dtype)
+    encoder = ShotEncoder(arguments.model, arguments.device or state.device, arguments.dtype, arguments.vector)
     if state.is_main_process and arguments.model == TINY_MODEL:
         print(f"encoder: {TINY_MODEL}, which ships with m2s; the paper's: --model openai/clip-vit-base-patch16")
     with exclusive(dataset.folder) if state.is_main_process else contextlib.nullcontext():
@@ -127,47 +141,47 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
 
 
 class ShotEncoder:
-    """E_fixed: an image tower with its projection, on one device.
+    """E_fixed: an image tower on one device.
 
     Args:
         model: CLIP checkpoint or scene encoder, a folder or a Hub id; a scene encoder reads a scene of one frame.
+        vector: which of `VECTORS` is the feature.
 
     Attributes:
         settings: what features depend on besides the shots, for their record. A folder goes by its name alone: where
-            it lies differs between machines, and its revision tells it from others.
+            it lies differs between machines, and its revision tells it from others. The vector is recorded only if it
+            is not the default.
     """
 
-    def __init__(self, model: str, device: str | torch.device, dtype: str):
-        source = model_source(model)
+    def __init__(self, model: str, device: str | torch.device, dtype: str, vector: str = IMAGE_EMBEDS):
+        encoder, self.image_processor, revision = load_encoder(model)
         try:
-            pipeline = load_pipeline(model, str(device), "float32")
+            self.model = encoder.to(device)
         except (AssertionError, RuntimeError) as error:  # as torch says that there is no such device
             raise ValueError(f"device={device} cannot be used: {error}") from error
-        self.model: M2SSceneModel = pipeline.model
-        self.image_processor: BaseImageProcessor = pipeline.image_processor
-        self.device, self.dtype = self.model.device, getattr(torch, dtype)
-        self.dim: int = self.model.config.projection_dim
+        self.device, self.dtype, self.vector = self.model.device, getattr(torch, dtype), vector
+        config = self.model.config
+        self.dim: int = config.projection_dim if vector == IMAGE_EMBEDS else config.hidden_size
         self.settings = {
-            "encoder": Path(source).resolve().name if model != TINY_MODEL and os.path.isdir(source) else model,
-            "revision": model_revision(source, getattr(self.model.config, "_commit_hash", None)),
+            "encoder": Path(model).resolve().name if model != TINY_MODEL and os.path.isdir(model) else model,
+            "revision": revision,
             "keyframe": "middle",
-            "image_size": self.model.config.vision_config.image_size,
+            "image_size": config.image_size,
             "dtype": dtype,
             "dim": self.dim,
         }
+        if vector != IMAGE_EMBEDS:
+            self.settings["vector"] = vector
 
     @torch.inference_mode()
     def __call__(self, pixels_NCYX: torch.Tensor) -> torch.Tensor:
-        """`image_embeds` float16 (N, dim), on the encoder's device, of resized and cropped uint8 pixels."""
+        """Features float16 (N, dim), on the encoder's device, of resized and cropped uint8 pixels."""
         if not len(pixels_NCYX):
             return torch.zeros((0, self.dim), dtype=torch.float16, device=self.device)
-        values = pixels_NCYX.to(self.device, non_blocking=True).float() * self.image_processor.rescale_factor
-        mean, std = (
-            torch.tensor(statistic, device=self.device)[:, None, None]
-            for statistic in (self.image_processor.image_mean, self.image_processor.image_std)
-        )
+        values_NCYX = normalize(pixels_NCYX.to(self.device, non_blocking=True), self.image_processor)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.model(pixel_values=((values - mean) / std)[:, None]).scene_embeds.half()
+            outputs = self.model(pixel_values=values_NCYX[:, None])
+        return (outputs.scene_embeds if self.vector == IMAGE_EMBEDS else outputs.pooler_output).half()
 
 
 class Run(NamedTuple):
@@ -184,18 +198,15 @@ class Run(NamedTuple):
     pixels_NCYX: torch.Tensor
 
 
-class MiddleKeyframes(Dataset):
-    """The middle keyframes of films, as `Run`s in order, resized and cropped to uint8; the device does the rest.
+class ShotRuns(Dataset):
+    """The middle keyframes of films, as `Run`s in order.
 
     No run reaches over a film's end: what is computed together shows in the last bit, and a film's bytes must not
     depend on which films were done before it.
     """
 
-    def __init__(
-        self, shots: FilmDataset, films: Sequence[StoredFilm], image_processor: BaseImageProcessor, run_length: int
-    ):
-        self.shots, self.films, self.run_length = shots, films, run_length
-        self.prepare = functools.partial(image_processor, do_rescale=False, do_normalize=False, return_tensors="np")
+    def __init__(self, frames: SceneFrames, films: Sequence[StoredFilm], run_length: int):
+        self.frames, self.films, self.run_length = frames, films, run_length
         self.starts = [
             (number, first)
             for number, film in enumerate(films)
@@ -209,24 +220,9 @@ class MiddleKeyframes(Dataset):
         number, first = self.starts[index]
         film = self.films[number]
         num_shots = min(self.run_length, film.num_rows - first)
-        images = list(map(middle_keyframe, read_shots(self.shots, film, first, num_shots)))
-        places = [first + place for place, image in enumerate(images) if image is not None]
-        found = [image for image in images if image is not None]
-        pixels_NCYX = self.prepare(images=found)["pixel_values"] if found else np.zeros((0, 3, 1, 1), np.uint8)
+        pixels_NCYX, readable_N = self.frames.read(film.movie_id, first, num_shots)
         is_last = first + num_shots == film.num_rows
-        shot_N = torch.tensor(places, dtype=torch.long)
-        return Run(number, num_shots, is_last, shot_N, torch.from_numpy(pixels_NCYX))
-
-
-def middle_keyframe(shot: Shot) -> Image.Image | None:
-    """Of a shot's stored keyframes the one nearest its middle, the earlier of two; None if it does not decode."""
-    if not shot.keyframes:
-        return None
-    distances = [abs(2 * frame - (shot.start_frame + shot.end_frame - 1)) for frame in shot.keyframe_frames]
-    try:
-        return open_image(shot.keyframes[distances.index(min(distances))])
-    except UNREADABLE:
-        return None
+        return Run(number, num_shots, is_last, first + readable_N.nonzero()[:, 0], pixels_NCYX[readable_N])
 
 
 def write_features(
@@ -239,7 +235,9 @@ def write_features(
 ) -> None:
     """Compute and write films of a `shots` dataset. While one is fetched from the device and written, the next runs."""
     on_cpu = encoder.device.type == "cpu"
-    runs = MiddleKeyframes(shots, films, encoder.image_processor, arguments.batch_size or (16 if on_cpu else 256))
+    # Every shot is read once and in order, so an Arrow copy would cost more than it saves.
+    frames = SceneFrames(shots.folder, encoder.image_processor, arrow_copy=False)
+    runs = ShotRuns(frames, films, arguments.batch_size or (16 if on_cpu else 256))
     num_workers = arguments.num_workers
     if num_workers is None:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

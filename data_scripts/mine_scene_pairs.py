@@ -14,9 +14,10 @@ Every pair of similar films is mined once, whichever names the other; `source` j
 arithmetic is exact (`scene_mining.py`): device, batch and number of processes do not show in the result. Killed and
 run again, it goes on with the films that are missing.
 
-Means, axes and scales (`mining_space.py`) are those of the films that are mined. Films that `--exclude` or `--films`
-leaves out give neither pairs nor statistics. Films that `train_mil` held out are among those mined, unless `--films`
-leaves them out.
+Means, axes and scales (`mining_space.py`) are those of the films that are mined, and lie beside the pairs in
+statistics.safetensors. The axes come from LAPACK, whose last bits may differ on another processor. Films that
+`--exclude` or `--films` leaves out give neither pairs nor statistics. Films that `train_mil` held out are among those
+mined, unless `--films` leaves them out.
 """
 
 import contextlib
@@ -210,15 +211,12 @@ class Miner:
         self.windows = functools.lru_cache(arguments.cached_films)(self._windows)
 
     def measure(self, mined: Sequence[FilmPair], similar: Sequence[FilmPair]) -> dict[str, np.ndarray]:
-        """Statistics of the films of the pairs that are `mined`; `similar` are pairs that no sample may hold."""
+        """Statistics of the films of the pairs that are `mined`; `similar` are all pairs of similar films."""
         movie_ids = sorted({film for pair in mined for film in pair[:2]})
         print(f"measuring {len(movie_ids)} films for space={self.arguments.space}", flush=True)
-
-        def sampled(count: int) -> list[tuple[str, str]]:
-            drawn = dissimilar_films(movie_ids, (pair[:2] for pair in similar), count, self.arguments.seed)
-            return drawn or [pair[:2] for pair in mined[:count]]
-
-        return self.space.measure(movie_ids, self._read, sampled)
+        film_pairs = dissimilar_films(movie_ids, (pair[:2] for pair in similar), self.arguments.seed)
+        # If any two films are similar, their own scores stand in.
+        return self.space.measure(movie_ids, self._read, film_pairs or [pair[:2] for pair in mined])
 
     def mine(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
         """Of each film that comes first in a pair: its id, its rows, and what was skipped on the way."""

@@ -73,17 +73,14 @@ class MiningSpace:
         return settings
 
     def measure(
-        self,
-        movie_ids: Sequence[str],
-        read: Callable[[str], Tensor],
-        sampled: Callable[[int], list[tuple[str, str]]],
+        self, movie_ids: Sequence[str], read: Callable[[str], Tensor], film_pairs: Sequence[tuple[str, str]]
     ) -> Statistics:
         """Statistics of the films that are mined, the same on every device but for the last bits of LAPACK.
 
         Args:
             movie_ids: of these films.
             read: features (n, D) of one, on the device.
-            sampled: so many pairs of films that are not similar.
+            film_pairs: a sample of films that are not similar, whose scores shall have standard deviation 1.
 
         Raises:
             ValueError: the features of all shots are equal.
@@ -94,8 +91,8 @@ class MiningSpace:
         if self.learned and self.center:
             statistics["center"] = mean_window(map(read, movie_ids), self.learned)
         if self.name == "both":
-            pairs = sampled(SAMPLED_FILM_PAIRS)
-            statistics["factors"] = np.array([_factor(part, pairs, read) for part in self._parts(statistics)])
+            factors = [score_factor(part, film_pairs, read) for part in self._parts(statistics)]
+            statistics["factors"] = np.array(factors)
         return statistics
 
     def use(self, statistics: Statistics) -> None:
@@ -142,7 +139,7 @@ def mean_window(films: Iterable[Tensor], embed: Embed) -> np.ndarray:
 
 
 def dissimilar_films(
-    movie_ids: Sequence[str], similar: Iterable[tuple[str, str]], count: int, seed: int
+    movie_ids: Sequence[str], similar: Iterable[tuple[str, str]], seed: int, count: int = SAMPLED_FILM_PAIRS
 ) -> list[tuple[str, str]]:
     """Up to `count` different pairs of films that are not similar, drawn at random; none if any two are similar."""
     ruled_out, drawn = set(similar), {}
@@ -154,7 +151,7 @@ def dissimilar_films(
     return list(drawn)
 
 
-def _factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Callable[[str], Tensor]) -> float:
+def score_factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Callable[[str], Tensor]) -> float:
     """By what to multiply embeddings so that all scores of all these film pairs have standard deviation 1."""
     count, total, squares = 0, 0.0, 0.0
     for films in film_pairs:
@@ -172,7 +169,7 @@ def _factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Callable[
 
 def digest(statistics: Statistics) -> str:
     """Statistics, short: 12 hexadecimal digits."""
-    return hashlib.sha256(save(dict(sorted(statistics.items())))).hexdigest()[:12]
+    return hashlib.sha256(_bytes(statistics)).hexdigest()[:12]
 
 
 def write_statistics(path: Path, statistics: Statistics) -> None:
@@ -182,7 +179,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
         StorageError: the file cannot be written.
     """
     with atomic_write(path) as file:
-        file.write(save(dict(sorted(statistics.items()))))
+        file.write(_bytes(statistics))
 
 
 def read_statistics(path: Path) -> Statistics:
@@ -195,3 +192,8 @@ def read_statistics(path: Path) -> Statistics:
         return load(path.read_bytes())
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path}: cannot be read ({error}); remove {path.parent} and mine again") from error
+
+
+def _bytes(statistics: Statistics) -> bytes:
+    # safetensors writes memory as it lies: rows and columns would change places in an array that is not C-contiguous.
+    return save({name: np.ascontiguousarray(values) for name, values in sorted(statistics.items())})

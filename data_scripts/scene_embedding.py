@@ -43,7 +43,7 @@ def embed_scenes(
     """
     was_training, device = encoder.training, encoder.device
     encoder.eval()
-    found = np.zeros((len(scenes), encoder.config.vision_config.hidden_size), np.float32)
+    found = np.zeros((len(scenes), encoder.config.hidden_size), np.float32)
     order = sorted(range(len(scenes)), key=lambda number: (len(scenes[number].shots), number))
     start = 0
     while start < len(order):

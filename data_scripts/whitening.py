@@ -28,7 +28,7 @@ BLOCK_SIZE = 512
 
 
 class Moments:
-    """Number, mean and covariance of samples that are added bit by bit, in float64.
+    """Number, mean and covariance of samples, which are added batch by batch, in float64.
 
     In each block of 512 samples, features are rounded to 2**-22 of the largest absolute value of their column. This
     keeps float16 features down to 2**-11 of that value as they are. The result depends on the order in which samples
@@ -139,7 +139,7 @@ class Whitening:
         axes_DK, variances_K = axes_DD[:, :K], variances_D[:K]
         largest_K = np.take_along_axis(axes_DK, np.abs(axes_DK).argmax(0)[None], 0)[0]
         axes_DK = axes_DK * np.sign(largest_K) / np.sqrt(variances_K + shrinkage * variances_D[:rank].mean())
-        return cls(moments.mean(), axes_DK)
+        return cls(moments.mean(), np.ascontiguousarray(axes_DK))
 
     def apply(self, features: np.ndarray) -> np.ndarray:
         """Whitened features, float64 (..., K), of features (..., D)."""

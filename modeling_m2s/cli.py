@@ -103,7 +103,7 @@ def run_embed(options: argparse.Namespace) -> int:
     pipeline, revision = load_pipeline(options.model, options.device, options.dtype)
     if options.model == TINY_MODEL:
         print(f"encoder: {TINY_MODEL}, which ships with m2s; a larger one: --model openai/clip-vit-base-patch16")
-    size = pipeline.model.config.vision_config.image_size
+    size = pipeline.model.config.image_size
     shot_settings = ShotSettings(
         detector=options.detector,
         threshold=options.threshold,

@@ -22,14 +22,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from .errors_m2s import UserError
 
 # Errors that a user can mend; any other is a bug and keeps its traceback.
-USER_ERRORS = (UserError, OSError, ValueError, StrictDataclassError, yaml.YAMLError)
+USER_ERRORS = (UserError, OSError, ValueError, StrictDataclassError)
 Kinds = type | tuple[type, ...]
 
 
@@ -95,6 +94,8 @@ def _parser(kinds: tuple[type, ...], prog: str) -> ArgumentParser:
 
 
 def _flags_of_recipe(path: Path, names: set[str]) -> Iterator[str]:
+    import yaml
+
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

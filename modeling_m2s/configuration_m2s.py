@@ -1,4 +1,4 @@
-"""Configurations of the scene encoder (paper §3.2.1), of several side by side, and of the movie-similarity network (§3.1).
+"""Configurations of the scene encoder (paper §3.2.1), of ensembles, and of the movie-similarity network (§3.1).
 
 Shapes and choices that are fixed for the life of a checkpoint live here; everything about training lives in `train/`.
 """

@@ -12,6 +12,7 @@ from .errors_m2s import UserError
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor
 
+    from .ensemble_m2s import M2SSceneEnsembleModel
     from .modeling_m2s import M2SSceneModel
 
 TINY_MODEL = "m2s-clip-tiny"
@@ -44,20 +45,22 @@ def model_name(source: str) -> str:
 
 def load_encoder(
     name: str, position_interpolation: str | None = None, dtype: str = "float32"
-) -> "tuple[M2SSceneModel, BaseImageProcessor, str]":
-    """A scene encoder in evaluation mode on the CPU, its image processor, and the revision of its weights.
+) -> "tuple[M2SSceneModel | M2SSceneEnsembleModel, BaseImageProcessor, str]":
+    """A scene encoder or an ensemble in evaluation mode on the CPU, its image processor, and its weights' revision.
 
     Images are resized by Pillow, whether or not torchvision is installed, so that embeddings do not depend on it.
 
     Args:
-        name: CLIP checkpoint or scene encoder: a folder, a Hub id, or m2s-clip-tiny.
+        name: CLIP checkpoint, scene encoder or ensemble: a folder, a Hub id, or m2s-clip-tiny.
         position_interpolation: how position embeddings serve several frames; by default the model's own way.
 
     Raises:
         ModelError: it cannot be loaded.
     """
-    from transformers import AutoImageProcessor
+    from safetensors import SafetensorError
+    from transformers import AutoImageProcessor, PreTrainedConfig
 
+    from .ensemble_m2s import M2SSceneEnsembleModel
     from .modeling_m2s import M2SSceneModel
 
     source = model_source(name)
@@ -68,9 +71,14 @@ def load_encoder(
         settings["position_interpolation"] = position_interpolation
     try:
         with quiet_transformers():
-            encoder = M2SSceneModel.from_pretrained(source, **settings).eval()
+            found = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+            is_ensemble = found == M2SSceneEnsembleModel.config_class.model_type
+            if is_ensemble and position_interpolation is not None:
+                raise ValueError("it is an ensemble, whose members have a position interpolation each")
+            model_class = M2SSceneEnsembleModel if is_ensemble else M2SSceneModel
+            encoder = model_class.from_pretrained(source, **settings).eval()
             image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
     return encoder, image_processor, model_revision(source, getattr(encoder.config, "_commit_hash", None))
 

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection, PreTrainedModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from data_scripts.extract_features import main, middle_keyframe
+from data_scripts.extract_features import main
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import tiny_model
-from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, exclusive
 
 LENGTHS = {"tt01": 1, "tt02": 16, "tt03": 17, "tt04": 35}  # shots by film; 16 go through the model at a time
@@ -69,16 +68,18 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def image_by_image(shots: Path, model: CLIPVisionModelWithProjection, keyframe: int, source: str) -> dict:
+def image_by_image(
+    shots: Path, model: PreTrainedModel, keyframe: int, source: str, vector: str = "image_embeds"
+) -> dict[str, np.ndarray]:
     """What the tower says of every shot's keyframe of this number, one call an image; zeros where it is none."""
     processor = CLIPImageProcessorPil.from_pretrained(source)
     expected: dict[str, list[np.ndarray]] = {}
     for row in FilmDataset(shots, "shots").read().to_pylist():
-        embeds = torch.zeros(1, model.config.projection_dim)
+        embeds = torch.zeros(1, model.config.projection_dim if vector == "image_embeds" else model.config.hidden_size)
         if row["keyframes"] and (row["movie_id"], row["shot_index"]) not in BROKEN:
             image = Image.open(io.BytesIO(row["keyframes"][keyframe]["bytes"])).convert("RGB")
             with torch.no_grad():
-                embeds = model(**processor(image, return_tensors="pt")).image_embeds
+                embeds = getattr(model(**processor(image, return_tensors="pt")), vector)
         expected.setdefault(row["movie_id"], []).append(embeds[0].numpy())
     return {movie_id: np.stack(embeds) for movie_id, embeds in expected.items()}
 
@@ -123,14 +124,20 @@ def test_scene_encoders_give_the_same_features_as_their_clip(tmp_path, tiny_fold
     assert settings == expected
 
 
-@pytest.mark.parametrize(
-    ("first", "end", "frames", "chosen"),
-    [(0, 10, [4], 0), (0, 10, [4, 5], 0), (0, 11, [4, 5, 6], 1), (100, 110, [101, 106], 1), (100, 110, [102, 107], 0)],
-)
-def test_the_middle_keyframe_is_the_nearest_and_of_two_the_earlier(first, end, frames, chosen):
-    images = [jpeg(frame) for frame in frames]
-    found = middle_keyframe(Shot(0, first, end, 0.0, 1.0, frames, images))
-    assert found.tobytes() == Image.open(io.BytesIO(images[chosen])).tobytes()
+def test_the_class_token_before_the_projection_is_another_vector(tmp_path, tiny_folder):
+    make_shots(tmp_path / "shots", {"tt04": 35})
+    flags = ("--model", str(tiny_folder))
+    run(tmp_path / "shots", tmp_path / "features", *flags, "--vector", "pooler_output")
+    found = ShotFeatures(tmp_path / "features", cache=tmp_path / "cache")
+    config = json.loads((tiny_folder / "config.json").read_text())
+    clip = CLIPVisionModel.from_pretrained(tiny_folder, config=CLIPVisionConfig(**config["vision_config"])).eval()
+    require_equal(found, image_by_image(tmp_path / "shots", clip, 0, str(tiny_folder), "pooler_output"))
+    assert found.record["settings"]["vector"] == "pooler_output"
+    assert found.dim == found.record["settings"]["dim"] == 32  # the projection has 16
+    with pytest.raises(SystemExit, match="dim is 32 there, 16 now; vector is 'pooler_output' there, None now"):
+        run(tmp_path / "shots", tmp_path / "features", *flags)
+    with pytest.raises(SystemExit, match="--vector: invalid choice: 'class_token'"):
+        run(tmp_path / "shots", tmp_path / "features", *flags, "--vector", "class_token")
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -222,7 +229,7 @@ def test_what_cannot_be_done_ends_in_one_line(tmp_path, tiny_folder):
     output = tmp_path / "features"
     with pytest.raises(SystemExit, match="unfinished: no finished shots dataset"):
         run(tmp_path / "unfinished", output)
-    with pytest.raises(SystemExit, match="--model /nowhere cannot be loaded"):
+    with pytest.raises(SystemExit, match="error: model /nowhere cannot be loaded"):
         run(tmp_path / "shots", output, "--model", "/nowhere")
     with pytest.raises(SystemExit, match="device=gramophone cannot be used"):
         run(tmp_path / "shots", output, "--device", "gramophone")

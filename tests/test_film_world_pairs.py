@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from eval.film_world_pairs import main, most_frequent, shares, summarize
+from eval.film_world_pairs import main
+from eval.film_worlds import most_frequent, shares, summarize
 
 
 def shot(place: str, event: str = "talk", light: str = "day") -> dict[str, str]:

@@ -64,7 +64,7 @@ def test_pairs_of_films_that_are_left_out_are_counted(catalog, frames, pairs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first_shot_b": 9}, r"begins at shot 9 and has 5 shots, but the film has \d+; mine the pairs"),
+        ({"first_shot_b": 12}, r"begins at shot 12 and has 5 shots, but the film has \d+; mine the pairs"),
         ({"first_shot_a": -1}, r"begins at shot -1"),
         ({"movie_id_b": "tt9999999"}, "the shots lack 1 of its films, tt9999999"),
         ({"movie_id_b": movie_ids(1)[0]}, f"all scenes are of film {movie_ids(1)[0]}"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from transformers import AutoImageProcessor, AutoModel, CLIPVisionModelWithProjection, pipeline
+from transformers import AutoImageProcessor, AutoModel, CLIPImageProcessorPil, CLIPVisionModelWithProjection, pipeline
 
 from eval.image_encoders import classify, clip_encoder, random_student, read_classes
 from modeling_m2s import M2SSceneModel, tiny_model
 from modeling_m2s.cli import main
+from modeling_m2s.pretrained_m2s import TINY_MODEL, ModelError, load_encoder, model_revision
 from modeling_m2s.search_m2s import SceneIndex
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +40,21 @@ def test_it_is_small_and_computes_in_float32(tower):
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118
     assert tower.dtype == torch.float32 and tower.config.projection_dim == 512
     assert 300 <= 9 * (tower.config.image_size // tower.config.patch_size) ** 2 + 1 <= 450
+
+
+def test_encoders_load_by_name_with_their_processor_and_revision(tiny_folder, tmp_path):
+    encoder, processor, revision = load_encoder(str(tiny_folder), "mosaic")
+    assert encoder.config.position_interpolation == "mosaic" and not encoder.training
+    assert type(processor) is CLIPImageProcessorPil and processor.crop_size["height"] == 32
+    assert load_encoder(TINY_MODEL)[2] == model_revision(tiny_model(), None) != revision
+    with pytest.raises(ModelError, match="model m2s-clip-tiny cannot be loaded: position_interpolation='spiral'"):
+        load_encoder(TINY_MODEL, "spiral")
+    with pytest.raises(ModelError, match="model /nowhere cannot be loaded: "):
+        load_encoder("/nowhere")
+    cut = shutil.copytree(tiny_folder, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((tiny_folder / "model.safetensors").read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=f"model {cut} cannot be loaded: "):
+        load_encoder(str(cut))
 
 
 def test_a_scene_of_one_shot_is_the_tower_itself(tower, processor):

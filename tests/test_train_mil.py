@@ -503,6 +503,13 @@ def finished_on_two(bench) -> None:
     assert status == 0, err
 
 
+@pytest.fixture(scope="module")
+def alone(bench) -> None:
+    """A run on one process that draws nothing at random in its steps."""
+    status, _, err = bench.run("alone_whitened", "--dropout", "0", "--whiten")
+    assert status == 0, err
+
+
 def test_a_run_leaves_a_network_a_log_results_and_curves(bench, finished):
     results, log = bench.results("run"), bench.log("run")
     steps = results["steps"]
@@ -598,6 +605,18 @@ def test_without_dropout_two_processes_come_to_what_one_comes_to(bench):
         assert status == 0, err
     for one, two in zip(bench.log("alone"), bench.log("together"), strict=True):
         assert one == pytest.approx(two, abs=2e-4)
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_with_another_number_of_processes(first, then, bench, alone):
+    """In the same order, which it says; killed after its first checkpoint."""
+    output, flags = f"from_{first}_to_{then}", ["--dropout", "0", "--whiten"]
+    assert bench.run(output, *flags, ranks=first, die_at=(LOSS, 7))[0] == -signal.SIGKILL
+    status, out, err = bench.run(output, *flags, ranks=then)
+    assert status == 0, err
+    assert f"this run goes on with {then} processes instead of {first}: the same batches in the same order" in out
+    for one, other in zip(bench.log("alone_whitened"), bench.log(output), strict=True):
+        assert one == pytest.approx(other, abs=2e-4)
 
 
 def test_checkpoints_residence_and_logging_change_nothing(bench, finished):

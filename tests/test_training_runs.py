@@ -1,106 +1,53 @@
-"""Arguments from recipes and flags; the folder of a run: another recipe is refused, a killed run leaves what it had."""
+"""The folder of a training run: another recipe is refused, and whatever happens, a good checkpoint is left."""
 
 import json
+import os
 import re
-from dataclasses import dataclass, field
+import sys
+from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker, get_available_trackers
+from PIL import Image
 
+from modeling_m2s.commands_m2s import parse
 from modeling_m2s.storage_m2s import StorageError, exclusive, write_json
-from train.arguments import parse_arguments
-from train.distill_clip import DistillationArguments
-from train.runs import RunFolder
+from modeling_m2s.version import __version__
+from train.curves import draw_curves
+from train.distillation.recipe import DistillationData, DistillationRecipe
+from train.mil.recipe import MILData, MILRecipe
+from train.runs import BestWeights, RunArguments, RunFolder, command_line, made_with
 
 RECIPES = sorted((Path(__file__).parent.parent / "train/configs").glob("m2s_clip_*.yaml"))
 
 
-@dataclass
-class Arguments:
-    name: str = field(metadata={"help": "required"})
-    folders: list[str] = field(default_factory=list, metadata={"help": "some"})
-    rate: float = field(default=0.5, metadata={"help": "a number"})
-    steps: int = field(default=7, metadata={"help": "a whole number"})
-    place: str | None = field(default=None, metadata={"help": "optional"})
-    mirror: bool = field(default=False, metadata={"help": "off"})
-    select: bool = field(default=True, metadata={"help": "on"})
-
-
-def parse(folder: Path, recipe: str | bytes | None, *flags: str) -> Arguments:
-    """Arguments of a recipe with this text, and of flags after it."""
-    if recipe is None:
-        return parse_arguments(Arguments, "python -m train.something", list(flags))
-    path = folder / "recipe.yaml"
-    path.write_bytes(recipe if isinstance(recipe, bytes) else recipe.encode())
-    return parse_arguments(Arguments, "python -m train.something", [str(path), *flags])
-
-
-def test_fields_come_from_the_recipe_or_are_defaults(tmp_path):
-    text = "name: é b\nfolders: [a, b c]\nrate: 1e-3\nsteps: -2\nmirror: yes\nselect: false\n"
-    assert parse(tmp_path, text) == Arguments("é b", ["a", "b c"], 1e-3, -2, None, True, False)
-    assert parse(tmp_path, "name: a") == parse(tmp_path, None, "--name", "a") == Arguments("a")
-
-
-def test_flags_win_over_the_recipe(tmp_path):
-    text = "name: a\nfolders: [a, b]\nrate: 0.1\nsteps: 3\nmirror: true\nselect: true\n"
-    flags = ["--steps", "4", "--folders", "c", "--mirror", "false", "--select", "False", "--place", "x"]
-    assert parse(tmp_path, text, *flags) == Arguments("a", ["c"], 0.1, 4, "x", False, False)
-
-
-def test_one_value_is_a_list_of_one_and_empty_fields_keep_their_default(tmp_path):
-    assert parse(tmp_path, "name: a\nfolders: b").folders == ["b"]
-    assert parse(tmp_path, "name: a\nfolders: []\nplace:\nrate: null\nmirror: ~") == Arguments("a")
-    assert parse(tmp_path, "", "--name", "a") == Arguments("a")
-
-
-def test_environment_variables_are_named_in_recipes(tmp_path, monkeypatch):
-    monkeypatch.setenv("PLACE", "/a b")
-    monkeypatch.delenv("NOWHERE", raising=False)
-    found = parse(tmp_path, "name: $PLACE/c\nfolders: ['${PLACE}x', $NOWHERE/d]\nplace: plain")
-    assert (found.name, found.folders, found.place) == ("/a b/c", ["/a bx", "$NOWHERE/d"], "plain")
-
-
-MISTAKES = {
-    "unknown field": ("name: a\nstep: 3\nzeal: 1", [], r"recipe\.yaml: no such field: step, zeal"),
-    "unknown flag": ("name: a", ["--zeal", "1"], "no such field: --zeal 1"),
-    "a list": ("- name\n- a", [], r"recipe\.yaml: a recipe is a table of fields"),
-    "a word": ("name", [], r"recipe\.yaml: a recipe is a table of fields"),
-    "not YAML": ("name: [a", [], r"recipe\.yaml: "),
-    "not text": (b"\xff\xfe\xfa", [], r"recipe\.yaml: 'utf-8'"),
-    "not a number": ("name: a\nsteps: many", [], "--steps: invalid int value: 'many'"),
-    "not a boolean": ("name: a\nmirror: perhaps", [], "perhaps"),
-    "nothing required": ("steps: 3", [], "required: --name"),
-    "no recipe": (None, ["missing.yaml", "--name", "a"], r"missing\.yaml: .*No such file"),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_end_with_a_message(mistake, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    recipe, flags, message = MISTAKES[mistake]
-    with pytest.raises(SystemExit) as ending:
-        parse(tmp_path, recipe, *flags)
-    told = capsys.readouterr().err
-    assert ending.value.code == 2 and "Traceback" not in told
-    assert re.search(rf"^python -m train\.something: error: .*{message}", told, re.MULTILINE | re.DOTALL)
+DISTILLATION = (DistillationRecipe, DistillationData, RunArguments)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipes_that_ship_are_read_whole(recipe, monkeypatch):
     monkeypatch.setenv("M2S_ASSETS", "/assets")
-    flags = ["--teacher", "CLIP", "--output", "run"]
-    arguments = parse_arguments(DistillationArguments, "python -m train.distill_clip", [str(recipe), *flags])
-    assert arguments.teacher == "CLIP" and arguments.images[0].startswith("/assets/")
-    assert all(path.startswith("/assets/") for path in arguments.videos)
+    _, data, _ = parse(DISTILLATION, [str(recipe), "--teacher", "CLIP", "--output", "run"])
+    assert data.teacher == "CLIP" and data.images[0].startswith("/assets/")
+    assert all(path.startswith("/assets/") for path in data.videos)
 
 
-def test_every_argument_has_a_help_text():
-    assert [f for f in DistillationArguments.__dataclass_fields__.values() if len(f.metadata.get("help", "")) < 5] == []
+@pytest.mark.parametrize("kind", [*DISTILLATION, MILRecipe, MILData], ids=lambda kind: kind.__name__)
+def test_every_argument_has_a_help_text(kind):
+    assert [f.name for f in fields(kind) if len(f.metadata.get("help", "").split()) < 3] == []
 
 
-RECIPE = {"epochs": 3, "rate": 0.1, "names": ["a"], "place": None}
+@pytest.mark.parametrize("name", ["checkpoint_steps", "log_steps"])
+def test_steps_between_checkpoints_are_at_least_one(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        RunArguments(output=Path(), **{name: 0})
+
+
+RECIPE = {"epochs": 3, "rate": 0.1, "names": ["a"], "place": None, "data": {"digest": "ab", "encoder": {"name": "x"}}}
 
 
 @pytest.fixture
@@ -132,6 +79,7 @@ def test_a_recipe_is_kept_and_another_refused(tmp_path, accelerator):
         "epochs is 3 there, 4 now": {"epochs": 4},
         "epochs is 3 there, 4 now; names is ['a'] there, ['a', 'b'] now": {"epochs": 4, "names": ["a", "b"]},
         "later is None there, True now": {"later": True},
+        "data.encoder.name is 'x' there, 'y' now": {"data": {"digest": "ab", "encoder": {"name": "y"}}},
     }
     for message, change in others.items():
         with pytest.raises(StorageError) as error:
@@ -195,12 +143,14 @@ def test_a_checkpoint_holds_what_the_next_step_needs(tmp_path, accelerator):
     assert all(torch.equal(step(accelerator), weights) for weights in after)
 
 
-def test_only_the_latest_complete_checkpoint_stays_and_counts(tmp_path, accelerator):
+def test_the_two_latest_complete_checkpoints_stay_and_the_latest_counts(tmp_path, accelerator):
     run = RunFolder(tmp_path, RECIPE, accelerator)
+    saved = []
     for number in (9, 10, 100):
         weights = step(accelerator)
         run.save(number)
-        assert checkpoints(run) == [f"step-{number:08d}"]
+        saved.append(f"step-{number:08d}")
+        assert checkpoints(run) == saved[-2:]
     step(accelerator)
     left = tmp_path / "checkpoints/step-00000200.tmp"  # a run that was killed while it wrote this
     left.mkdir()
@@ -209,4 +159,215 @@ def test_only_the_latest_complete_checkpoint_stays_and_counts(tmp_path, accelera
     assert run.restore() == {"step": 100}
     assert torch.equal(accelerator.layer.weight, weights)
     run.save(200)
-    assert checkpoints(run) == ["step-00000200"] and run.restore() == {"step": 200}
+    assert checkpoints(run) == ["step-00000100", "step-00000200"] and run.restore() == {"step": 200}
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def corrupt(path: Path) -> None:
+    """Other bytes, as many."""
+    path.write_bytes(bytes(value ^ 0x55 for value in path.read_bytes()))
+
+
+DAMAGES = {
+    "weights cut short": ("model.safetensors", cut, "model.safetensors has .* bytes instead of"),
+    "random states cut short": ("random_states_0.pkl", cut, "random_states_0.pkl has .* bytes instead of"),
+    "optimizer missing": ("optimizer.bin", Path.unlink, "No such file or directory: .*optimizer.bin"),
+    "optimizer corrupt": ("optimizer.bin", corrupt, "."),
+    "state cut short": ("state.json", cut, "."),
+    "state missing": ("state.json", Path.unlink, "No such file or directory: .*state.json"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(damage, tmp_path, accelerator, capsys):
+    """Weights, moments and random numbers are those of the older one; its steps are taken again, and saved again."""
+    file, harm, reason = DAMAGES[damage]
+    run = RunFolder(tmp_path, RECIPE, accelerator)
+    for number in (1, 2, 3):
+        step(accelerator)
+        run.log(number, loss=float(number))
+        run.save(number, seconds=number / 2)
+        if number == 2:
+            drawn = torch.rand(3)
+            weights = accelerator.layer.weight.detach().clone()
+            torch.manual_seed(5)
+    after = [accelerator.layer.weight.detach().clone(), step(accelerator)]
+    harm(tmp_path / "checkpoints/step-00000003" / file)
+    assert run.restore() == {"step": 2, "seconds": 1.0}
+    told = capsys.readouterr().out
+    assert re.fullmatch(rf"{tmp_path}/checkpoints/step-00000003 cannot be loaded: .*{reason}.*\n", told), told
+    assert torch.equal(torch.rand(3), drawn) and torch.equal(accelerator.layer.weight, weights)
+    assert [line["step"] for line in run.read_log()] == [1, 2]
+    assert torch.equal(step(accelerator), after[0])
+    run.save(3)
+    assert checkpoints(run) == ["step-00000002", "step-00000003"] and run.restore() == {"step": 3}
+    assert torch.equal(step(accelerator), after[1])
+
+
+def test_without_any_good_checkpoint_nothing_begins_by_itself(tmp_path, accelerator):
+    run = RunFolder(tmp_path, RECIPE, accelerator)
+    run.log(1, loss=1.0)
+    for number in (1, 2):
+        run.save(number)
+        cut(tmp_path / f"checkpoints/step-{number:08d}/model.safetensors")
+    with pytest.raises(StorageError, match=r"checkpoints: none can be loaded \(model.safetensors .*\); remove them"):
+        run.restore()
+    assert len(run.read_log()) == 1
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_what_differs(tmp_path, accelerator):
+    RunFolder(tmp_path, RECIPE, accelerator).save(1)
+    other = Accelerator(cpu=True)
+    other.free_memory()
+    other.prepare(torch.nn.Linear(4, 2))
+    with pytest.raises(StorageError, match=r"none can be loaded .*size mismatch for weight"):
+        RunFolder(tmp_path, RECIPE, other).restore()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_never_saved(value, tmp_path, accelerator):
+    run = RunFolder(tmp_path, RECIPE, accelerator)
+    run.save(1)
+    weights = step(accelerator)
+    run.save(2)
+    with torch.no_grad():
+        accelerator.layer.bias[1] = value
+    with pytest.raises(ValueError, match=r"^after step 3, bias holds infinite values or NaN: training diverged"):
+        run.save(3)
+    assert run.restore() == {"step": 2} and torch.equal(accelerator.layer.weight, weights)
+    assert accelerator.layer.bias.isfinite().all()
+    run.save(3)
+    assert checkpoints(run) == ["step-00000002", "step-00000003"]
+
+
+def test_everything_of_a_checkpoint_is_on_disk_before_it_counts(tmp_path, accelerator, monkeypatch):
+    """Files and folder are synced under the aside name, and only then renamed; then the folder above is synced."""
+    run, events = RunFolder(tmp_path, RECIPE, accelerator), []
+    fsync, rename = os.fsync, Path.rename
+
+    def noted_fsync(handle: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        fsync(handle)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        events.append(f"rename {path.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    run.save(1)
+    monkeypatch.undo()
+    place = events.index("rename step-00000001.tmp")
+    files = {path.name for path in (tmp_path / "checkpoints/step-00000001").iterdir()}
+    assert len(files) > 3 and {*files, "step-00000001.tmp"} <= {*events[:place]}
+    assert events[place + 1 :] == ["checkpoints"]
+
+
+def test_another_number_of_processes_is_told(tmp_path, accelerator, capsys):
+    run = RunFolder(tmp_path, RECIPE, accelerator)
+    run.save(1)
+    run.restore()
+    assert capsys.readouterr().out == ""
+    path = tmp_path / "checkpoints/step-00000001/state.json"
+    write_json(path, {**json.loads(path.read_text()), "processes": 2})
+    assert run.restore() == {"step": 1}
+    assert capsys.readouterr().out.startswith("this run goes on with 1 processes instead of 2: the same batches")
+
+
+def test_the_best_weights_are_a_copy_that_checkpoints_hold(tmp_path, accelerator):
+    best = BestWeights()
+    accelerator.register_for_checkpointing(best)
+    best.keep(accelerator.layer)
+    kept = accelerator.layer.weight.detach().clone()
+    step(accelerator)
+    run = RunFolder(tmp_path, RECIPE, accelerator)
+    run.save(1)
+    best.keep(accelerator.layer)
+    assert not torch.equal(best.weights["weight"], kept)
+    run.restore()
+    assert torch.equal(best.weights["weight"], kept)
+
+
+class Notes(GeneralTracker):
+    """A tracker that keeps what it gets."""
+
+    name, requires_logging_directory = "notes", False
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+
+    @property
+    def tracker(self):
+        return self.events
+
+    def start(self):
+        self.events.append("start")
+
+    def store_init_configuration(self, values):
+        self.events.append(values)
+
+    def log(self, values, step, **_):
+        self.events.append((step, values))
+
+    def finish(self):
+        self.events.append("finish")
+
+
+def test_trackers_get_the_recipe_and_the_log(tmp_path, accelerator):
+    """While the folder is held; also when the run fails. The log stays in its file."""
+    notes = Notes()
+    run = RunFolder(tmp_path, RECIPE, accelerator, [notes])
+    with pytest.raises(KeyError), run.held():
+        run.log(7, loss=0.5, best=1)
+        raise KeyError
+    run.log(8, loss=0.25)
+    simple = {
+        "epochs": 3,
+        "rate": 0.1,
+        "names": '["a"]',
+        "place": "null",
+        "data.digest": "ab",
+        "data.encoder.name": "x",
+    }
+    assert notes.events == ["start", simple, (7, {"loss": 0.5, "best": 1}), "finish"]
+    assert [line["step"] for line in run.read_log()] == [7, 8]
+
+
+def test_a_tracker_that_is_not_there_is_named(tmp_path, accelerator):
+    with pytest.raises(ValueError, match="Unsupported logging capability: telegraph"):
+        RunFolder(tmp_path, RECIPE, accelerator, ["telegraph"])
+    installed = set(map(str, get_available_trackers()))
+    absent = next(name for name in ("comet_ml", "dvclive", "aim", "swanlab") if name not in installed)
+    with pytest.raises(ValueError, match=f"log_with names {absent}, which is not installed: pip install {absent}"):
+        RunFolder(tmp_path, RECIPE, accelerator, [absent])
+    assert not (tmp_path / "recipe.json").exists()
+
+
+def test_records_name_versions_and_the_command(accelerator, monkeypatch):
+    assert made_with(accelerator)["movies2scenes"] == __version__ and made_with(accelerator)["processes"] == 1
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train_mil.py", "--output", "runs/a b"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert command_line() == "/somewhere/train_mil.py --output 'runs/a b'"
+
+
+def count_colors(picture: Image.Image) -> Counter:
+    return Counter({color: count for count, color in picture.convert("RGB").getcolors(2**20)})
+
+
+def test_curves_are_drawn_in_their_colors_and_are_the_same_each_time(tmp_path):
+    panels = {"loss": {"training": [(1, 2.0), (50, 1.0)], "held out": [(20, 1.5)]}, "rate": {"encoder": [(1, 1e-6)]}}
+    found = draw_curves(panels, 20)
+    assert found == draw_curves(panels, 20) != draw_curves(panels)
+    (tmp_path / "curves.png").write_bytes(found)
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG" and picture.width == 1440
+        halves = [
+            picture.crop((0, part * picture.height // 2, 1440, (part + 1) * picture.height // 2)) for part in (0, 1)
+        ]
+    blue, orange = (0x0B, 0x6E, 0x99), (0xD9, 0x73, 0x0D)
+    top, bottom = (count_colors(half) for half in halves)
+    assert top[blue] > 500 and top[orange] > 50 and bottom[blue] > 50 and not bottom[orange]

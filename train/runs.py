@@ -10,6 +10,7 @@ RUN/
 import contextlib
 import functools
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -153,7 +154,7 @@ class RunFolder:
         if self.is_main:
             shutil.rmtree(aside, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        hook = self.accelerator.register_save_state_pre_hook(functools.partial(self._unwrap_finite_weights, step))
+        hook = self.accelerator.register_save_state_pre_hook(functools.partial(_require_finite, step))
         try:
             self.accelerator.save_state(str(aside))
         finally:
@@ -169,7 +170,7 @@ class RunFolder:
             aside.rename(final)
             _sync(final.parent)
             kept = [path for path in self._checkpoints() if path <= final][-CHECKPOINTS:]
-            for other in {*final.parent.iterdir()} - {*kept}:
+            for other in {*final.parent.glob("step-*")} - {*kept}:
                 shutil.rmtree(other)
         self.accelerator.wait_for_everyone()
 
@@ -215,7 +216,6 @@ class RunFolder:
 
     def _load(self, checkpoint: Path) -> tuple[dict[str, Any], str | None]:
         """Its state, and why it cannot be loaded."""
-        hook = self.accelerator.register_load_state_pre_hook(self._unwrap_models)
         try:
             state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
             for name, size in state.pop("files", {}).items():  # accelerate goes on without damaged random states
@@ -225,25 +225,23 @@ class RunFolder:
             return state, None
         except Exception as error:  # a damaged file can fail in any way
             return {}, " ".join(str(error).split()) or type(error).__name__
-        finally:
-            hook.remove()
-
-    def _unwrap_finite_weights(self, step: int, models: list[nn.Module], weights: list[dict], _: str) -> None:
-        """Have weights saved under the names that they have on one process, if they are numbers."""
-        for number, model in enumerate(models[: len(weights)]):
-            weights[number] = self.accelerator.unwrap_model(model).state_dict()
-            for name, value in weights[number].items():
-                if value.is_floating_point() and not value.isfinite().all():
-                    raise ValueError(
-                        f"after step {step}, {name} holds infinite values or NaN: training diverged; use a lower "
-                        "learning_rate, and another folder"
-                    )
-
-    def _unwrap_models(self, models: list[nn.Module], _: str) -> None:
-        models[:] = [self.accelerator.unwrap_model(model) for model in models]
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoints/step-*[0-9]"))
+
+
+def _require_finite(step: int, _: list[nn.Module], weights: list[dict[str, torch.Tensor]], __: str) -> None:
+    """A hook of `Accelerator.save_state`, before it writes.
+
+    Raises:
+        ValueError: names the first weight that holds infinite values or NaN.
+    """
+    for name, value in itertools.chain.from_iterable(each.items() for each in weights):
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(
+                f"after step {step}, {name} holds infinite values or NaN: training diverged; use a lower "
+                "learning_rate, and another folder"
+            )
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

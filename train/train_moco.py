@@ -26,12 +26,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from data_scripts.inputs import finished
 from data_scripts.ranks import ranks
 from data_scripts.readers.scene_frames import SceneFrames
+from modeling_m2s import M2SSceneModel
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder
 from train.moco.finish import print_summary, save_results
@@ -63,13 +64,12 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
         ValueError: settings or data that make no run; a loss that is no number; collapsed embeddings.
         StorageError: inputs that cannot be used; the output folder holds a run of another recipe, or is in use.
     """
-    accelerator = Accelerator(
-        mixed_precision="no",  # the loop casts by itself, so that heads and losses stay in float32
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-        log_with=arguments.log_with or None,
-    )
+    accelerator = Accelerator(mixed_precision="no")  # the loop casts by itself, so that losses stay in float32
     set_seed(recipe.seed)
     encoder, image_processor, revision = load_encoder(recipe.model, recipe.position_interpolation)
+    if not isinstance(encoder, M2SSceneModel):
+        raise ValueError(f"model {recipe.model} is an ensemble; train each of its members, then concatenate them")
+    encoder.train()
     with accelerator.main_process_first():
         frames = SceneFrames(data.shots, image_processor, recipe.frames_per_shot)
     labeled = LabeledScenes.read(data.labels, frames) if data.labels else None
@@ -99,7 +99,6 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
             pair_record = finished(data.pairs, "scene_pairs").record["settings"]
             results = save_results(training, state, {**pairs.counts, "films": len(pairs.movie_ids)}, facts, pair_record)
         accelerator.wait_for_everyone()
-    accelerator.end_training()
     accelerator.free_memory()
     return results
 

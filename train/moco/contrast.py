@@ -8,7 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed.nn.functional as differentiable
+import torch.distributed as distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -142,15 +142,29 @@ def scheduled_momentum(momentum: float, schedule: str, progress: float) -> float
     return momentum if schedule == "constant" else 1 - (1 - momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, own_bD: Tensor) -> Tensor:
+        parts = [torch.empty_like(own_bD) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, own_bD.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: Any, gradient_BD: Tensor) -> Tensor:
+        gradient_BD = gradient_BD.contiguous()
+        distributed.all_reduce(gradient_BD)
+        return gradient_BD.chunk(distributed.get_world_size())[distributed.get_rank()]
+
+
 def gather(embeddings_bD: Tensor) -> Tensor:
     """The embeddings (B, D) of all processes, in their order; gradients flow back to the process that each came from.
 
     Every process then computes the whole loss. The gradients that come back are summed over the processes here and
     averaged by DistributedDataParallel, so that a step is that of one process with the joint batch.
     """
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return embeddings_bD
-    return torch.cat(differentiable.all_gather(embeddings_bD.contiguous()))
+    return _Gather.apply(embeddings_bD)
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ from train.runs import BestWeights, RunArguments, RunFolder
 from train.speed import peak_memory_gb, peak_operations
 
 WHITENED_SCENES = 1024  # scenes whose statistics the whitening takes
-COLLAPSED = 0.05  # spread of the embeddings below which nothing is left to learn from
+# Training has collapsed when embeddings spread less than this, and less than a fifth of what they did at first.
+COLLAPSED = 0.05
 NAMED_FRAMES = 5  # unreadable frames that a message names
 # cuDNN's attention is the fastest of these on recent GPUs; PyTorch's own order puts others first.
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -130,27 +131,31 @@ class Training:
         if not state["step"]:
             self.start()
         steps = range(state["step"], self.num_steps)
-        bar = tqdm(total=self.num_steps, initial=state["step"], desc="training", disable=not self.run_folder.is_main)
+        hidden = None if self.run_folder.is_main else True
         self.speed.restart()
-        for step, batch in zip(steps, self.waiting(steps), strict=True):
-            started = time.perf_counter()
-            self.count_unreadable(batch)
-            contrast, gradient_norm = self.step(step, batch.to(self.device))
-            state["step"] = step + 1
-            state["seconds"] += time.perf_counter() - started
-            self.speed.pairs += self.recipe.batch_size
-            bar.update()
-            is_last = step + 1 == self.num_steps
-            if (step + 1) % self.arguments.log_steps == 0 or is_last:
-                self.log(step + 1, contrast, gradient_norm)
-            if self.labeled and ((step + 1) % self.data.measure_steps == 0 or is_last):
-                self.measure()
-            if (step + 1) % self.arguments.checkpoint_steps == 0 or is_last:
-                self.run_folder.save(**state)
-        bar.close()
+        with tqdm(total=self.num_steps, initial=state["step"], desc="training", disable=hidden) as bar:
+            for step, batch in zip(steps, self.waiting(steps), strict=True):
+                started = time.perf_counter()
+                self.count_unreadable(batch)
+                contrast, gradient_norm = self.step(step, batch.to(self.device))
+                state["step"] = step + 1
+                state["seconds"] += time.perf_counter() - started
+                self.speed.pairs += self.recipe.batch_size
+                bar.update()
+                self.after_step(contrast, gradient_norm)
         if self.labeled:
             self.contrast.encoder.load_state_dict(self.best.weights)
         return state
+
+    def after_step(self, contrast: Contrast, gradient_norm: Tensor) -> None:
+        """Log, measure and save where it is time to; all three after the last step."""
+        step, is_last = self.state["step"], self.state["step"] == self.num_steps
+        if step % self.arguments.log_steps == 0 or is_last:
+            self.log(step, contrast, gradient_norm)
+        if self.labeled and (step % self.data.measure_steps == 0 or is_last):
+            self.measure()
+        if step % self.arguments.checkpoint_steps == 0 or is_last:
+            self.run_folder.save(**self.state)
 
     def waiting(self, steps: range, stream_batches: PairBatches | None = None) -> Iterator[Batch]:
         """The batches of some steps; the time spent waiting for them is noted."""
@@ -278,7 +283,8 @@ class Training:
         values |= {**self.speed.read(), "memory_gb": round(peak_memory_gb(self.device), 3)}
         self.run_folder.log(step, **values)
         self.speed.restart()
-        if spread < COLLAPSED:
+        first = self.state.setdefault("first_spread", spread)
+        if spread < min(COLLAPSED, first / 5):
             raise ValueError(
                 f"the embeddings of step {step} are nearly all alike (spread {spread:.3f}): training collapsed. Use a "
                 "lower learning_rate, a higher temperature or objective in_batch, and another folder"

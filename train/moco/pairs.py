@@ -261,4 +261,9 @@ def load_batches(batches: PairBatches, steps: range, num_workers: int | None, de
         num_workers=num_workers,
         pin_memory=not on_cpu,
         worker_init_fn=end_with_parent,
+        collate_fn=_as_it_is,
     )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

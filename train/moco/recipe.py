@@ -98,7 +98,7 @@ class MoCoRecipe:
         for name in ("momentum", "patch_dropout", "warmup_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a share, from 0 to below 1")
-        if self.temperature <= 0 or self.learning_rate < 0:
+        if not (self.temperature > 0 and self.learning_rate >= 0):
             raise ValueError("temperature must be above 0 and learning_rate must not be negative")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")

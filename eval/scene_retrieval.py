@@ -1,0 +1,231 @@
+"""Do scenes of the same place in other films lie near? Measured on a film world's held-out films, whose truth is known.
+
+    python -m eval.scene_retrieval --world world --held-out held_out.txt --model runs/moco/model --output measured.json
+    … --features shot_features         instead of --model: the mean of single shots, which costs no training
+
+Every true scene of the held-out films is a query, read with up to nine shots, evenly spaced. Its neighbors are sought
+among the scenes of other held-out films, by cosine:
+
+    raw         the embeddings as they are
+    centered    less the mean of training films' scenes
+    whitened    less that mean, on principal axes of training films' scenes, each divided by its standard deviation
+
+The probe is a logistic regression for the place, fitted on the training films' scenes. Nothing is fitted on held-out
+films. Values are kept for each query, so that two encoders can be compared on the same queries.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from data_scripts.metadata_files import text_lines
+from data_scripts.readers.scene_frames import SceneFrames
+from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
+from data_scripts.shot_features import ShotFeatures, has_keyframe
+from data_scripts.whitening import Moments, Whitening
+from eval.film_worlds import TrueScene, read_truth, true_scenes
+from eval.metrics.retrieval import average_precision, chance, clustered_standard_error, precision_at_k
+from modeling_m2s.commands_m2s import run_command
+from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.storage_m2s import write_json
+
+SPACES = ("raw", "centered", "whitened")
+SHRINKAGE = 0.02  # as in mining
+K = (1, 5)
+SETTINGS = ("shot_space", "num_films", "num_training_scenes", "bf16", "seed")
+Embed = Callable[[Sequence[TrueScene]], np.ndarray]
+
+
+@dataclass
+class SceneRetrievalArguments:
+    """Which scenes are measured, and what embeds them."""
+
+    world: Path = field(metadata={"help": "folder of a film world"})
+    held_out: Path = field(metadata={"help": "text file with the movie ids of held-out films, one a line"})
+    output: Path = field(metadata={"help": "JSON file for the measurement"})
+    model: str | None = field(
+        default=None, metadata={"help": "CLIP checkpoint or scene encoder: a folder, a Hub id, or m2s-clip-tiny"}
+    )
+    features: Path | None = field(
+        default=None, metadata={"help": "folder of the world's shot_features: measure the mean of single shots"}
+    )
+    shot_space: Literal["raw", "whitened"] = field(
+        default="raw", metadata={"help": "with --features: whether single shots are whitened before the mean is taken"}
+    )
+    num_films: int = field(default=200, metadata={"help": "number of held-out films whose scenes are queries, at most"})
+    num_training_scenes: int = field(
+        default=600, metadata={"help": "number of training films' scenes for statistics and probe, at most"}
+    )
+    bf16: bool = field(default=True, metadata={"help": "compute in bfloat16"})
+    seed: int = field(default=0, metadata={"help": "seed of the draw of films and training scenes"})
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: not one of model and features; a number below 1."""
+        if (self.model is None) == (self.features is None):
+            raise ValueError("give --model or --features, one of them")
+        for name in ("num_films", "num_training_scenes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def main(argv: list[str] | None = None) -> None:
+    def run(arguments: SceneRetrievalArguments) -> None:
+        measurement = measure(arguments)
+        write_json(arguments.output, measurement)
+        print_measurement(measurement)
+
+    run_command("python -m eval.scene_retrieval", SceneRetrievalArguments, run, argv)
+
+
+def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
+    """Place retrieval and probe of an encoder, or of means of single shots.
+
+    Returns:
+        `figures`: means and standard errors by film, of precision at 1 and 5 and average precision by space, and of the
+        probe; `queries`: the same for each query, with its film; `chance`; `settings`.
+
+    Raises:
+        ValueError: no model, or no training films; fewer than two held-out films.
+        StorageError: datasets that cannot be used.
+    """
+    queries, training = draw_scenes(arguments)
+    if arguments.features:
+        embed = shot_means(arguments.features, read_held_out(arguments.held_out), arguments.shot_space)
+    else:
+        embed = encoder_of(arguments.model, arguments.world / "shots", arguments.bf16)
+    values = judge(embed(queries), queries, embed(training), training)
+    films = [scene.movie_id for scene in queries]
+    return {
+        "figures": {
+            name: {
+                "mean": round(float(np.mean(each)), 4),
+                "standard_error": round(clustered_standard_error(each, films), 4),
+            }
+            for name, each in values.items()
+        },
+        "chance": round(float(chance([scene.place for scene in queries], films).mean()), 4),
+        "counts": {
+            "queries": len(queries),
+            "films": len(set(films)),
+            "training_scenes": len(training),
+            "shots_read": sum(min(scene.num_shots, 9) for scene in queries + training),
+        },
+        "settings": {name: getattr(arguments, name) for name in SETTINGS},
+        "queries": {
+            "movie_id": films,
+            "first_shot": [scene.first_shot for scene in queries],
+            **{name: np.round(each, 5).tolist() for name, each in values.items()},
+        },
+    }
+
+
+def read_held_out(path: Path) -> set[str]:
+    """Ids in a text file, one a line."""
+    return {line.split("#")[0].strip() for line in text_lines(path)} - {""}
+
+
+def draw_scenes(arguments: SceneRetrievalArguments) -> tuple[list[TrueScene], list[TrueScene]]:
+    """The scenes of held-out films that are queries, and scenes of training films for statistics and probe.
+
+    Raises:
+        ValueError: the world lacks a held-out film, or all its films are held out.
+    """
+    truth = read_truth(arguments.world / "truth/shots.csv")
+    held_out = read_held_out(arguments.held_out)
+    if missing := sorted(held_out - truth.keys()):
+        raise ValueError(f"{arguments.held_out} names film {missing[0]}, which {arguments.world} does not have")
+    if held_out == truth.keys():
+        raise ValueError(f"{arguments.held_out} names all films of {arguments.world}: none is left to fit a probe on")
+    random = np.random.default_rng(arguments.seed)
+    films = _drawn(random, sorted(held_out), arguments.num_films)
+    training = true_scenes(truth, sorted(truth.keys() - held_out))
+    return true_scenes(truth, films), _drawn(random, training, arguments.num_training_scenes)
+
+
+def _drawn(random: np.random.Generator, values: list[Any], most: int) -> list[Any]:
+    """All values, or `most` of them, in their order."""
+    chosen = random.choice(len(values), size=min(most, len(values)), replace=False)
+    return [values[place] for place in sorted(chosen.tolist())]
+
+
+def encoder_of(model: str, shots: Path, bf16: bool) -> Embed:
+    """What embeds scenes jointly: `pooler_output` (scenes, D) of up to nine shots each."""
+    encoder, image_processor, _ = load_encoder(model)
+    frames = SceneFrames(shots, image_processor)
+
+    def embed(scenes: Sequence[TrueScene]) -> np.ndarray:
+        return embed_scenes(
+            encoder, frames, [Scene(scene.movie_id, evenly_spaced(*scene[1:3])) for scene in scenes], bf16
+        )
+
+    return embed
+
+
+def shot_means(folder: Path, held_out: set[str], space: str) -> Embed:
+    """What embeds scenes for free: the mean of the features of the same up to nine shots.
+
+    Args:
+        space: raw, or whitened by statistics of all shots of the training films. Shots without a keyframe are left out.
+    """
+    features = ShotFeatures(folder)
+    whitening = None
+    if space == "whitened":
+        moments = Moments(features.dim)
+        for movie_id in features.movie_ids:
+            if movie_id not in held_out:
+                film_MD = np.asarray(features[movie_id])
+                moments.add(film_MD[has_keyframe(film_MD)])
+        whitening = Whitening.fit(moments, shrinkage=SHRINKAGE)
+
+    def embed(scenes: Sequence[TrueScene]) -> np.ndarray:
+        means = []
+        for scene in scenes:
+            shots_MD = np.asarray(features[scene.movie_id][evenly_spaced(*scene[1:3])], np.float64)
+            shots_MD = shots_MD[has_keyframe(shots_MD)]
+            if not len(shots_MD):
+                raise ValueError(f"film {scene.movie_id}, shots from {scene.first_shot} on: none has a keyframe")
+            means.append((whitening.apply(shots_MD) if whitening else shots_MD).mean(0))
+        return np.stack(means)
+
+    return embed
+
+
+def judge(
+    queries_ND: np.ndarray, queries: Sequence[TrueScene], training_MD: np.ndarray, training: Sequence[TrueScene]
+) -> dict[str, np.ndarray]:
+    """Values (N,) for each query: precision and average precision in each space, and whether the probe is right."""
+    moments = Moments(training_MD.shape[1])
+    moments.add(training_MD)
+    spaces = {
+        "raw": queries_ND,
+        "centered": queries_ND - moments.mean(),
+        "whitened": Whitening.fit(moments, shrinkage=SHRINKAGE).apply(queries_ND),
+    }
+    places = np.array([scene.place for scene in queries])
+    films = np.array([scene.movie_id for scene in queries])
+    values = {}
+    for space in SPACES:
+        for k, shares in precision_at_k(spaces[space], places, films, K).items():
+            values[f"{space}/precision_at_{k}"] = shares
+        values[f"{space}/average_precision"] = average_precision(spaces[space], places, films)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    probe.fit(training_MD, [scene.place for scene in training])
+    values["probe"] = (probe.predict(queries_ND) == places).astype(float)
+    return values
+
+
+def print_measurement(measurement: dict[str, Any]) -> None:
+    figures, counts = measurement["figures"], measurement["counts"]
+    print(f"{counts['queries']} scenes of {counts['films']} held-out films; chance {measurement['chance']:.3f}")
+    for name, figure in figures.items():
+        print(f"{name:28} {figure['mean']:.3f} ± {figure['standard_error']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

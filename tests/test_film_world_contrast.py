@@ -1,0 +1,397 @@
+"""The experiment on contrast: scenes, pairs and measurements counted by hand; the whole chain on a tiny world."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from data_scripts.check import main as check_dataset
+from data_scripts.make_film_world import main as make_film_world
+from data_scripts.readers.scene_frames import SceneFrames, normalize
+from eval.film_world_contrast import FilmWorldContrastArguments, SeededWorld, main, paired_differences
+from eval.film_worlds import TrueScene, is_finished, read_truth, run_once, true_scenes
+from eval.metrics.retrieval import clustered_standard_error, precision_at_k
+from eval.scene_pair_sets import write_random_films, write_true_pairs
+from eval.scene_retrieval import SceneRetrievalArguments, draw_scenes, judge, measure, shot_means
+from eval.scene_retrieval import main as measure_scenes
+from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.storage_m2s import FilmDataset, StorageError
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Ten films of twenty seconds."""
+    folder = tmp_path_factory.mktemp("world")
+    sizes = ["--num_films", "10", "--film_seconds", "20", "--width", "64", "--height", "36", "--num_places", "6"]
+    make_film_world(["--output", str(folder), "--keyframes_only", *sizes])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def held_out(world) -> Path:
+    path = world.parent / "held_out.txt"
+    path.write_text("".join(f"{movie_id}\n" for movie_id in sorted(read_truth(world / "truth/shots.csv"))[:6]))
+    return path
+
+
+def write_features(folder: Path, truth: dict, dim: int = 7, missing: tuple[str, int] | None = None) -> None:
+    random = np.random.default_rng(0)
+    dataset = FilmDataset(folder, "shot_features")
+    dataset.begin({"encoder": "random"})
+    rows = []
+    for movie_id, shots in sorted(truth.items()):
+        features = random.normal(loc=3, size=(len(shots), dim)).astype("<f2")
+        if missing and missing[0] == movie_id:
+            features[missing[1]] = 0
+        row = {"movie_id": movie_id, "num_shots": len(shots), "dim": dim, "dtype": "float16"}
+        rows.append({**row, "features": features.tobytes()})
+    dataset.write_all(rows)
+
+
+def shots_of(*scenes: tuple[str, int]) -> list[dict[str, str]]:
+    """Shots of scenes, each a place and a number of shots."""
+    return [
+        {"scene": str(number), "place": place, "event": "talk", "light": "day"}
+        for number, (place, count) in enumerate(scenes)
+        for _ in range(count)
+    ]
+
+
+TRUTH = {
+    "a": shots_of(("mill", 4), ("mill", 12), ("cave", 9)),
+    "b": shots_of(("mill", 10), ("cave", 3)),
+    "c": shots_of(("cave", 2), ("shore", 5)),  # too short for a window
+    "d": shots_of(("shore", 9), ("mill", 2)),
+}
+
+
+def test_scenes_are_runs_of_shots_of_one_scene():
+    assert true_scenes(TRUTH, ["b", "a"]) == [
+        TrueScene("b", 0, 10, "mill"),
+        TrueScene("b", 10, 3, "cave"),
+        TrueScene("a", 0, 4, "mill"),
+        TrueScene("a", 4, 12, "mill"),
+        TrueScene("a", 16, 9, "cave"),
+    ]
+
+
+def test_true_pairs_are_windows_of_scenes_of_one_place(tmp_path):
+    write_true_pairs(tmp_path / "pairs", TRUTH, list("dbca"), 1000, seed=0)
+    dataset = FilmDataset(tmp_path / "pairs", "scene_pairs")
+    assert dataset.check() == []
+    rows = dataset.read().to_pylist()
+    windows = {
+        TrueScene("a", 0, 4, "mill"): range(1),  # around the scene, from the film's first shot on
+        TrueScene("a", 4, 12, "mill"): range(4, 8),  # inside the scene
+        TrueScene("a", 16, 9, "cave"): range(16, 17),
+        TrueScene("b", 0, 10, "mill"): range(2),
+        TrueScene("b", 10, 3, "cave"): range(4, 5),  # around the scene, to the film's last shot
+        TrueScene("d", 0, 9, "shore"): range(1),
+        TrueScene("d", 9, 2, "mill"): range(2, 3),
+    }
+    possible = {
+        (one.movie_id, other.movie_id, first, second)
+        for one, firsts in windows.items()
+        for other, seconds in windows.items()
+        for first in firsts
+        for second in seconds
+        if one.movie_id < other.movie_id and one.place == other.place
+    }
+    found = {(row["movie_id_a"], row["movie_id_b"], row["first_shot_a"], row["first_shot_b"]) for row in rows}
+    assert found <= possible
+    # Rows differ in the first three; each of these is drawn in so many draws.
+    assert {pair[:3] for pair in found} == {pair[:3] for pair in possible}
+    assert len(rows) == len(found) and {row["num_shots"] for row in rows} == {9}
+
+
+def test_true_pairs_follow_from_the_seed(tmp_path):
+    for name, seed in (("one", 1), ("again", 1), ("other", 2)):
+        write_true_pairs(tmp_path / name, TRUTH, list("abd"), 5, seed)
+    one, again, other = (FilmDataset(tmp_path / name, "scene_pairs").read() for name in ("one", "again", "other"))
+    assert one == again and one != other and len(one) == 5
+    write_true_pairs(tmp_path / "one", TRUTH, list("abd"), 5, 1)
+    with pytest.raises(StorageError, match="seed is 1 there, 2 now"):
+        write_true_pairs(tmp_path / "one", TRUTH, list("abd"), 5, 2)
+    with pytest.raises(ValueError, match="no two of 1 films"):
+        write_true_pairs(tmp_path / "none", TRUTH, list("ac"), 5, 2)
+
+
+def write_similar(folder: Path, pairs: list[tuple[str, str]]) -> None:
+    ranks, rows = Counter(), []
+    for film, similar in sorted(pairs):
+        ranks[film] += 1
+        row = {"movie_id": film, "similar_movie_id": similar, "rank": ranks[film], "score": 1.0, "source": "synopsis"}
+        rows.append(row)
+    dataset = FilmDataset(folder, "similar_movies")
+    dataset.begin({"sources": ["synopsis"]})
+    dataset.write_all(rows)
+
+
+def test_random_films_are_as_many_and_not_similar(tmp_path):
+    films = [f"f{number:02d}" for number in range(12)]
+    similar = [(films[n], films[(n + step) % 12]) for n in range(12) for step in (1, 2, 11)]  # 24 pairs, some twice
+    write_similar(tmp_path / "similar", similar)
+    write_random_films(tmp_path / "random", tmp_path / "similar", films[:10], seed=3)
+    dataset = FilmDataset(tmp_path / "random", "similar_movies")
+    assert dataset.check() == []
+    drawn = [(row["movie_id"], row["similar_movie_id"]) for row in dataset.read().to_pylist()]
+    known = {tuple(sorted(pair)) for pair in similar}
+    assert len(set(drawn)) == len(drawn) == sum(set(pair) <= set(films[:10]) for pair in known)
+    assert not known & set(drawn) and {film for pair in drawn for film in pair} <= set(films[:10])
+    assert all(one < other for one, other in drawn)
+    with pytest.raises(ValueError, match="any two of 2 films are similar"):
+        write_random_films(tmp_path / "none", tmp_path / "similar", films[:2], seed=3)
+
+
+def test_a_step_is_not_done_twice(tmp_path, capfd):
+    recipe = tmp_path / "list.txt"
+    recipe.write_text("one")
+    script = tmp_path / "step_of_a_test.py"
+    script.write_text(
+        "import os, pathlib, sys\n"
+        "output = pathlib.Path(sys.argv[-1])\n"
+        "assert os.environ['OMP_NUM_THREADS'] == '1'\n"
+        "if 'fail' in sys.argv: sys.exit('no such thing')\n"
+        "output.write_text(str(len(output.parent.name)) + output.read_text() if output.exists() else 'x')\n"
+    )
+    environment = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    output = tmp_path / "output"
+
+    def step(*words) -> None:
+        run_once("step_of_a_test", *words, output=output, environment=environment)
+
+    with pytest.raises(ValueError, match=r"step_of_a_test fail .* ended with 1: no such thing"):
+        step("fail")
+    for _ in range(2):
+        step(recipe, tmp_path / "folder", 3)
+        assert output.read_text() == "x"
+    assert json.loads((tmp_path / "output.done.json").read_text())["command"][2:] == ["folder", "3"]
+    with pytest.raises(StorageError, match=r"was made by step_of_a_test .* 3, not by .* 4; remove it"):
+        step(recipe, tmp_path / "folder", 4)
+    recipe.write_text("two")
+    with pytest.raises(StorageError, match=r"was made by step_of_a_test list.txt:"):
+        step(recipe, tmp_path / "folder", 3)
+    output.unlink()
+    step(recipe, tmp_path / "folder", 3)
+    (tmp_path / "output.done.json").unlink()
+    capfd.readouterr()
+    step("someone else's")
+    assert "is taken as it is" in capfd.readouterr().err and output.read_text() == "x"
+
+
+def test_what_is_finished(tmp_path, world):
+    assert not is_finished(tmp_path) and is_finished(world) and is_finished(world / "shots")
+    dataset = FilmDataset(tmp_path / "similar", "similar_movies")
+    dataset.begin({})
+    assert not is_finished(tmp_path / "similar")
+    dataset.write_all([])
+    assert is_finished(tmp_path / "similar")
+    (tmp_path / "results.json").write_text("{}")
+    assert is_finished(tmp_path)
+
+
+def test_scenes_of_held_out_and_of_training_films(world, held_out):
+    truth, films = read_truth(world / "truth/shots.csv"), held_out.read_text().split()
+    arguments = SceneRetrievalArguments(world, held_out, Path("unused"), model="m2s-clip-tiny")
+    queries, training = draw_scenes(arguments)
+    assert queries == true_scenes(truth, films) and training == true_scenes(truth, sorted(set(truth) - set(films)))
+    arguments.num_films, arguments.num_training_scenes = 4, 3
+    fewer, some = draw_scenes(arguments)
+    chosen = {scene.movie_id for scene in fewer}
+    assert len(chosen) == 4 and fewer == [scene for scene in queries if scene.movie_id in chosen]
+    assert len(some) == 3 and some == [scene for scene in training if scene in some]
+    assert draw_scenes(arguments) == (fewer, some)
+
+
+def test_mean_of_single_shots(tmp_path):
+    truth = {"a": shots_of(("mill", 20), ("cave", 4)), "b": shots_of(("mill", 5)), "c": shots_of(("mill", 30))}
+    write_features(tmp_path / "features", truth, missing=("a", 21))
+    scenes = [TrueScene("a", 0, 20, "mill"), TrueScene("a", 20, 4, "cave"), TrueScene("b", 0, 5, "mill")]
+    table = FilmDataset(tmp_path / "features", "shot_features").read().to_pylist()
+    shots = {row["movie_id"]: np.frombuffer(row["features"], "<f2").reshape(-1, 7).astype(float) for row in table}
+    read = {0: [1, 3, 5, 7, 10, 12, 14, 16, 18], 1: [20, 22, 23], 2: [0, 1, 2, 3, 4]}  # shot 21 has no keyframe
+    raw = shot_means(tmp_path / "features", {"a", "b"}, "raw")(scenes)
+    whitened = shot_means(tmp_path / "features", {"a", "b"}, "whitened")(scenes)
+    mean, covariance = shots["c"].mean(0), np.cov(shots["c"].T)
+    variances, axes = np.linalg.eigh(covariance)
+    scale = 1 / np.sqrt(variances + 0.02 * variances.mean())
+    for number, scene in enumerate(scenes):
+        chosen = shots[scene.movie_id][read[number]]
+        assert raw[number] == pytest.approx(chosen.mean(0))
+        expected = ((chosen - mean) @ axes * scale).mean(0)
+        assert np.sort(np.abs(whitened[number])) == pytest.approx(np.sort(np.abs(expected)), abs=1e-6)
+    with pytest.raises(ValueError, match="film a, shots from 21 on: none has a keyframe"):
+        shot_means(tmp_path / "features", set(), "raw")([TrueScene("a", 21, 1, "cave")])
+
+
+def test_judging_with_statistics_of_training_scenes_alone():
+    random = np.random.default_rng(5)
+    centers, place = random.normal(size=(3, 5)), random.integers(3, size=90)
+    points = centers[place] + random.normal(size=(90, 5)) * [1, 2, 3, 1, 5] + 10
+    scenes = [TrueScene(f"f{n % 9}" if n < 50 else f"t{n % 4}", n, 3, f"place {place[n]}") for n in range(90)]
+    values = judge(points[:50], scenes[:50], points[50:], scenes[50:])
+    films = [scene.movie_id for scene in scenes[:50]]
+    mean = points[50:].mean(0)
+    variances, axes = np.linalg.eigh(np.cov(points[50:].T))
+    whitened = (points[:50] - mean) @ axes / np.sqrt(variances + 0.02 * variances.mean())
+    for space, expected in (("raw", points[:50]), ("centered", points[:50] - mean), ("whitened", whitened)):
+        for k, shares in precision_at_k(expected, place[:50], films).items():
+            assert values[f"{space}/precision_at_{k}"] == pytest.approx(shares)
+    scaler = StandardScaler().fit(points[50:])
+    probe = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(points[50:]), place[50:])
+    assert values["probe"].tolist() == (probe.predict(scaler.transform(points[:50])) == place[:50]).tolist()
+    assert 0 < values["probe"].mean() < 1
+
+
+def test_measuring_an_encoder(world, held_out, tiny_folder, tmp_path):
+    output = tmp_path / "measured.json"
+    words = ["--world", str(world), "--held-out", str(held_out), "--model", str(tiny_folder), "--output", str(output)]
+    measure_scenes([*words, "--bf16", "false"])
+    measurement = json.loads(output.read_text())
+    queries, training = draw_scenes(SceneRetrievalArguments(world, held_out, output, model="unused"))
+    encoder, image_processor, _ = load_encoder(str(tiny_folder))
+    frames = SceneFrames(world / "shots", image_processor)
+
+    def embed(scene: TrueScene) -> np.ndarray:
+        read = min(scene.num_shots, 9)
+        shots = [scene.first_shot + int((place + 0.5) * scene.num_shots / read) for place in range(read)]
+        pixels = torch.cat([frames.read(scene.movie_id, shot, 1).pixels_FCYX for shot in shots])
+        with torch.inference_mode():
+            return encoder(normalize(pixels, image_processor)[None]).pooler_output[0].numpy()
+
+    points = np.stack([embed(scene) for scene in queries])
+    films, places = [scene.movie_id for scene in queries], [scene.place for scene in queries]
+    expected = precision_at_k(points, places, films)[1]
+    assert measurement["queries"]["raw/precision_at_1"] == expected.tolist()
+    assert measurement["queries"]["movie_id"] == films
+    assert measurement["figures"]["raw/precision_at_1"] == {
+        "mean": round(float(expected.mean()), 4),
+        "standard_error": round(clustered_standard_error(expected, films), 4),
+    }
+    counts = measurement["counts"]
+    assert (counts["queries"], counts["films"], counts["training_scenes"]) == (len(queries), 6, len(training))
+
+
+def test_what_cannot_be_measured(world, held_out, tmp_path):
+    def arguments(path: Path, **options) -> SceneRetrievalArguments:
+        return SceneRetrievalArguments(world, path, tmp_path / "measured.json", **options)
+
+    for options in ({}, {"model": "m2s-clip-tiny", "features": tmp_path}):
+        with pytest.raises(ValueError, match="one of them"):
+            arguments(held_out, **options)
+    path = tmp_path / "films.txt"
+    path.write_text("tt1\n")
+    with pytest.raises(ValueError, match=r"names film tt1, which .* does not have"):
+        measure(arguments(path, model="m2s-clip-tiny"))
+    films = sorted(read_truth(world / "truth/shots.csv"))
+    path.write_text("\n".join(films))
+    with pytest.raises(ValueError, match="names all films"):
+        measure(arguments(path, model="m2s-clip-tiny"))
+    write_features(tmp_path / "features", read_truth(world / "truth/shots.csv"))
+    path.write_text(films[0])
+    with pytest.raises(ValueError, match="scenes are of one film"):
+        measure(arguments(path, features=tmp_path / "features"))
+
+
+def measurement(films: list[str], **values: list[float]) -> dict:
+    names = [f"{space}/{metric}" for space in ("raw", "centered", "whitened") for metric in ("precision_at_1",)]
+    others = [
+        name.replace("precision_at_1", other) for name in names for other in ("precision_at_5", "average_precision")
+    ]
+    zeros = {name: [0.0] * len(films) for name in (*names, *others, "probe")}
+    given = {name.replace("__", "/"): each for name, each in values.items()}
+    return {"queries": {"movie_id": films, "first_shot": list(range(len(films))), **zeros, **given}}
+
+
+def test_differences_are_paired_and_clustered_by_film_and_seed():
+    films = ["x", "x", "y", "z", "z"]
+    hits = [[1, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
+    rivals = [[0, 0, 1, 0, 1], [1, 0, 0, 0, 0]]
+    seeds = [
+        {
+            "frozen_encoder": measurement(films),
+            "mean_of_shots": measurement(films, probe=[1, 1, 1, 1, 1], raw__precision_at_1=[1] * 5),
+            "mean_of_whitened_shots": measurement(films, raw__precision_at_1=rivals[seed]),
+            "learned_in_batch": measurement(films, whitened__precision_at_1=hits[seed]),
+        }
+        for seed in range(2)
+    ]
+    found = paired_differences(seeds)
+    assert found.keys() == {"frozen_encoder", "learned_in_batch"}
+    differences = np.subtract(hits, rivals).ravel()
+    sums = Counter()
+    for place, value in enumerate(differences - differences.mean()):
+        sums[place // 5, films[place % 5]] += value
+    error = (6 / 5 * sum(total**2 for total in sums.values())) ** 0.5 / 10
+    assert found["learned_in_batch"]["whitened/precision_at_1"] == {
+        "mean": round(differences.mean(), 4),
+        "standard_error": round(error, 4),
+    }
+    assert found["learned_in_batch"]["probe"] == {"mean": -1.0, "standard_error": 0.0}
+    seeds[1]["learned_in_batch"]["queries"]["first_shot"] = [0, 1, 2, 3, 9]
+    with pytest.raises(ValueError, match="learned_in_batch and frozen_encoder, world 1: measured on different scenes"):
+        paired_differences(seeds)
+
+
+def test_arguments_that_make_no_experiment(tmp_path):
+    for options, message in (
+        ({"variants": ["learnt"]}, "variants learnt must be among random_films, "),
+        ({"variants": ["second_round"]}, "starts from the encoder trained on whitened"),
+        ({"variants": []}, "at least one"),
+        ({"workers": 0}, "workers is 0"),
+        ({"nice": 20}, "nice is 20"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FilmWorldContrastArguments(tmp_path, **options)
+    names = SeededWorld(0, FilmWorldContrastArguments(tmp_path)).runs
+    assert sorted(name for name, (_, objective) in names.items() if objective == "momentum") == [
+        "true_pairs_momentum",
+        "whitened_momentum",
+    ]
+    assert len(names) == 11
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
+    mil, moco = tmp_path / "mil.yaml", tmp_path / "moco.yaml"
+    mil.write_text(
+        "max_shots: 64\naverage_kernel: 8\naverage_stride: 4\nmax_kernel: 8\nmax_stride: 4\nepochs: 2\nheld_out: 0.4\n"
+    )
+    moco.write_text("max_steps: 2\nbatch_size: 4\nshots_per_scene: 2\npatch_dropout: 0.5\nqueue_size: 8\n")
+    words = ["--output", str(tmp_path / "run"), "--results", str(tmp_path / "results.json"), "--seeds", "5"]
+    words += ["--mil-recipe", str(mil), "--recipe", str(moco), "--num-films", "30", "--film-seconds", "40"]
+    words += [
+        "--queried-films",
+        "8",
+        "--training-scenes",
+        "40",
+        "--scratch",
+        str(tmp_path / "copies"),
+        "--workers",
+        "2",
+    ]
+    main(words)
+    results = json.loads((tmp_path / "results.json").read_text())
+    found, folder = results["seeds"]["5"], tmp_path / "run/seed-5"
+    assert len(found["training"]) == 11 and {each["steps"] for each in found["training"].values()} == {2}
+    assert len(found["encoders"]) == 14 and found["scene_pairs"]["true_pairs"]["place"] > 0.8
+    trained = (folder / "training_films.txt").read_text().split()
+    for variant in found["scene_pairs"]:
+        table = FilmDataset(folder / f"pairs_{variant}", "scene_pairs").read().to_pydict()
+        assert {*table["movie_id_a"], *table["movie_id_b"]} <= set(trained), variant
+        check_dataset([str(folder / f"pairs_{variant}")])
+    assert len(results["less_free_rival"]) == 12 and os.listdir(tmp_path / "copies")
+    assert "second_round_in_batch" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+    main(words)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")} == before
+    moco.write_text("max_steps: 3\n")
+    with pytest.raises(SystemExit, match=r"eval.film_world_contrast: error: .*was made by train.train_moco moco.yaml:"):
+        main(words)
