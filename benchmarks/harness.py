@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +63,25 @@ def hardware() -> str:
     return f"{os.cpu_count()} × {model}"
 
 
-def write_result(name: str, dtype: str, content: dict[str, Any]) -> None:
-    """Write `results/NAME-CORES-DTYPE-torchVERSION.json` and print it."""
+def write_result(name: str, dtype: str, content: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Write `FOLDER/NAME-CORES-DTYPE-torchVERSION.json` and print it; packages that are not installed have no version."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run(["git", "status", "--porcelain", "modeling_m2s"], capture_output=True, text=True).stdout
     facts = {
         "hardware": hardware(),
         "dtype": dtype,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: found for package in PACKAGES if (found := _version(package))},
         "commit": commit + ("+changes" if dirty.strip() else ""),
     }
-    path = RESULTS / f"{name}-{os.cpu_count()}cpu-{dtype}-torch{version('torch')}.json"
+    path = folder / f"{name}-{os.cpu_count()}cpu-{dtype}-torch{version('torch')}.json"
     path.parent.mkdir(exist_ok=True)
     text = json.dumps({**facts, **content}, indent=2, ensure_ascii=False)
     path.write_text(text + "\n")
     print(text)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -91,7 +91,7 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
         probe; `queries`: the same for each query, with its film; `chance`; `settings`.
 
     Raises:
-        ValueError: no model, or no training films; fewer than two held-out films.
+        ValueError: no such model; films as in `draw_scenes`.
         StorageError: datasets that cannot be used.
     """
     queries, training = draw_scenes(arguments)
@@ -114,7 +114,6 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
             "queries": len(queries),
             "films": len(set(films)),
             "training_scenes": len(training),
-            "shots_read": sum(min(scene.num_shots, 9) for scene in queries + training),
         },
         "settings": {name: getattr(arguments, name) for name in SETTINGS},
         "queries": {
@@ -134,10 +133,12 @@ def draw_scenes(arguments: SceneRetrievalArguments) -> tuple[list[TrueScene], li
     """The scenes of held-out films that are queries, and scenes of training films for statistics and probe.
 
     Raises:
-        ValueError: the world lacks a held-out film, or all its films are held out.
+        ValueError: fewer than two held-out films, the world lacks one, or all its films are held out.
     """
     truth = read_truth(arguments.world / "truth/shots.csv")
     held_out = read_held_out(arguments.held_out)
+    if len(held_out) < 2:
+        raise ValueError(f"{arguments.held_out} names {len(held_out)} films; retrieval needs at least two")
     if missing := sorted(held_out - truth.keys()):
         raise ValueError(f"{arguments.held_out} names film {missing[0]}, which {arguments.world} does not have")
     if held_out == truth.keys():
@@ -154,15 +155,18 @@ def _drawn(random: np.random.Generator, values: list[Any], most: int) -> list[An
     return [values[place] for place in sorted(chosen.tolist())]
 
 
+def shots_read(scene: TrueScene) -> list[int]:
+    """Shots that a scene is read with: up to nine, evenly spaced."""
+    return evenly_spaced(scene.first_shot, scene.num_shots)
+
+
 def encoder_of(model: str, shots: Path, bf16: bool) -> Embed:
     """What embeds scenes jointly: `pooler_output` (scenes, D) of up to nine shots each."""
     encoder, image_processor, _ = load_encoder(model)
     frames = SceneFrames(shots, image_processor)
 
     def embed(scenes: Sequence[TrueScene]) -> np.ndarray:
-        return embed_scenes(
-            encoder, frames, [Scene(scene.movie_id, evenly_spaced(*scene[1:3])) for scene in scenes], bf16
-        )
+        return embed_scenes(encoder, frames, [Scene(scene.movie_id, shots_read(scene)) for scene in scenes], bf16)
 
     return embed
 
@@ -186,7 +190,7 @@ def shot_means(folder: Path, held_out: set[str], space: str) -> Embed:
     def embed(scenes: Sequence[TrueScene]) -> np.ndarray:
         means = []
         for scene in scenes:
-            shots_MD = np.asarray(features[scene.movie_id][evenly_spaced(*scene[1:3])], np.float64)
+            shots_MD = np.asarray(features[scene.movie_id][shots_read(scene)], np.float64)
             shots_MD = shots_MD[has_keyframe(shots_MD)]
             if not len(shots_MD):
                 raise ValueError(f"film {scene.movie_id}, shots from {scene.first_shot} on: none has a keyframe")

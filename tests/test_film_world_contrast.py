@@ -286,17 +286,17 @@ def test_what_cannot_be_measured(world, held_out, tmp_path):
         with pytest.raises(ValueError, match="one of them"):
             arguments(held_out, **options)
     path = tmp_path / "films.txt"
-    path.write_text("tt1\n")
+    path.write_text("tt1\ntt2\n")
     with pytest.raises(ValueError, match=r"names film tt1, which .* does not have"):
         measure(arguments(path, model="m2s-clip-tiny"))
     films = sorted(read_truth(world / "truth/shots.csv"))
     path.write_text("\n".join(films))
     with pytest.raises(ValueError, match="names all films"):
         measure(arguments(path, model="m2s-clip-tiny"))
-    write_features(tmp_path / "features", read_truth(world / "truth/shots.csv"))
-    path.write_text(films[0])
-    with pytest.raises(ValueError, match="scenes are of one film"):
-        measure(arguments(path, features=tmp_path / "features"))
+    for count in (0, 1):
+        path.write_text("\n".join(films[:count]))
+        with pytest.raises(ValueError, match=f"names {count} films; retrieval needs at least two"):
+            measure(arguments(path, model="m2s-clip-tiny"))
 
 
 def measurement(films: list[str], **values: list[float]) -> dict:

@@ -1,0 +1,380 @@
+"""Contrastive training against what one would write in its place, on a CPU: pairs a second, memory, the largest costs.
+
+    pip install --no-deps sentence-transformers        for one of the rivals; without it its row is left out
+    python -m benchmarks.moco                          about ten minutes on two cores
+
+All train m2s-clip-tiny on the same pairs of scenes: four of nine shots of each, half of the patches, 64 pairs a step,
+contrast in the batch with the gradient through both scenes, bfloat16 by autocast, one worker process. Keyframes are
+JPEG files of 320×180 pixels.
+
+    ours                              `train.moco.loop.Training`, as `train_moco` runs it
+    ours, eager attention             the same with attention written out in place of PyTorch's fused one
+    ours, momentum                    the same with the paper's objective: a queue, a key encoder without gradient
+    plain loop                        a DataLoader over Pillow and the image processor, the encoder, InfoNCE, Adam
+    plain loop, sentence-transformers the same with `MultipleNegativesRankingLoss` in both directions
+
+Losses of one batch, and the pixels of a scene, are asserted equal in float32 before anything is timed; the momentum
+objective is another loss and is only timed. A run times as many steps as it warms up with. Losses by lightly's
+`NTXentLoss` have more negatives, scenes of the same side, so they are no rival of equal mathematics.
+
+Counted: a pair costs 3.3 GFLOP in a step of `in_batch`, and 2.2 in one of `momentum`, whose key needs no gradient. The
+rest of the difference is reading: 512 keyframes a step take 0.5 s in our worker and about three times that by the image
+processor, while a step computes for one to two seconds. A plain loop then waits for its data as soon as the step is
+faster than its worker.
+"""
+
+import argparse
+import importlib.util
+import io
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from PIL import Image
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, Dataset
+from transformers import BaseImageProcessor
+
+from benchmarks.harness import RESULTS, write_result, write_shots
+from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.scene_mining import WINDOW
+from modeling_m2s import M2SSceneModel
+from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
+from modeling_m2s.storage_m2s import FilmDataset
+from train.moco.loop import Training
+from train.moco.model import SceneContrast
+from train.moco.pairs import Batch, BatchPlan, PairBatches, ScenePairs
+from train.moco.recipe import MoCoData, MoCoRecipe
+from train.runs import RunArguments, RunFolder
+
+OURS, EAGER, MOMENTUM = "ours", "ours, eager attention", "ours, momentum"
+PLAIN, LIBRARY = "plain loop", "plain loop, sentence-transformers"
+DISTINCT_IMAGES = 64
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6, help="timed steps of a run, after as many to warm up")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each candidate, in turn")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result file")
+    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
+    parser.add_argument("--catalog", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.memory_of:
+        print(json.dumps(memory_of_a_run(options.memory_of, options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        options.catalog = Path(folder)
+        write_catalog(options.catalog, 40, 48, 2 * options.steps * options.batch_size, (320, 180))
+        write_files(options.catalog)
+        write_result("moco", "bfloat16", compare(options), options.results)
+
+
+def compare(options: argparse.Namespace) -> dict[str, Any]:
+    """All candidates, `options.runs` times in turn."""
+    candidates = [OURS, EAGER, MOMENTUM, PLAIN]
+    if importlib.util.find_spec("sentence_transformers"):
+        candidates.append(LIBRARY)
+    else:
+        print("sentence-transformers is left out: pip install --no-deps sentence-transformers", file=sys.stderr)
+    losses = assert_equal(options, [name for name in candidates if name != MOMENTUM])
+    runs = [{name: timed(name, options) for name in candidates} for _ in range(options.runs)]
+    figures = {}
+    for name in candidates:
+        rates, waits = ([run[name][value] for run in runs] for value in ("pairs_per_second", "data_wait"))
+        rate = {"median": statistics.median(rates), "min": min(rates), "max": max(rates)}
+        figures[name] = {
+            "pairs_per_second": {which: round(value, 2) for which, value in rate.items()},
+            "data_wait": round(statistics.median(waits), 4),
+            "peak_memory": memory_of(name, options),
+        }
+    costs = {}
+    for name in (OURS, EAGER, MOMENTUM):
+        training = build_ours(name, options)
+        training.start()
+        costs[name] = largest_costs(training, training.batches[0])
+    return {
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "runs": options.runs,
+        "loss_of_the_first_batch_in_float32": losses,
+        "figures": figures,
+        "five_largest_costs": costs,
+    }
+
+
+# The inputs
+
+
+def write_catalog(folder: Path, num_films: int, shots_per_film: int, num_pairs: int, size: tuple[int, int]) -> None:
+    """`folder/shots` with JPEG keyframes of `size` (width, height), and `folder/scene_pairs` drawn at random."""
+    images = [noise_jpeg(seed, size) for seed in range(DISTINCT_IMAGES)]
+    movie_ids = [f"tt{film:07d}" for film in range(num_films)]
+    shots = range(shots_per_film)
+    write_shots(
+        folder / "shots",
+        {movie_id: [images[(7 * film + n) % DISTINCT_IMAGES] for n in shots] for film, movie_id in enumerate(movie_ids)},
+    )
+    random, drawn = np.random.default_rng(0), {}
+    places = shots_per_film - WINDOW + 1
+    while len(drawn) < num_pairs:
+        a, b = sorted(random.choice(num_films, 2, replace=False).tolist())
+        drawn[movie_ids[a], movie_ids[b], int(random.integers(places))] = int(random.integers(places))
+    dataset = FilmDataset(folder / "scene_pairs", "scene_pairs")
+    dataset.begin({"space": "random"})
+    columns = ("movie_id_a", "movie_id_b", "first_shot_a", "first_shot_b", "num_shots", "score", "source")
+    dataset.write_all(
+        [dict(zip(columns, (*key, drawn[key], WINDOW, 1.0, "random"), strict=True)) for key in sorted(drawn)]
+    )
+
+
+def noise_jpeg(seed: int, size: tuple[int, int]) -> bytes:
+    """Blurred noise, whose file is about as large as that of a keyframe."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def write_files(catalog: Path) -> None:
+    """The keyframes as files `catalog/files/MOVIE_ID/SHOT.jpg`, for the plain loops."""
+    table = FilmDataset(catalog / "shots", "shots").read().to_pydict()
+    for movie_id, shot, keyframes in zip(table["movie_id"], table["shot_index"], table["keyframes"], strict=True):
+        path = catalog / "files" / movie_id / f"{shot}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(keyframes[0]["bytes"])
+
+
+# Ours
+
+
+def recipe_of(name: str, options: argparse.Namespace) -> MoCoRecipe:
+    recipe = MoCoRecipe(
+        model=TINY_MODEL,
+        objective="in_batch",
+        shots_per_scene=4,
+        patch_dropout=0.5,
+        batch_size=options.batch_size,
+        max_steps=2 * options.steps,
+        learning_rate=1e-4,
+        bf16=True,
+    )
+    return replace(recipe, objective="momentum", queue_size=512) if name == MOMENTUM else recipe
+
+
+def build_training(
+    recipe: MoCoRecipe,
+    catalog: Path,
+    encoder: M2SSceneModel,
+    image_processor: BaseImageProcessor,
+    log_steps: int,
+    data: MoCoData | None = None,
+    kind: type[Training] = Training,
+) -> Training:
+    """A training loop with all its parts, put together as `train_moco` does; its run is in a new folder."""
+    set_seed(recipe.seed)
+    data = data or MoCoData(pairs=catalog / "scene_pairs", shots=str(catalog / "shots"))
+    frames = SceneFrames(data.shots, image_processor, cache=catalog / "cache")
+    pairs = ScenePairs.read(data.pairs, frames)
+    contrast = SceneContrast(encoder.train(), image_processor, recipe)
+    patches = (encoder.config.vision_config.image_size // encoder.config.vision_config.patch_size) ** 2
+    plan = BatchPlan(pairs.num_shots_P, recipe.batch_size, recipe.seed)
+    batches = PairBatches(pairs, frames, plan, recipe, (0, 1), patches)
+    output = Path(tempfile.mkdtemp(dir=catalog))
+    run = RunFolder(output, {}, Accelerator(mixed_precision="no"))
+    arguments = RunArguments(output=output, log_steps=log_steps, checkpoint_steps=recipe.max_steps or 1)
+    return kind(contrast, batches, recipe, data, run, arguments)
+
+
+def build_ours(name: str, options: argparse.Namespace, bf16: bool = True) -> Training:
+    recipe = replace(recipe_of(name, options), bf16=bf16)
+    encoder, image_processor, _ = load_encoder(TINY_MODEL)
+    encoder.set_attn_implementation("eager" if name == EAGER else "sdpa")
+    return build_training(recipe, options.catalog, encoder, image_processor, options.steps)
+
+
+# The rivals
+
+
+def info_nce(first_BC: Tensor, second_BC: Tensor, temperature: float = 0.07) -> Tensor:
+    first_BC, second_BC = F.normalize(first_BC, dim=-1), F.normalize(second_BC, dim=-1)
+    logits_BB = first_BC @ second_BC.T / temperature
+    targets_B = torch.arange(len(first_BC))
+    return (F.cross_entropy(logits_BB, targets_B) + F.cross_entropy(logits_BB.T, targets_B)) / 2
+
+
+def library_loss(temperature: float = 0.07) -> Loss:
+    """The same by sentence-transformers."""
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    both_ways = ("query_to_doc", "doc_to_query")
+    loss = MultipleNegativesRankingLoss(None, 1 / temperature, directions=both_ways, partition_mode="per_direction")
+    return lambda first_BC, second_BC: loss.compute_loss_from_embeddings([first_BC, second_BC], None)
+
+
+class PlainPairs(Dataset):
+    """A pair of scenes an item, as pixels (4, C, Y, X) each, from JPEG files."""
+
+    def __init__(self, catalog: Path, image_processor: BaseImageProcessor, shots_per_scene: int):
+        self.files, self.image_processor, self.shots_per_scene = catalog / "files", image_processor, shots_per_scene
+        self.rows = FilmDataset(catalog / "scene_pairs", "scene_pairs").read().to_pylist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        row, scenes = self.rows[number], []
+        for side in "ab":
+            chosen = torch.randperm(row["num_shots"])[: self.shots_per_scene].sort().values
+            scenes.append(self.read(row[f"movie_id_{side}"], (row[f"first_shot_{side}"] + chosen).tolist()))
+        return scenes[0], scenes[1]
+
+    def read(self, movie_id: str, shots: list[int]) -> Tensor:
+        pixels = [
+            self.image_processor(Image.open(self.files / movie_id / f"{shot}.jpg"), return_tensors="pt")["pixel_values"]
+            for shot in shots
+        ]
+        return torch.cat(pixels)
+
+
+class PlainLoop:
+    """What one writes in an hour: each side of the pairs through the encoder and a linear layer, a loss, Adam."""
+
+    def __init__(self, options: argparse.Namespace, loss: Loss, bf16: bool = True):
+        self.recipe, self.loss, self.bf16 = recipe_of(PLAIN, options), loss, bf16
+        set_seed(self.recipe.seed)
+        self.encoder, image_processor, _ = load_encoder(TINY_MODEL)
+        self.encoder.train()
+        self.patches = (self.encoder.config.image_size // self.encoder.config.vision_config.patch_size) ** 2
+        self.head = nn.Linear(self.encoder.config.hidden_size, self.encoder.config.contrastive_dim)
+        parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=self.recipe.learning_rate)
+        self.pairs = PlainPairs(options.catalog, image_processor, self.recipe.shots_per_scene)
+
+    def embed(self, pixels_BFCYX: Tensor, kept_BP: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return self.head(self.encoder(pixels_BFCYX, kept_patches=kept_BP).pooler_output).float()
+
+    def draw_patches(self, num_scenes: int, num_frames: int) -> Tensor:
+        kept = round(self.patches * (1 - self.recipe.patch_dropout))
+        order = torch.rand(num_scenes, num_frames, self.patches).argsort(-1)[..., :kept]
+        return (order + self.patches * torch.arange(num_frames)[:, None]).flatten(1)
+
+    def step(self, scenes: tuple[Tensor, Tensor]) -> None:
+        embeddings = [self.embed(pixels, self.draw_patches(*pixels.shape[:2])) for pixels in scenes]
+        self.loss(*embeddings).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def run(self, warm_up: int, steps: int) -> dict[str, float]:
+        loader = DataLoader(self.pairs, self.recipe.batch_size, shuffle=True, drop_last=True, num_workers=1)
+        batches, waited = iter(loader), 0.0
+        for step in range(warm_up + steps):
+            if step == warm_up:
+                started, waited = time.perf_counter(), 0.0
+            before = time.perf_counter()
+            scenes = next(batches)
+            waited += time.perf_counter() - before
+            self.step(scenes)
+        seconds = time.perf_counter() - started
+        return {"pairs_per_second": steps * self.recipe.batch_size / seconds, "data_wait": waited / seconds}
+
+
+def build_plain(name: str, options: argparse.Namespace, bf16: bool = True) -> PlainLoop:
+    return PlainLoop(options, library_loss() if name == LIBRARY else info_nce, bf16)
+
+
+# The measurements
+
+
+def assert_equal(options: argparse.Namespace, candidates: list[str]) -> dict[str, float]:
+    """The loss of one batch by each candidate in float32, and the same pixels of a scene.
+
+    Raises:
+        AssertionError: they differ.
+    """
+    training = build_ours(OURS, options, bf16=False)
+    batch, frames = training.batches[0], training.batches.frames
+    pixels_2bFCYX = normalize(batch.pixels_2bFCYX, frames.image_processor)
+    losses = {}
+    for name in candidates:
+        if name in (OURS, EAGER):
+            loss = build_ours(name, options, bf16=False).compare(batch)[0].loss
+        else:
+            loop = build_plain(name, options, bf16=False)
+            loop.head.load_state_dict(training.contrast.head.projection.state_dict())
+            loss = loop.loss(*(loop.embed(pixels_2bFCYX[side], batch.kept_2bP[side]) for side in range(2)))
+            movie_id = frames.movie_ids[0]
+            read = normalize(frames.read(movie_id, 3, 4).pixels_FCYX, frames.image_processor)
+            torch.testing.assert_close(loop.pairs.read(movie_id, [3, 4, 5, 6]), read, rtol=1e-4, atol=1e-5)
+        losses[name] = loss.detach()
+        torch.testing.assert_close(losses[name], losses[OURS], rtol=1e-4, atol=1e-5)
+    return {name: round(float(loss), 5) for name, loss in losses.items()}
+
+
+def timed(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Pairs a second, and the share of the time spent waiting for data, over the last `options.steps` steps."""
+    if name in (OURS, EAGER, MOMENTUM):
+        training = build_ours(name, options)
+        training.run()
+        return training.run_folder.read_log()[-1]
+    return build_plain(name, options).run(options.steps, options.steps)
+
+
+def memory_of(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """`memory_of_a_run` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.moco", "--memory_of", name, "--catalog", str(options.catalog)]
+    command += ["--batch_size", str(options.batch_size), "--steps", "2"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_of_a_run(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """MiB at most that the training process takes, and its worker; both count what they share."""
+    timed(name, options)
+    mib = 2**20 if sys.platform == "darwin" else 2**10
+    who = {"process_mib": resource.RUSAGE_SELF, "worker_mib": resource.RUSAGE_CHILDREN}
+    return {part: round(resource.getrusage(which).ru_maxrss / mib, 1) for part, which in who.items()}
+
+
+def largest_costs(training: Training, batch: Batch, steps: int = 3) -> dict[str, float]:
+    """The five operations or GPU kernels that take most of a step, with their shares of its time."""
+    on_gpu = training.device.type == "cuda"
+    training.step(0, batch)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities) as profiler:
+        for step in range(steps):
+            training.step(step + 1, batch)
+        if on_gpu:
+            torch.cuda.synchronize()
+    device = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    spent = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if event.device_type == device
+    }
+    largest = sorted(spent, key=spent.__getitem__, reverse=True)[:5]
+    return {name[:100]: round(spent[name] / sum(spent.values()), 3) for name in largest}
+
+
+if __name__ == "__main__":
+    main()
