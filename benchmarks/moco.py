@@ -51,6 +51,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import BaseImageProcessor
 
 from benchmarks.harness import RESULTS, write_result, write_shots
+from benchmarks.mil import status_kib
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from data_scripts.scene_mining import WINDOW
 from modeling_m2s import M2SSceneModel
@@ -60,6 +61,7 @@ from train.moco.loop import Training
 from train.moco.model import SceneContrast
 from train.moco.pairs import Batch, BatchPlan, PairBatches, ScenePairs
 from train.moco.recipe import MoCoData, MoCoRecipe
+from train.moco.retrieval import LabeledScenes
 from train.runs import RunArguments, RunFolder
 
 OURS, EAGER, MOMENTUM = "ours", "ours, eager attention", "ours, momentum"
@@ -132,7 +134,10 @@ def write_catalog(folder: Path, num_films: int, shots_per_film: int, num_pairs: 
     shots = range(shots_per_film)
     write_shots(
         folder / "shots",
-        {movie_id: [images[(7 * film + n) % DISTINCT_IMAGES] for n in shots] for film, movie_id in enumerate(movie_ids)},
+        {
+            movie_id: [images[(7 * film + n) % DISTINCT_IMAGES] for n in shots]
+            for film, movie_id in enumerate(movie_ids)
+        },
     )
     random, drawn = np.random.default_rng(0), {}
     places = shots_per_film - WINDOW + 1
@@ -183,33 +188,38 @@ def recipe_of(name: str, options: argparse.Namespace) -> MoCoRecipe:
 
 def build_training(
     recipe: MoCoRecipe,
-    catalog: Path,
+    frames: SceneFrames,
+    folder: Path,
     encoder: M2SSceneModel,
-    image_processor: BaseImageProcessor,
     log_steps: int,
     data: MoCoData | None = None,
     kind: type[Training] = Training,
+    labeled: LabeledScenes | None = None,
 ) -> Training:
-    """A training loop with all its parts, put together as `train_moco` does; its run is in a new folder."""
+    """A training loop on `folder/scene_pairs`, put together as `train_moco` does; its run is in a new folder there."""
     set_seed(recipe.seed)
-    data = data or MoCoData(pairs=catalog / "scene_pairs", shots=str(catalog / "shots"))
-    frames = SceneFrames(data.shots, image_processor, cache=catalog / "cache")
+    data = data or MoCoData(pairs=folder / "scene_pairs", shots=str(folder / "shots"))
     pairs = ScenePairs.read(data.pairs, frames)
-    contrast = SceneContrast(encoder.train(), image_processor, recipe)
-    patches = (encoder.config.vision_config.image_size // encoder.config.vision_config.patch_size) ** 2
+    contrast = SceneContrast(encoder.train(), frames.image_processor, recipe)
     plan = BatchPlan(pairs.num_shots_P, recipe.batch_size, recipe.seed)
-    batches = PairBatches(pairs, frames, plan, recipe, (0, 1), patches)
-    output = Path(tempfile.mkdtemp(dir=catalog))
-    run = RunFolder(output, {}, Accelerator(mixed_precision="no"))
+    batches = PairBatches(pairs, frames, plan, recipe, (0, 1), num_patches(encoder))
+    output = Path(tempfile.mkdtemp(dir=folder))
+    run = RunFolder(output, {}, Accelerator(cpu=encoder.device.type == "cpu", mixed_precision="no"))
     arguments = RunArguments(output=output, log_steps=log_steps, checkpoint_steps=recipe.max_steps or 1)
-    return kind(contrast, batches, recipe, data, run, arguments)
+    return kind(contrast, batches, recipe, data, run, arguments, labeled)
+
+
+def num_patches(encoder: M2SSceneModel) -> int:
+    """Patches of a frame."""
+    return (encoder.config.image_size // encoder.config.vision_config.patch_size) ** 2
 
 
 def build_ours(name: str, options: argparse.Namespace, bf16: bool = True) -> Training:
     recipe = replace(recipe_of(name, options), bf16=bf16)
     encoder, image_processor, _ = load_encoder(TINY_MODEL)
     encoder.set_attn_implementation("eager" if name == EAGER else "sdpa")
-    return build_training(recipe, options.catalog, encoder, image_processor, options.steps)
+    frames = SceneFrames(options.catalog / "shots", image_processor, cache=options.catalog / "cache")
+    return build_training(recipe, frames, options.catalog, encoder, options.steps)
 
 
 # The rivals
@@ -229,6 +239,12 @@ def library_loss(temperature: float = 0.07) -> Loss:
     both_ways = ("query_to_doc", "doc_to_query")
     loss = MultipleNegativesRankingLoss(None, 1 / temperature, directions=both_ways, partition_mode="per_direction")
     return lambda first_BC, second_BC: loss.compute_loss_from_embeddings([first_BC, second_BC], None)
+
+
+def draw_patches(num_scenes: int, num_frames: int, patches: int, dropout: float) -> Tensor:
+    """Numbers (scenes, P) of the patches that are read: of each frame equally many, at random."""
+    order = torch.rand(num_scenes, num_frames, patches).argsort(-1)[..., : round(patches * (1 - dropout))]
+    return (order + patches * torch.arange(num_frames)[:, None]).flatten(1)
 
 
 class PlainPairs(Dataset):
@@ -264,7 +280,6 @@ class PlainLoop:
         set_seed(self.recipe.seed)
         self.encoder, image_processor, _ = load_encoder(TINY_MODEL)
         self.encoder.train()
-        self.patches = (self.encoder.config.image_size // self.encoder.config.vision_config.patch_size) ** 2
         self.head = nn.Linear(self.encoder.config.hidden_size, self.encoder.config.contrastive_dim)
         parameters = [*self.encoder.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=self.recipe.learning_rate)
@@ -274,13 +289,10 @@ class PlainLoop:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             return self.head(self.encoder(pixels_BFCYX, kept_patches=kept_BP).pooler_output).float()
 
-    def draw_patches(self, num_scenes: int, num_frames: int) -> Tensor:
-        kept = round(self.patches * (1 - self.recipe.patch_dropout))
-        order = torch.rand(num_scenes, num_frames, self.patches).argsort(-1)[..., :kept]
-        return (order + self.patches * torch.arange(num_frames)[:, None]).flatten(1)
-
     def step(self, scenes: tuple[Tensor, Tensor]) -> None:
-        embeddings = [self.embed(pixels, self.draw_patches(*pixels.shape[:2])) for pixels in scenes]
+        patches, dropout = num_patches(self.encoder), self.recipe.patch_dropout
+        kept = [draw_patches(*pixels.shape[:2], patches, dropout) for pixels in scenes]
+        embeddings = [self.embed(*inputs) for inputs in zip(scenes, kept, strict=True)]
         self.loss(*embeddings).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -351,9 +363,9 @@ def memory_of(name: str, options: argparse.Namespace) -> dict[str, float]:
 def memory_of_a_run(name: str, options: argparse.Namespace) -> dict[str, float]:
     """MiB at most that the training process takes, and its worker; both count what they share."""
     timed(name, options)
-    mib = 2**20 if sys.platform == "darwin" else 2**10
-    who = {"process_mib": resource.RUSAGE_SELF, "worker_mib": resource.RUSAGE_CHILDREN}
-    return {part: round(resource.getrusage(which).ru_maxrss / mib, 1) for part, which in who.items()}
+    # Its own ru_maxrss would begin with that of the process that started it.
+    kib = {"process_mib": status_kib("VmHWM"), "worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}
+    return {part: round(value / 2**10, 1) for part, value in kib.items()}
 
 
 def largest_costs(training: Training, batch: Batch, steps: int = 3) -> dict[str, float]:

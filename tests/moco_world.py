@@ -1,4 +1,4 @@
-"""A small catalog to train contrast on: films of one color each theme, their shots as JPEG, and pairs of their scenes."""
+"""A small catalog to train contrast on: films with stripes by theme, their shots as JPEG, and pairs of their scenes."""
 
 import io
 from pathlib import Path

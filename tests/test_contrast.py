@@ -30,9 +30,7 @@ def test_momentum_contrast_is_the_loop_over_queries_and_keys(B, K, C, temperatur
     for mask in (None, masked):
         expected = np.mean(
             [
-                info_nce(
-                    query[i], key[i], [queue[j] for j in range(K) if mask is None or not mask[i, j]], temperature
-                )
+                info_nce(query[i], key[i], [queue[j] for j in range(K) if mask is None or not mask[i, j]], temperature)
                 for i in range(B)
             ]
         )
@@ -127,11 +125,11 @@ def test_key_encoder_moves_by_the_momentum_and_leaves_frozen_parameters():
     key.requires_grad_(False)
     query[0].bias.requires_grad_(False)
     before = {name: value.clone() for name, value in key.named_parameters()}
-    for step in range(3):
+    for _ in range(3):
         contrasts.update_key_encoder(key, query, 0.9)
     for name, value in key.named_parameters():
         expected = before[name]
-        for step in range(3):
+        for _ in range(3):
             expected = expected if name == "0.bias" else 0.9 * expected + 0.1 * query.get_parameter(name)
         torch.testing.assert_close(value, expected)
     assert torch.equal(key[0].bias, before["0.bias"])

@@ -181,11 +181,11 @@ def test_augmentation_is_the_same_for_all_frames_of_a_scene_and_differs_between_
 
 def test_each_number_of_an_augmentation_does_what_it_says():
     frames = torch.randint(0, 256, (1, 2, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    plain = [1.0, 0, 0, 1, 1, 1, 1]
+    names = ("size", "x", "y", "mirror", "brightness", "contrast", "saturation")
+    plain = dict(zip(names, [1.0, 0, 0, 1, 1, 1, 1], strict=True))
 
     def changed(**numbers) -> torch.Tensor:
-        names = ("size", "x", "y", "mirror", "brightness", "contrast", "saturation")
-        return augment(frames, torch.tensor([[numbers.get(name, value) for name, value in zip(names, plain)]]))
+        return augment(frames, torch.tensor([list({**plain, **numbers}.values())]))
 
     assert torch.equal(changed(), frames)
     assert torch.equal(changed(mirror=-1.0), frames.flip(-1))

@@ -1,11 +1,9 @@
 """Frames of scenes against the image processor called image by image; stores, worker processes, what is refused."""
 
-import http.server
-import io
 import copy
+import io
 import pickle
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from range_server import RangeServer, serve
 from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil
 
@@ -257,53 +256,11 @@ def test_object_stores_give_the_same(in_memory, processor):
         frames.read("tt9", 0, 9)
 
 
-class RangeServer(http.server.BaseHTTPRequestHandler):
-    """Files of a folder with HTTP's ranges of bytes, as object stores serve them."""
-
-    folder: Path
-    fetched: list[tuple[str, int]] = []
-
-    def do_HEAD(self) -> None:
-        self.answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool) -> None:
-        path = self.folder / self.path.lstrip("/")
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content, asked = path.read_bytes(), self.headers.get("Range")
-        first, last = 0, len(content) - 1
-        if asked:
-            begin, end = asked.removeprefix("bytes=").split("-")
-            first, last = int(begin), min(int(end or last), last)
-        self.send_response(206 if asked else 200)
-        self.send_header("Accept-Ranges", "bytes")
-        self.send_header("Content-Length", str(last - first + 1))
-        if asked:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        self.end_headers()
-        if with_body:
-            self.fetched.append((path.name, last - first + 1))
-            self.wfile.write(content[first : last + 1])
-
-    def log_message(self, *_) -> None:
-        pass
-
-
 @pytest.fixture
 def served(shots) -> Iterator[str]:
     pytest.importorskip("aiohttp")
-    RangeServer.folder, RangeServer.fetched = shots.parent, []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), RangeServer)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/shots"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(shots.parent) as address:
+        yield f"{address}/shots"
 
 
 def test_only_the_row_groups_that_hold_the_shots_are_fetched(served, shots, processor):

@@ -177,7 +177,7 @@ def accuracy(contrast: Contrast, k: int) -> Tensor:
 
 @torch.no_grad()
 def spread(embeddings_BC: Tensor) -> Tensor:
-    """Root of the variance of embeddings of length 1: near 1 if they spread over the sphere, 0 if they are all alike."""
+    """Root of the variance of embeddings of length 1: near 1 if they cover the sphere, 0 if they are all alike."""
     return (1 - embeddings_BC.float().mean(0).square().sum()).clamp(min=0).sqrt()
 
 

@@ -10,7 +10,7 @@ from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import atomic_write, write_json
 from train.curves import draw_curves
 from train.moco.loop import Training
-from train.runs import made_with
+from train.runs import command_line, made_with
 
 CARD = """---
 library_name: transformers
@@ -73,7 +73,7 @@ def save_results(
         file.write(card.encode())
     with atomic_write(output / "curves.png") as file:
         file.write(draw_curves(panels(log), state["best_step"] or None))
-    write_json(output / "results.json", results)
+    write_json(output / "results.json", {**results, "command": command_line()})
     return results
 
 
@@ -115,5 +115,3 @@ def print_summary(results: Mapping[str, Any], output: Path) -> None:
         best = max(results["retrieval"]["measured"], key=lambda line: line["precision_at_1"])
         print(f"labeled scenes: precision at 1 {best['precision_at_1']:.3f} at step {best['step']}, which was kept")
     print(f"next: m2s embed FILM --model {output}/model --output index")
-
-

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from train.moco import contrast as contrasts
 from train.moco.contrast import Contrast, FilmSimilarity, Queue
 from train.moco.model import SceneContrast, step_operations
-from train.moco.pairs import START, Batch, BatchPlan, PairBatches, ScenePairs, load_batches
+from train.moco.pairs import START, Batch, PairBatches, load_batches
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
 from train.runs import BestWeights, RunArguments, RunFolder

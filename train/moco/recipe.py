@@ -30,9 +30,7 @@ class MoCoRecipe:
         default=False, metadata={"help": "momentum objective: each scene of a pair is query and key once (ours)"}
     )
     queue_size: int = field(default=65536, metadata={"help": "momentum objective: number of keys in the queue"})
-    momentum: float = field(
-        default=0.999, metadata={"help": "share of itself that the key encoder keeps in each step"}
-    )
+    momentum: float = field(default=0.999, metadata={"help": "share of itself that the key encoder keeps in each step"})
     momentum_schedule: Literal["constant", "cosine"] = field(
         default="constant", metadata={"help": "cosine: the momentum rises to 1 over the training (ours)"}
     )
@@ -54,7 +52,9 @@ class MoCoRecipe:
         default=9, metadata={"help": "shots that are read of each mined scene; fewer are drawn at random, in order"}
     )
     frames_per_shot: int = field(default=1, metadata={"help": "keyframes that are read of each shot"})
-    patch_dropout: float = field(default=0.0, metadata={"help": "share of each frame's patches that is left out (ours)"})
+    patch_dropout: float = field(
+        default=0.0, metadata={"help": "share of the patches of each frame that is left out (ours)"}
+    )
     augment: bool = field(
         default=False,
         metadata={"help": "crop, mirror and recolor scenes at random, all frames of a scene alike (ours)"},

@@ -1,4 +1,4 @@
-"""Retrieval on a small labeled set while contrast trains: does the nearest scene of another film have the same label?"""
+"""Retrieval on a small labeled set while contrast trains: has the nearest scene of another film the same label?"""
 
 import csv
 from dataclasses import dataclass
