@@ -50,6 +50,7 @@ bench: $(CLIP)/model.safetensors
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.mil
 	$(BIN)/python -m benchmarks.mining
+	$(BIN)/python -m benchmarks.moco
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info

@@ -64,7 +64,7 @@ def hardware() -> str:
 
 
 def write_result(name: str, dtype: str, content: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Write `FOLDER/NAME-CORES-DTYPE-torchVERSION.json` and print it; packages that are not installed have no version."""
+    """Write `FOLDER/NAME-CORES-DTYPE-torchVERSION.json` and print it; packages that are missing have no version."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run(["git", "status", "--porcelain", "modeling_m2s"], capture_output=True, text=True).stdout
     facts = {

@@ -50,15 +50,15 @@ def write_true_pairs(folder: Path, truth: Truth, movie_ids: Collection[str], cou
     """A `scene_pairs` dataset of `count` pairs of windows whose true scenes are of the same place, in two films.
 
     A window lies inside its scene if that has at least nine shots. The window of a shorter scene lies around it, within
-    the film. Scenes are drawn at random, so frequent places have more pairs. There are fewer pairs where so many do not
-    exist.
+    the film; scenes of less than half a window are left out. Scenes are drawn at random, so frequent places have more
+    pairs. There are fewer pairs where so many do not exist.
 
     Raises:
         ValueError: no two films have a place in common.
         StorageError: the folder holds other pairs.
     """
     films = sorted(movie_id for movie_id in movie_ids if len(truth[movie_id]) >= WINDOW)
-    scenes = true_scenes(truth, films)
+    scenes = [scene for scene in true_scenes(truth, films) if 2 * scene.num_shots > WINDOW]
     by_place = defaultdict(list)
     for scene in scenes:
         by_place[scene.place].append(scene)

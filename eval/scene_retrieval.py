@@ -38,7 +38,7 @@ from modeling_m2s.storage_m2s import write_json
 SPACES = ("raw", "centered", "whitened")
 SHRINKAGE = 0.02  # as in mining
 K = (1, 5)
-SETTINGS = ("shot_space", "num_films", "num_training_scenes", "bf16", "seed")
+SETTINGS = ("position_interpolation", "shot_space", "num_films", "num_training_scenes", "bf16", "seed")
 Embed = Callable[[Sequence[TrueScene]], np.ndarray]
 
 
@@ -51,6 +51,9 @@ class SceneRetrievalArguments:
     output: Path = field(metadata={"help": "JSON file for the measurement"})
     model: str | None = field(
         default=None, metadata={"help": "CLIP checkpoint or scene encoder: a folder, a Hub id, or m2s-clip-tiny"}
+    )
+    position_interpolation: Literal["grid", "mosaic", "sequence", "repeat"] | None = field(
+        default=None, metadata={"help": "how position embeddings serve several frames; by default the model's own way"}
     )
     features: Path | None = field(
         default=None, metadata={"help": "folder of the world's shot_features: measure the mean of single shots"}
@@ -98,7 +101,7 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
     if arguments.features:
         embed = shot_means(arguments.features, read_held_out(arguments.held_out), arguments.shot_space)
     else:
-        embed = encoder_of(arguments.model, arguments.world / "shots", arguments.bf16)
+        embed = encoder_of(arguments.model, arguments.position_interpolation, arguments.world / "shots", arguments.bf16)
     values = judge(embed(queries), queries, embed(training), training)
     films = [scene.movie_id for scene in queries]
     return {
@@ -160,9 +163,9 @@ def shots_read(scene: TrueScene) -> list[int]:
     return evenly_spaced(scene.first_shot, scene.num_shots)
 
 
-def encoder_of(model: str, shots: Path, bf16: bool) -> Embed:
+def encoder_of(model: str, position_interpolation: str | None, shots: Path, bf16: bool) -> Embed:
     """What embeds scenes jointly: `pooler_output` (scenes, D) of up to nine shots each."""
-    encoder, image_processor, _ = load_encoder(model)
+    encoder, image_processor, _ = load_encoder(model, position_interpolation)
     frames = SceneFrames(shots, image_processor)
 
     def embed(scenes: Sequence[TrueScene]) -> np.ndarray:

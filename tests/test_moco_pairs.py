@@ -207,7 +207,7 @@ def test_labeled_scenes_are_read_and_measured(tmp_path, frames, tiny_folder):
     write_labels(tmp_path / "labels.csv", range(8, 12))
     labeled = LabeledScenes.read(tmp_path / "labels.csv", frames)
     assert labeled.movie_ids == set(movie_ids(12)[8:]) and len(labeled.scenes) == 8
-    found = labeled.measure(M2SSceneModel.from_pretrained(tiny_folder), torch.device("cpu"))
+    found = labeled.measure(M2SSceneModel.from_pretrained(tiny_folder))
     assert found == {"precision_at_1": 0.0, "precision_at_5": 0.0}  # each of these films has a theme of its own
 
 

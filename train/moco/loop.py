@@ -17,7 +17,7 @@ from tqdm import tqdm
 from train.moco import contrast as contrasts
 from train.moco.contrast import Contrast, FilmSimilarity, Queue
 from train.moco.model import SceneContrast, step_operations
-from train.moco.pairs import START, Batch, PairBatches, load_batches
+from train.moco.pairs import START, Batch, PairBatches, kept_patches, load_batches
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
 from train.runs import BestWeights, RunArguments, RunFolder
@@ -27,6 +27,8 @@ WHITENED_SCENES = 1024  # scenes whose statistics the whitening takes
 # Training has collapsed when embeddings spread less than this, and less than a fifth of what they did at first.
 COLLAPSED = 0.05
 NAMED_FRAMES = 5  # unreadable frames that a message names
+# With fewer tokens, PyTorch's fused attention makes a step on a CPU a fifth slower, by its backward pass.
+EAGER_TOKENS = 512
 # cuDNN's attention is the fastest of these on recent GPUs; PyTorch's own order puts others first.
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -92,6 +94,10 @@ class Training:
         similar = torch.from_numpy(batches.pairs.films_P2)
         self.similarity = FilmSimilarity(similar, len(batches.pairs.movie_ids)).to(self.device)
         contrast.to(self.device)
+        frames = min(recipe.shots_per_scene, int(batches.pairs.num_shots_P.max())) * recipe.frames_per_shot
+        kept = kept_patches(batches.patches, recipe)
+        if self.device.type == "cpu" and frames * kept < EAGER_TOKENS:
+            contrast.encoder.set_attn_implementation("eager")
         self.keys: SceneContrast | None = None
         if recipe.objective == "momentum":
             self.keys = copy.deepcopy(contrast).requires_grad_(False)
@@ -110,7 +116,6 @@ class Training:
         self.network, self.optimizer = self.accelerator.prepare(contrast, optimizer)
         self.state: dict[str, Any] = {}
         dtype = torch.bfloat16 if recipe.bf16 else torch.float32
-        frames = min(recipe.shots_per_scene, int(batches.pairs.num_shots_P.max())) * recipe.frames_per_shot
         self.speed = Speedometer(
             step_operations(contrast.encoder, recipe, frames),
             peak_operations(self.device, dtype) * self.accelerator.num_processes,
@@ -314,8 +319,7 @@ class Training:
         """Retrieval among the labeled scenes; the weights of the best precision are kept. One process decides."""
         found: list[Any] = [None]
         if self.run_folder.is_main:
-            with self.computing():
-                found = [self.labeled.measure(self.contrast.encoder, self.device)]
+            found = [self.labeled.measure(self.contrast.encoder, self.recipe.bf16)]
             self.run_folder.log(self.state["step"], **found[0])
         broadcast_object_list(found)
         best = self.state["best_precision"]

@@ -13,6 +13,7 @@ from data_scripts.whitening import Moments, Whitening
 from modeling_m2s import M2SSceneModel
 from train.moco.augment import augment
 from train.moco.contrast import gather
+from train.moco.pairs import kept_patches
 from train.moco.recipe import MoCoRecipe
 
 
@@ -110,8 +111,7 @@ def step_operations(encoder: M2SSceneModel, recipe: MoCoRecipe, num_frames: int)
     """
     config = encoder.config.vision_config
     patches = (config.image_size // config.patch_size) ** 2
-    kept = max(1, round(patches * (1 - recipe.patch_dropout)))
-    S, D, I = 1 + num_frames * kept, config.hidden_size, config.intermediate_size  # noqa: E741
+    S, D, I = 1 + num_frames * kept_patches(patches, recipe), config.hidden_size, config.intermediate_size  # noqa: E741
     layer = 8 * S * D * D + 4 * S * D * I + 4 * S * S * D
     embedding = 2 * num_frames * patches * D * config.num_channels * config.patch_size**2
     forward = config.num_hidden_layers * layer + embedding

@@ -199,9 +199,10 @@ class PairBatches(Dataset):
         if recipe.augment:
             random = np.random.default_rng([recipe.seed, AUGMENTATIONS, self.stream, step])
             augmentations_2bA = draw_augmentations(random, len(chosen_B))[:, own_b]
-        kept_2bP = self._draw_patches(step, pixels_2bFCYX.shape[2], len(chosen_B))[:, own_b]
-        kept = torch.from_numpy(kept_2bP) if recipe.patch_dropout else None
-        return Batch(pixels_2bFCYX, kept, augmentations_2bA, torch.from_numpy(films_2B), unreadable)
+        kept_2bP = None
+        if recipe.patch_dropout:
+            kept_2bP = torch.from_numpy(self._draw_patches(step, pixels_2bFCYX.shape[2], len(chosen_B))[:, own_b])
+        return Batch(pixels_2bFCYX, kept_2bP, augmentations_2bA, torch.from_numpy(films_2B), unreadable)
 
     def read_scene(self, movie_id: str, shots: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, int]]]:
         """Pixels (F, C, Y, X) of shots of a film; a frame that does not decode shows what the nearest one shows."""
@@ -239,13 +240,16 @@ class PairBatches(Dataset):
 
     def _draw_patches(self, step: int, num_frames: int, num_pairs: int) -> np.ndarray:
         """Which patches of each scene are read (2, B, P): of every frame equally many, drawn at random."""
-        kept = max(1, round(self.patches * (1 - self.recipe.patch_dropout)))
-        if kept == self.patches:
-            return np.zeros((2, num_pairs, 0), np.int64)
+        kept = kept_patches(self.patches, self.recipe)
         random = np.random.default_rng([self.recipe.seed, PATCHES, self.stream, step])
         order = random.random((2, num_pairs, num_frames, self.patches), np.float32).argsort(-1)
         within = np.sort(order[..., :kept], -1) + self.patches * np.arange(num_frames)[:, None]
         return within.reshape(2, num_pairs, -1)
+
+
+def kept_patches(patches: int, recipe: MoCoRecipe) -> int:
+    """How many of a frame's patches are read."""
+    return max(1, round(patches * (1 - recipe.patch_dropout)))
 
 
 def load_batches(batches: PairBatches, steps: range, num_workers: int | None, device: torch.device) -> DataLoader:

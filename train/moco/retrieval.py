@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
@@ -56,9 +55,9 @@ class LabeledScenes:
     def movie_ids(self) -> set[str]:
         return {scene.movie_id for scene in self.scenes}
 
-    def measure(self, encoder: M2SSceneModel, device: torch.device) -> dict[str, float]:
+    def measure(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, float]:
         """Precision at 1 and 5 by cosine, among scenes of other films."""
-        embeddings_ND = embed_scenes(encoder, self.frames, self.scenes)
+        embeddings_ND = embed_scenes(encoder, self.frames, self.scenes, bf16)
         films = np.array([scene.movie_id for scene in self.scenes])
         found = precision_at_k(embeddings_ND, np.array(self.labels), films, (1, 5))
         return {f"precision_at_{k}": round(float(hits.mean()), 4) for k, hits in found.items()}
