@@ -42,21 +42,18 @@ then holds the message.
 import argparse
 import contextlib
 import gc
-import importlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -64,18 +61,13 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig
 
 from benchmarks.harness import RESULTS, write_result
 from benchmarks.moco import build_training, draw_patches, largest_costs, num_patches, write_catalog
-from data_scripts.readers.scene_frames import SceneFrames, SceneRead
-from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
-from eval.film_worlds import TrueScene, preparation, read_truth, true_scenes
-from eval.scene_retrieval import judge
+from benchmarks.moco_world import World, WorldSizes, compare_objectives, world_in_background
+from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneConfig, M2SSceneModel
-from modeling_m2s.commands_m2s import parse
-from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from train.moco import loop
 from train.moco.loop import Training
 from train.moco.pairs import Batch, load_batches
 from train.moco.recipe import MoCoData, MoCoRecipe
-from train.moco.retrieval import LabeledScenes
 from train.speed import peak_memory_gb, peak_operations
 
 # None leaves the choice to PyTorch.
@@ -84,16 +76,6 @@ PARTS = ("speed", "data", "film_world")
 SPEED_SHARE = 0.45  # of the time, after which no further variant begins
 TOLERANCE = 0.03  # relative, in bfloat16; absolute for a loss below 1
 SHARPER = 6  # times random attention weights, which are so small that a wrong kernel would hardly show
-FILM_WORLD = Path(__file__).parent.parent / "train/configs/moco_film_world.yaml"
-# Settings with which the paper's objective learns in short runs: old keys would be told by their age with the paper's.
-MOMENTUM = {
-    "objective": "momentum",
-    "temperature": 0.2,
-    "momentum": 0.99,
-    "queue_size": 512,
-    "learning_rate": 3e-5,
-    "head_learning_rate": 3e-4,
-}
 
 
 class Variant(NamedTuple):
@@ -129,18 +111,15 @@ class Sizes:
     shots_per_film: int = 500
     data_warm_up: int = 48  # more than the workers have ready when training begins
     data_steps: int = 32
-    world_films: int = 300
-    world_batch_size: int = 64
-    world_steps: int = 20_000
-    probe_steps: int = 60
+    world: WorldSizes = field(default_factory=WorldSizes)
 
     @classmethod
     def tiny(cls) -> "Sizes":
         vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         small = {"batch_size": 4, "queue_size": 16, "compared_pairs": 2, "warm_up": 1, "steps": 1}
         data = {"films": 3, "shots_per_film": 12, "data_warm_up": 2, "data_steps": 2}
-        world = {"world_films": 12, "world_batch_size": 4, "world_steps": 4, "probe_steps": 2}
-        return cls(vision={**vision, "image_size": 32, "patch_size": 16}, **small, **data, **world)
+        world = WorldSizes(films=12, batch_size=4, steps=4, probe_steps=2)
+        return cls(vision={**vision, "image_size": 32, "patch_size": 16}, **small, **data, world=world)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -151,13 +130,9 @@ def main(argv: list[str] | None = None) -> None:
         "--results", type=Path, help="folder for the result file; on a CPU it is only printed by default"
     )
     parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="parts to run, all by default")
-    parser.add_argument("--prepare", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     on_gpu = options.device == "cuda"
     sizes = Sizes(vision={"patch_size": 16}) if on_gpu else Sizes.tiny()
-    if options.prepare:
-        prepare_world(options.prepare, sizes)
-        return
     if on_gpu and not torch.cuda.is_available():
         raise SystemExit("benchmarks.moco_gpu: error: no GPU here; --device cpu tries the script at tiny size")
     with tempfile.TemporaryDirectory() as name:
@@ -176,7 +151,7 @@ class Benchmark:
         self.content: dict[str, Any] = {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else "cpu, tiny sizes: the figures say nothing",
             "largest_product_teraflops": round(self.peak / 1e12, 3),
-            "sizes": vars(sizes),
+            "sizes": {**vars(sizes), "world": sizes.world._asdict()},
         }
         size = sizes.vision.get("image_size", 224)
         self.image_processor = CLIPImageProcessorPil(
@@ -185,20 +160,16 @@ class Benchmark:
         pairs = 2 * sizes.batch_size
         write_catalog(folder, sizes.films, sizes.shots_per_film, pairs, (size * 16 // 9, size))
 
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return self.deadline - time.perf_counter()
-
     def run(self) -> None:
         """All parts; one that fails leaves its error in the result, and the others are still run.
 
         Raises:
             SystemExit: a part failed.
         """
-        parts = {"speed": self.speeds, "data": self.data, "film_world": lambda: film_world(self)}
-        failed = False
-        with world_in_background(self) if "film_world" in self.options.parts else contextlib.nullcontext() as world:
+        parts = {"speed": self.speeds, "data": self.data, "film_world": self.film_world}
+        folder, failed = self.folder / "world", False
+        making = "film_world" in self.options.parts
+        with world_in_background(folder, self.sizes.world.films) if making else contextlib.nullcontext() as world:
             for name in self.options.parts:
                 if world and name != "speed":
                     world.wait()  # it would take cores from the workers
@@ -382,6 +353,13 @@ class Benchmark:
             "training": {name: line[name] for name in names},
         }
 
+    # 3. Film world
+
+    def film_world(self) -> dict[str, Any]:
+        free_memory()
+        world = World(self.folder / "world", self.device, min(8, self.workers()))
+        return compare_objectives(world, self.sizes.world, self.deadline)
+
 
 class FilledTraining(Training):
     """A training whose queue begins with noise: 65,536 true keys would take a minute, and a step costs the same."""
@@ -420,173 +398,6 @@ def free_memory() -> None:
 
 def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-# 3. Film world
-
-
-@contextlib.contextmanager
-def world_in_background(benchmark: Benchmark) -> Iterator[subprocess.Popen]:
-    """A process that makes the world on the CPU and leaves the GPU alone."""
-    folder = benchmark.folder / "world"
-    command = [sys.executable, "-m", "benchmarks.moco_gpu", "--prepare", str(folder)]
-    command += ["--device", benchmark.options.device]
-    cache = {"HF_DATASETS_CACHE": str(benchmark.folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    with open(benchmark.folder / "world.log", "w", encoding="utf-8") as log:
-        process = subprocess.Popen(command, env={**os.environ, **cache}, stdout=log, stderr=log)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-            if process.returncode:
-                print((benchmark.folder / "world.log").read_text(encoding="utf-8")[-2000:], file=sys.stderr)
-
-
-def prepare_world(folder: Path, sizes: Sizes) -> None:
-    """Films, features, films with similar synopses, and pairs of scenes; every fifth film is held out of the pairs."""
-    torch.set_num_threads(min(4, os.cpu_count() or 1))
-    for module, words, name in preparation(folder, seed=1, num_films=sizes.world_films, film_seconds=60):
-        call(module, *words, "--output", folder / name)
-    similar = ["--movies", folder / "movies", "--sources", "synopsis", "--top_k", "30"]
-    call("data_scripts.similar_movies", *similar, "--output", folder / "similar_movies")
-    movie_ids = sorted(read_truth(folder / "world/truth/shots.csv"))
-    (folder / "held_out_films.txt").write_text("\n".join(movie_ids[::5]))
-    (folder / "training_films.txt").write_text("\n".join(sorted(set(movie_ids) - set(movie_ids[::5]))))
-    inputs = ["--features", folder / "shot_features", "--similar", folder / "similar_movies", "--space", "whitened"]
-    inputs += ["--films", folder / "training_films.txt", "--batch_pairs", "32"]
-    call("data_scripts.mine_scene_pairs", *inputs, "--output", folder / "scene_pairs")
-
-
-def call(module: str, *words: object) -> None:
-    """A command of the project, in this process."""
-    importlib.import_module(module).main([str(word) for word in words])
-
-
-class FramesInMemory(SceneFrames):
-    """Keyframes of a small catalog, decoded once: training then waits for none."""
-
-    def __init__(self, frames: SceneFrames):
-        self.image_processor, self.frames_per_shot = frames.image_processor, frames.frames_per_shot
-        self.movie_ids, self.num_shots = frames.movie_ids, frames.num_shots
-        self.films = {movie_id: frames.read(movie_id, 0, shots) for movie_id, shots in frames.num_shots.items()}
-
-    def read(self, movie_id: str, first_shot: int, num_shots: int) -> SceneRead:
-        shots = slice(first_shot, first_shot + num_shots)
-        return SceneRead(*(values[shots] for values in self.films[movie_id]))
-
-
-class TimeIsUp(Exception):
-    """A training has used its time."""
-
-
-class TimedTraining(Training):
-    """A training that ends at its deadline, a value of `time.perf_counter`."""
-
-    deadline = float("inf")
-
-    def after_step(self, *arguments: Any) -> None:
-        super().after_step(*arguments)
-        if time.perf_counter() > self.deadline and self.state["step"] < self.num_steps:
-            raise TimeIsUp
-
-
-class World:
-    """The film world that `prepare_world` made, its frames, and the scenes that encoders are measured on."""
-
-    def __init__(self, folder: Path, benchmark: Benchmark):
-        self.folder, self.benchmark = folder, benchmark
-        _, image_processor, _ = load_encoder(TINY_MODEL)
-        self.frames = FramesInMemory(SceneFrames(folder / "world/shots", image_processor, cache=folder / "cache"))
-        truth = read_truth(folder / "world/truth/shots.csv")
-        names = ("held_out_films", "training_films")
-        self.queries, training = (true_scenes(truth, (folder / f"{name}.txt").read_text().split()) for name in names)
-        self.training = training[:: max(1, len(training) // 600)]
-
-    def labeled(self) -> LabeledScenes:
-        return LabeledScenes(self.frames, self.scenes(self.queries), [scene.place for scene in self.queries])
-
-    def scenes(self, scenes: list[TrueScene]) -> list[Scene]:
-        return [Scene(scene.movie_id, evenly_spaced(scene.first_shot, scene.num_shots)) for scene in scenes]
-
-    def build(self, recipe: MoCoRecipe, labeled: LabeledScenes | None = None) -> TimedTraining:
-        data = MoCoData(
-            pairs=self.folder / "scene_pairs",
-            shots="",
-            num_workers=min(8, self.benchmark.workers()),
-            measure_steps=max(1, (recipe.max_steps or 1) // 10),
-        )
-        encoder, _, _ = load_encoder(TINY_MODEL)
-        on_cpu = self.benchmark.device.type == "cpu"
-        log_steps = max(1, (recipe.max_steps or 2) // 2)
-        return build_training(
-            recipe, self.frames, self.folder, encoder, log_steps, data, TimedTraining, labeled, on_cpu=on_cpu
-        )
-
-    def judged(self, encoder: M2SSceneModel) -> dict[str, float]:
-        """Place retrieval among held-out films' scenes, and the probe, as `eval.scene_retrieval` measures them."""
-        encoder.to(self.benchmark.device)
-        queries, training = (
-            embed_scenes(encoder, self.frames, self.scenes(scenes), bf16=True)
-            for scenes in (self.queries, self.training)
-        )
-        values = judge(queries, self.queries, training, self.training)
-        chosen = ("raw/precision_at_1", "whitened/precision_at_1", "probe")
-        return {name: round(float(np.mean(values[name])), 4) for name in chosen}
-
-    def trained(self, recipe: MoCoRecipe, seconds: float) -> dict[str, Any]:
-        """A whole training, ended by the clock if need be, and what its best weights reach."""
-        training = self.build(recipe, self.labeled())
-        started = time.perf_counter()
-        training.deadline = started + seconds
-        outcome: dict[str, Any] = {"steps_asked": training.num_steps}
-        try:
-            training.run()
-        except TimeIsUp:
-            outcome["ended_by_the_clock"] = True
-        except ValueError as error:  # the training diverged or collapsed
-            outcome["stopped"] = str(error)
-        if training.best.weights:
-            training.contrast.encoder.load_state_dict(training.best.weights)
-        log = training.run_folder.read_log()
-        return {
-            **outcome,
-            "steps": training.state["step"],
-            "seconds": round(time.perf_counter() - started, 1),
-            "pairs_per_second": next((line["pairs_per_second"] for line in reversed(log) if "loss" in line), None),
-            "best_step": training.state["best_step"],
-            "precision_at_1_by_step": {
-                line["step"]: line["precision_at_1"] for line in log if "precision_at_1" in line
-            },
-            **self.judged(training.contrast.encoder),
-        }
-
-
-def film_world(benchmark: Benchmark) -> dict[str, Any]:
-    """In-batch contrast by its recipe, then momentum for as many steps as the time that is left allows.
-
-    Raises:
-        OSError: the world was not made; its log is printed.
-    """
-    free_memory()
-    sizes, world = benchmark.sizes, World(benchmark.folder / "world", benchmark)
-    (recipe,) = parse(MoCoRecipe, [str(FILM_WORLD)])
-    recipe = replace(recipe, batch_size=sizes.world_batch_size, epochs=10**6)
-    recipe = replace(recipe, max_steps=min(recipe.max_steps or sizes.world_steps, sizes.world_steps))
-    results = {
-        "films": sizes.world_films,
-        "queries": len(world.queries),
-        "frozen": world.judged(load_encoder(TINY_MODEL)[0]),
-        "in_batch": world.trained(recipe, 0.4 * benchmark.left),
-    }
-    momentum = replace(recipe, **MOMENTUM, max_steps=sizes.probe_steps)
-    probe = world.build(momentum)
-    probe.run()
-    rate = probe.run_folder.read_log()[-1]["pairs_per_second"]
-    left = benchmark.left - 20  # for the last measurement
-    steps = max(1, min(sizes.world_steps, int(0.8 * left * rate / momentum.batch_size)))
-    results["momentum"] = world.trained(replace(momentum, max_steps=steps), left)
-    return results
 
 
 if __name__ == "__main__":
