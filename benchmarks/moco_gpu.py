@@ -14,10 +14,10 @@ part all the time.
    compared with float32 attention written out. The five largest costs are those of the first row.
 2. Data: the same recipe through the DataLoader, from JPEG keyframes whose short side has 224 pixels, with all cores as
    workers; what the workers decode when nobody computes; the share of the time that training waits.
-3. Film world: contrast on pairs mined in the whitened space of m2s-clip-tiny, `train/configs/moco_film_world.yaml`
-   as it is and with the momentum objective for up to 20,000 steps, as many as the time allows. Both are measured on
-   scenes of films that were neither mined nor trained on, beside the frozen encoder. The world is made by other
-   processes during part 1.
+3. Film world: contrast on pairs mined in the whitened space of m2s-clip-tiny, by `train/configs/moco_film_world.yaml`
+   as it is, and by `moco_film_world_momentum.yaml` for up to 20,000 steps, as many as the time allows. Both are
+   measured on scenes of films that were neither mined nor trained on, beside the frozen encoder. Another process makes
+   the world during part 1.
 
 Predicted for an H200, whose largest matrix product reaches 788 TFLOP/s:
 
@@ -34,15 +34,14 @@ Predicted for an H200, whose largest matrix product reaches 788 TFLOP/s:
 
 How it can fail: a kernel that the GPU or this PyTorch lacks leaves a row with the error. A step that does not fit into
 memory is tried again in two parts, then four, and the row says so. Workers hand batches over through /dev/shm, whatever
-the sharing strategy; where it cannot hold two batches for each core, fewer workers are started, and decoding may then
-be the limit. Variants that the clock does not allow are listed as not reached. Momentum contrast may collapse; the row
+the sharing strategy; where it is too small for those of all cores, fewer workers are started, and decoding may then be
+the limit. Variants that the clock does not allow are listed as not reached. Momentum contrast may collapse; the row
 then holds the message.
 """
 
 import argparse
 import contextlib
 import gc
-import os
 import shutil
 import sys
 import tempfile
@@ -62,11 +61,12 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig
 from benchmarks.harness import RESULTS, write_result
 from benchmarks.moco import build_training, draw_patches, largest_costs, num_patches, write_catalog
 from benchmarks.moco_world import World, WorldSizes, compare_objectives, world_in_background
+from data_scripts.readers.decoded import decoded, default_workers
 from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneConfig, M2SSceneModel
 from train.moco import loop
 from train.moco.loop import Training
-from train.moco.pairs import Batch, load_batches
+from train.moco.pairs import Batch
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.speed import peak_memory_gb, peak_operations
 
@@ -207,7 +207,6 @@ class Benchmark:
             pairs=self.folder / "scene_pairs",
             shots=str(self.folder / "shots"),
             compile=variant.compiled,
-            num_workers=self.workers(),
         )
         training = build_training(
             recipe,
@@ -323,33 +322,26 @@ class Benchmark:
 
     # 2. Data
 
-    def workers(self) -> int:
-        """Processes that decode: one for each core, fewer where /dev/shm cannot hold two batches for each."""
-        if self.device.type == "cpu":
-            return 1
-        batch_bytes = 2 * self.sizes.batch_size * 9 * 3 * 224**2
-        fit = int(0.8 * shutil.disk_usage("/dev/shm").free / (2 * batch_bytes))
-        return max(1, min(os.cpu_count() or 1, fit))
-
     def data(self) -> dict[str, Any]:
         """Decoding without training, then training from JPEG."""
         free_memory()
-        steps, workers = self.sizes.data_warm_up + self.sizes.data_steps, self.workers()
+        steps = self.sizes.data_warm_up + self.sizes.data_steps
         training = self.build(VARIANTS[0], max_steps=2 * self.sizes.data_warm_up)
-        loader = iter(load_batches(training.batches, range(steps), workers, self.device))
+        item_bytes = training.batches.item_bytes
+        loader = decoded(training.batches, range(steps), None, self.device, item_bytes)
         for step in range(steps):
             next(loader)
             if step + 1 == self.sizes.data_warm_up:
                 started = time.perf_counter()
-        decoded = self.sizes.data_steps * self.sizes.batch_size / (time.perf_counter() - started)
+        rate = self.sizes.data_steps * self.sizes.batch_size / (time.perf_counter() - started)
         del loader
         training.run()  # with the kernels that the loop itself asks for
         line = training.run_folder.read_log()[-1]
         names = ("pairs_per_second", "share_of_peak", "data_wait", "memory_gb")
         return {
-            "workers": workers,
+            "workers": 1 if self.device.type == "cpu" else default_workers(item_bytes),
             "shared_memory_free_gb": round(shutil.disk_usage("/dev/shm").free / 1e9, 1),
-            "decoded_pairs_per_second_without_training": round(decoded, 1),
+            "decoded_pairs_per_second_without_training": round(rate, 1),
             "training": {name: line[name] for name in names},
         }
 
@@ -357,7 +349,7 @@ class Benchmark:
 
     def film_world(self) -> dict[str, Any]:
         free_memory()
-        world = World(self.folder / "world", self.device, min(8, self.workers()))
+        world = World(self.folder / "world", self.device)
         return compare_objectives(world, self.sizes.world, self.deadline)
 
 

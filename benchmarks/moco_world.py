@@ -31,16 +31,7 @@ from train.moco.loop import Training
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
 
-FILM_WORLD = Path(__file__).parent.parent / "train/configs/moco_film_world.yaml"
-# Settings with which the paper's objective learns in short runs: old keys would be told by their age with the paper's.
-MOMENTUM = {
-    "objective": "momentum",
-    "temperature": 0.2,
-    "momentum": 0.99,
-    "queue_size": 512,
-    "learning_rate": 3e-5,
-    "head_learning_rate": 3e-4,
-}
+CONFIGS = Path(__file__).parent.parent / "train/configs"
 
 
 class WorldSizes(NamedTuple):
@@ -122,8 +113,8 @@ class World:
         OSError: the world was not made; what its process printed last is on stderr.
     """
 
-    def __init__(self, folder: Path, device: torch.device, num_workers: int):
-        self.folder, self.device, self.num_workers = folder, device, num_workers
+    def __init__(self, folder: Path, device: torch.device):
+        self.folder, self.device = folder, device
         _, image_processor, _ = load_encoder(TINY_MODEL)
         self.frames = FramesInMemory(SceneFrames(folder / "world/shots", image_processor, cache=folder / "cache"))
         truth = read_truth(folder / "world/truth/shots.csv")
@@ -138,13 +129,9 @@ class World:
         return [Scene(scene.movie_id, evenly_spaced(scene.first_shot, scene.num_shots)) for scene in scenes]
 
     def build(self, recipe: MoCoRecipe, labeled: LabeledScenes | None = None) -> TimedTraining:
-        data = MoCoData(
-            pairs=self.folder / "scene_pairs",
-            shots="",
-            num_workers=self.num_workers,
-            measure_steps=max(1, (recipe.max_steps or 1) // 10),
-        )
-        encoder, _, _ = load_encoder(TINY_MODEL)
+        recipe = replace(recipe, measure_steps=max(1, (recipe.max_steps or 1) // 10))
+        data = MoCoData(pairs=self.folder / "scene_pairs", shots="")
+        encoder, _, _ = load_encoder(recipe.model, recipe.position_interpolation)
         on_cpu = self.device.type == "cpu"
         log_steps = max(1, (recipe.max_steps or 2) // 2)
         return build_training(
@@ -192,17 +179,18 @@ class World:
 
 def compare_objectives(world: World, sizes: WorldSizes, deadline: float) -> dict[str, Any]:
     """In-batch contrast by its recipe, then momentum for as many steps as the time until `deadline` allows."""
-    (recipe,) = parse(MoCoRecipe, [str(FILM_WORLD)])
-    recipe = replace(recipe, batch_size=sizes.batch_size, epochs=10**6)
-    recipe = replace(recipe, max_steps=min(recipe.max_steps or sizes.steps, sizes.steps))
+    in_batch, momentum = (
+        replace(parse(MoCoRecipe, [str(CONFIGS / f"{name}.yaml")])[0], batch_size=sizes.batch_size, epochs=10**6)
+        for name in ("moco_film_world", "moco_film_world_momentum")
+    )
+    in_batch = replace(in_batch, max_steps=min(in_batch.max_steps or sizes.steps, sizes.steps))
     results = {
         "films": sizes.films,
         "queries": len(world.queries),
-        "frozen": world.judged(load_encoder(TINY_MODEL)[0]),
-        "in_batch": world.trained(recipe, 0.4 * (deadline - time.perf_counter())),
+        "frozen": world.judged(load_encoder(in_batch.model, in_batch.position_interpolation)[0]),
+        "in_batch": world.trained(in_batch, 0.4 * (deadline - time.perf_counter())),
     }
-    momentum = replace(recipe, **MOMENTUM, max_steps=sizes.probe_steps)
-    probe = world.build(momentum)
+    probe = world.build(replace(momentum, max_steps=sizes.probe_steps))
     probe.run()
     rate = probe.run_folder.read_log()[-1]["pairs_per_second"]
     left = deadline - time.perf_counter() - 20  # for the last measurement

@@ -39,16 +39,16 @@ import numpy as np
 import torch
 import transformers
 from accelerate import PartialState
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data_scripts.inputs import finished
 from data_scripts.ranks import ranks
+from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
-from modeling_m2s.workers_m2s import end_with_parent
 
 DTYPES = ("float32", "bfloat16", "float16")
 IMAGE_EMBEDS, POOLER_OUTPUT = VECTORS = ("image_embeds", "pooler_output")
@@ -119,6 +119,9 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
             f"device={arguments.device} for {state.num_processes} processes: leave it out, each has its own"
         )
     encoder = ShotEncoder(arguments.model, arguments.device or state.device, arguments.dtype, arguments.vector)
+    is_trained = os.path.exists(os.path.join(arguments.model, "training.json"))
+    if state.is_main_process and is_trained and arguments.vector == "image_embeds":
+        print(f"{arguments.model} was trained by contrast, its projection was not: consider --vector pooler_output")
     if state.is_main_process and arguments.model == TINY_MODEL:
         print(f"encoder: {TINY_MODEL}, which ships with m2s; the paper's: --model openai/clip-vit-base-patch16")
     with exclusive(dataset.folder) if state.is_main_process else contextlib.nullcontext():
@@ -238,13 +241,7 @@ def write_features(
     # Every shot is read once and in order, so an Arrow copy would cost more than it saves.
     frames = SceneFrames(shots.folder, encoder.image_processor, arrow_copy=False)
     runs = ShotRuns(frames, films, arguments.batch_size or (16 if on_cpu else 256))
-    num_workers = arguments.num_workers
-    if num_workers is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        num_workers = 1 if on_cpu else max(1, (os.cpu_count() or 2) // processes)
-    loader = DataLoader(
-        runs, batch_size=None, num_workers=num_workers, pin_memory=not on_cpu, worker_init_fn=end_with_parent
-    )
+    loader = decoded(runs, range(len(runs)), arguments.num_workers, encoder.device)
     settings, num_shots = shots.record["settings"], sum(film.num_rows for film in films)
     results: list[tuple[torch.Tensor, torch.Tensor]] = []
     written: Future[None] | None = None
@@ -314,9 +311,16 @@ def _finish(
         f"{dataset.folder}: {shots.record['num_rows']} shots of {len(movie_ids)} films, {without} without a keyframe "
         f"({films_added} films now, {shots_added / seconds:.1f} shots/s)"
     )
-    print(
-        f"next: accelerate launch -m train.train_mil --features {dataset.folder} --similar SIMILAR_MOVIES --output RUN"
-    )
+    if dataset.record["settings"].get("vector") == "pooler_output":
+        print(
+            f"next: python -m data_scripts.mine_scene_pairs --space whitened --features {dataset.folder} "
+            "--similar SIMILAR_MOVIES --output SCENE_PAIRS"
+        )
+    else:
+        print(
+            f"next: accelerate launch -m train.train_mil --features {dataset.folder} --similar SIMILAR_MOVIES "
+            "--output RUN"
+        )
 
 
 if __name__ == "__main__":

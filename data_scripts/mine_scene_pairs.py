@@ -219,7 +219,7 @@ class Miner:
         return self.space.measure(movie_ids, self._read, film_pairs or [pair[:2] for pair in mined])
 
     def mine(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-        """Of each film that comes first in a pair: its id, its rows, and what was skipped on the way."""
+        """For each film that comes first in a pair: its id, its rows, and what was skipped on the way."""
         results = self._results(pairs)
         for movie_id, group in itertools.groupby(results, key=lambda result: result[0].movie_id_a):
             rows, num_mined, without_keyframes = [], 0, set()
@@ -307,7 +307,7 @@ def films_to_skip(
     if missing and not arguments.allow_missing:
         raise ValueError(
             f"{arguments.features} lacks {len(missing)} films of {arguments.similar}, {missing[0]} for one; extract "
-            "their features, or skip them with --allow_missing true"
+            "their features, or skip them with --allow-missing"
         )
     return skipped
 

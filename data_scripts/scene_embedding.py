@@ -1,13 +1,15 @@
-"""Labeled scenes of a `shots` dataset to embeddings: which shots are read, and a scene encoder over all of them."""
+"""Scenes of a `shots` dataset to embeddings: which shots are read, their frames, a scene encoder over all of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
+from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames, normalize
-from modeling_m2s import M2SSceneModel
+from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel
 
 SHOTS_PER_SCENE = 9
 
@@ -25,42 +27,76 @@ def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) 
     return [first_shot + int((place + 0.5) * num_shots / read) for place in range(read)]
 
 
+def read_scene(frames: SceneFrames, scene: Scene) -> tuple[torch.Tensor, list[tuple[str, int]]]:
+    """uint8 pixels (F, C, Y, X) of a scene's shots, and the film and shot of each frame that does not decode.
+
+    Such a frame shows what the nearest frame of the scene shows; without any, all are black.
+
+    Raises:
+        StorageError: a film that the shots lack, or shots past its end.
+    """
+    shots = list(scene.shots)
+    if shots[-1] - shots[0] == len(shots) - 1:
+        read = [frames.read(scene.movie_id, shots[0], len(shots))]
+    else:
+        read = [frames.read(scene.movie_id, shot, 1) for shot in shots]
+    pixels_FCYX = torch.cat([each.pixels_FCYX for each in read])
+    readable_F = torch.cat([each.readable_F for each in read])
+    if readable_F.all():
+        return pixels_FCYX, []
+    frames_F = torch.arange(len(readable_F))
+    missing = [(scene.movie_id, shots[frame // frames.frames_per_shot]) for frame in frames_F[~readable_F].tolist()]
+    if readable_F.any():
+        distance_FF = (frames_F[:, None] - frames_F[None]).abs().masked_fill(~readable_F[None], len(frames_F))
+        pixels_FCYX = pixels_FCYX[distance_FF.argmin(1)]
+    return pixels_FCYX, missing
+
+
+class SceneBatches(Dataset):
+    """Scenes in batches of one number of shots each, so that nothing is padded.
+
+    Attributes:
+        batches: numbers of the scenes of each batch.
+    """
+
+    def __init__(self, frames: SceneFrames, scenes: Sequence[Scene], batch_size: int):
+        self.frames, self.scenes = frames, scenes
+        by_length: dict[int, list[int]] = {}
+        for number, scene in enumerate(scenes):
+            by_length.setdefault(len(scene.shots), []).append(number)
+        self.batches = [
+            numbers[start : start + batch_size]
+            for _, numbers in sorted(by_length.items())
+            for start in range(0, len(numbers), batch_size)
+        ]
+
+    def __getitem__(self, batch: int) -> torch.Tensor:
+        """uint8 pixels (B, F, C, Y, X)."""
+        return torch.stack([read_scene(self.frames, self.scenes[number])[0] for number in self.batches[batch]])
+
+
 @torch.inference_mode()
 def embed_scenes(
-    encoder: M2SSceneModel,
+    encoder: M2SSceneModel | M2SSceneEnsembleModel,
     frames: SceneFrames,
     scenes: Sequence[Scene],
     bf16: bool = False,
     batch_size: int = 16,
+    num_workers: int | None = None,
 ) -> np.ndarray:
-    """`pooler_output` float32 (scenes, D), in the order of the scenes.
-
-    Scenes with the same number of frames share a batch, so that nothing is padded. A frame that does not decode is
-    black, as `SceneFrames` gives it.
+    """`pooler_output` float32 (scenes, D), in the order of the scenes. Workers decode while the encoder computes.
 
     Raises:
         StorageError: a film that the shots lack, or shots past its end.
     """
     was_training, device = encoder.training, encoder.device
     encoder.eval()
+    batches = SceneBatches(frames, scenes, batch_size)
     found = np.zeros((len(scenes), encoder.config.hidden_size), np.float32)
-    order = sorted(range(len(scenes)), key=lambda number: (len(scenes[number].shots), number))
-    start = 0
-    while start < len(order):
-        length = len(scenes[order[start]].shots)
-        chosen = [number for number in order[start : start + batch_size] if len(scenes[number].shots) == length]
-        pixels_BFCYX = torch.stack([read_scene(frames, scenes[number]) for number in chosen]).to(device)
+    order = range(len(batches.batches))
+    for numbers, pixels_BFCYX in zip(batches.batches, decoded(batches, order, num_workers, device), strict=True):
+        pixel_values = normalize(pixels_BFCYX.to(device, non_blocking=True), frames.image_processor)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs = encoder(normalize(pixels_BFCYX, frames.image_processor))
-        found[chosen] = outputs.pooler_output.float().cpu().numpy()
-        start += len(chosen)
+            found[numbers] = encoder(pixel_values).pooler_output.float().cpu().numpy()
     encoder.train(was_training)
     return found
-
-
-def read_scene(frames: SceneFrames, scene: Scene) -> torch.Tensor:
-    """uint8 pixels (F, C, Y, X) of a scene's shots."""
-    shots = list(scene.shots)
-    if shots[-1] - shots[0] == len(shots) - 1:
-        return frames.read(scene.movie_id, shots[0], len(shots)).pixels_FCYX
-    return torch.cat([frames.read(scene.movie_id, shot, 1).pixels_FCYX for shot in shots])

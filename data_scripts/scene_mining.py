@@ -64,7 +64,7 @@ def exact_embedder(model: torch.nn.Module) -> Embed:
     """The `shot_embeddings` of a M2SMovieSimilarityModel, whose result then does not depend on device or threads.
 
     Weights and features are rounded to multiples of powers of two: with 52 bits shared out among them, no sum of the
-    D products and a bias is ever rounded, and ReLU rounds nothing. What that costs is 2**-20 of the largest feature
+    D products and a bias is ever rounded, and ReLU rounds nothing. The cost is 2**-20 of the largest feature
     and, with 512 columns, 2**-23 of the largest weight. The model is changed.
 
     Raises:
@@ -232,7 +232,7 @@ def random_scene_pairs(a: FilmWindows, b: FilmWindows, seed: str) -> list[SceneP
 
 
 def _mean_product(product: float, a: FilmWindows, b: FilmWindows) -> float:
-    """Of the shots of two windows, from the integer product of their sums: the paper's B [3.1]."""
+    """Mean inner product of the shots of two windows, from the integer product of their sums: the paper's B [3.1]."""
     return product * a.scale * b.scale / WINDOW**2
 
 

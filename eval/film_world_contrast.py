@@ -18,7 +18,8 @@ held-out films.
     true_pairs         scenes of the same place, as the truth says: the upper bound
 
 Beside them stand the frozen encoder and two rivals that cost no training: the mean of single shots' features, as they
-are and whitened. Each encoder is compared with the better of the two on the same queries; standard errors are by film.
+are and whitened. On the same queries, retrieval is compared with the mean of whitened shots and the probe with the mean
+of shots as they are: these were the better rivals on seed 0, but for rounding. Standard errors are by film.
 
 All work is done by the commands that users run. Finished steps are not run again, so the same command goes on after a
 kill. Settings were chosen on seed 0, so it is not among the seeds by default.

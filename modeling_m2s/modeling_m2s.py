@@ -282,7 +282,10 @@ class M2SSceneModel(M2SScenePreTrainedModel):
 
 
 class M2SSceneForContrastiveLearning(M2SScenePreTrainedModel):
-    """The scene encoder with the linear layer that momentum contrast compares in (paper §3.2.2, supplement 1.1b)."""
+    """The scene encoder with the linear layer that momentum contrast compares in (paper §3.2.2, supplement 1.1b).
+
+    `train.train_moco` trains with a head of its own, which may whiten embeddings, and saves the encoder without it.
+    """
 
     def __init__(self, config: M2SSceneConfig):
         super().__init__(config)

@@ -62,13 +62,10 @@ def test_in_batch_contrast_is_the_loop_in_both_directions(B, C):
         assert float(found.loss) == pytest.approx(np.mean(losses), rel=1e-9)
 
 
-def test_gradient_flows_to_both_sides_in_batch_and_to_the_queries_alone_with_momentum():
-    first, second, queue = (unit(4, 3, seed=seed).requires_grad_() for seed in range(3))
+def test_gradient_flows_to_both_sides_in_batch():
+    first, second = (unit(4, 3, seed=seed).requires_grad_() for seed in range(2))
     contrasts.in_batch_contrast(first, second, 0.1).loss.backward()
     assert first.grad.abs().sum() > 0 and second.grad.abs().sum() > 0
-    first.grad = None
-    contrasts.momentum_contrast(first, second.detach(), queue.detach(), 0.1).loss.backward()
-    assert first.grad.abs().sum() > 0
 
 
 def test_masks_are_the_loop_over_films():

@@ -1,6 +1,10 @@
 """Batches of scene pairs: which pairs, shots and patches a step reads, shared among processes, and bad input."""
 
+import os
+import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,10 +12,14 @@ import torch
 from moco_world import SCENE, movie_ids, num_shots, write_labels, write_pairs, write_shots
 from transformers import AutoImageProcessor
 
+from data_scripts.readers import decoded as loading
+from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames
+from data_scripts.scene_embedding import Scene, read_scene
+from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from train.moco.augment import augment, draw_augmentations
-from train.moco.pairs import START, BatchPlan, PairBatches, ScenePairs, load_batches
+from train.moco.pairs import START, BatchPlan, PairBatches, ScenePairs
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
 
@@ -97,7 +105,9 @@ def test_plan_is_a_pure_function_that_reads_each_pair_at_most_once_an_epoch(pair
 
 
 def test_fewer_pairs_than_a_batch_are_refused(pairs):
-    with pytest.raises(ValueError, match=rf"batch_size is 500, but there are only {len(pairs)} scene pairs; lower it"):
+    with pytest.raises(
+        ValueError, match=rf"batch_size is 500, but of the {len(pairs)} scene pairs only 45 have the same"
+    ):
         BatchPlan(pairs.num_shots_P, 500, 0)
 
 
@@ -151,11 +161,11 @@ def test_equally_many_patches_of_every_frame_are_kept(pairs, frames):
 
 def test_a_frame_that_does_not_decode_shows_its_neighbor_and_is_named(pairs, frames):
     each, film = batches(pairs, frames), movie_ids(6)[0]
-    pixels, missing = each.read_scene(film, range(5))
+    pixels, missing = read_scene(frames, Scene(film, range(5)))
     assert missing == [(film, 1), (film, 2)]
     good = frames.read(film, 0, 5).pixels_FCYX
     assert torch.equal(pixels, good[[0, 0, 3, 3, 4]])
-    pixels, missing = each.read_scene(movie_ids(6)[5], [0, 2])
+    pixels, missing = read_scene(frames, Scene(movie_ids(6)[5], [0, 2]))
     assert missing == [(movie_ids(6)[5], 0), (movie_ids(6)[5], 2)] and not pixels.any()
     named = {name for step in range(each.plan.steps_per_epoch) for name in each[step].unreadable}
     assert named and named <= {(film, 1), (film, 2), *((movie_ids(6)[5], shot) for shot in range(3))}
@@ -164,10 +174,41 @@ def test_a_frame_that_does_not_decode_shows_its_neighbor_and_is_named(pairs, fra
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_loaded_batches_come_in_order(pairs, frames, num_workers):
     each = batches(pairs, frames, patch_dropout=0.5)
-    loaded = list(load_batches(each, range(1, 4), num_workers, torch.device("cpu")))
+    loaded = list(decoded(each, range(1, 4), num_workers, torch.device("cpu")))
     for step, batch in zip(range(1, 4), loaded, strict=True):
         assert torch.equal(batch.pixels_2bFCYX, each[step].pixels_2bFCYX)
         assert torch.equal(batch.kept_2bP, each[step].kept_2bP) and batch.unreadable == each[step].unreadable
+
+
+class Failing(torch.utils.data.Dataset):
+    """Items of which one cannot be read, and one kills the process that reads it."""
+
+    def __getitem__(self, number: int) -> int:
+        if number == 3:
+            raise StorageError("shard 3 is cut")
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return number
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_a_worker_raises_arrives_as_it_is(num_workers):
+    with pytest.raises(StorageError, match=r"^shard 3 is cut$"):
+        list(decoded(Failing(), range(6), num_workers, torch.device("cpu")))
+
+
+def test_a_killed_worker_is_named():
+    with pytest.raises(UserError, match=r"a process that decodes frames ended .* use a lower num_workers"):
+        list(decoded(Failing(), [5], 1, torch.device("cpu")))
+
+
+def test_workers_fit_into_the_shared_memory(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(loading, "SHARED_MEMORY", Path("/"))
+    assert [loading.default_workers(size) for size in (0, 10, 100, 300)] == [16, 16, 2, 0]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert [loading.default_workers(size) for size in (0, 10, 100)] == [4, 4, 0]
 
 
 def test_augmentation_is_the_same_for_all_frames_of_a_scene_and_differs_between_scenes():
@@ -177,6 +218,8 @@ def test_augmentation_is_the_same_for_all_frames_of_a_scene_and_differs_between_
     changed = augment(frame.expand(3, 4, -1, -1, -1), numbers)
     assert changed.dtype == torch.uint8 and changed.shape == (3, 4, 3, 16, 16)
     assert (changed == changed[:, :1]).all() and not torch.equal(changed[0], changed[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(augment(frame.expand(3, 4, -1, -1, -1), numbers), changed)
 
 
 def test_each_number_of_an_augmentation_does_what_it_says():
@@ -232,10 +275,15 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path, frames, lines, message
     [
         ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": float("inf")}, "temperature is inf; it must be a number from 0 on"),
+        ({"head_learning_rate": -1.0}, "head_learning_rate is -1.0"),
+        ({"objective": "both"}, "objective is 'both'; it must be one of momentum, in_batch"),
+        ({"position_interpolation": "rows"}, "position_interpolation is 'rows'; it must be one of grid"),
+        ({"measure_steps": 0}, "measure_steps is 0"),
         ({"patch_dropout": 1.0}, "patch_dropout is 1.0; it must be a share"),
         ({"batch_size": 9, "accumulation": 2}, "batch_size 9 is not a multiple of accumulation 2"),
         ({"objective": "in_batch", "symmetric": True}, "in_batch is symmetric already"),
-        ({"frozen_layers": -1}, "must not be negative"),
+        ({"frozen_layers": -1}, "frozen_layers is -1"),
         ({"max_steps": 0}, "max_steps is 0"),
     ],
 )
@@ -248,7 +296,6 @@ def test_impossible_recipes_are_refused(fields, message):
     ("fields", "message"),
     [
         ({"max_unreadable": 1.5}, "max_unreadable is 1.5"),
-        ({"measure_steps": 0}, "measure_steps is 0"),
         ({"num_workers": -1}, "num_workers is -1"),
     ],
 )

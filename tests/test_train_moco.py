@@ -138,7 +138,6 @@ def written_out_loss(encoder, head, keys, batch, recipe, queue, films, similar):
 def test_steps_are_those_of_a_loop_written_out(catalog, frames, tiny_folder, tmp_path, fields):
     ours = training(catalog, frames, tiny_folder, tmp_path, **fields)
     recipe, batches = ours.recipe, ours.batches
-    ours.state = {"step": 0, "frames": 0, "unreadable": 0}
     ours.start()
     encoder, head = copy.deepcopy(ours.contrast.encoder), copy.deepcopy(ours.contrast.head)
     keys = (copy.deepcopy(encoder), copy.deepcopy(head), frames.image_processor)
@@ -222,10 +221,7 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions(catalog, frames, tiny_f
     both, (keys, films) = each.compare(batch)
     assert len(keys) == 2 * BATCH and films.tolist() == [*batch.films_2B[1], *batch.films_2B[0]]
     each.recipe.symmetric = False
-    swapped = batch._replace(
-        pixels_2bFCYX=batch.pixels_2bFCYX.flip(0), kept_2bP=batch.kept_2bP.flip(0), films_2B=batch.films_2B.flip(0)
-    )
-    alone = [each.compare(one)[0].loss.item() for one in (batch, swapped)]
+    alone = [each.compare(one)[0].loss.item() for one in (batch, batch.swapped())]
     assert both.loss.item() == pytest.approx(np.mean(alone), rel=1e-5)
 
 
@@ -239,6 +235,16 @@ def test_frozen_parts_stay_and_the_rest_moves(catalog, frames, tiny_folder, tmp_
     assert {
         name for name in before if not frozen.match(name) and "layers.1" in name and "k_proj.bias" not in name
     } <= moved
+    other = training(
+        catalog, frames, tiny_folder, tmp_path / "patches", freeze_patch_embedding=True, objective="in_batch"
+    )
+    before = {name: value.clone() for name, value in other.contrast.named_parameters()}
+    other.step(0, other.batches[0])
+    still = {name for name, value in other.contrast.named_parameters() if torch.equal(value, before[name])}
+    assert still - {name for name in still if "k_proj.bias" in name} == {
+        "encoder.vision_model.embeddings.patch_embedding.weight",
+        "encoder.visual_projection.weight",
+    }
     with pytest.raises(ValueError, match="frozen_layers is 2, but the encoder has 2 layers"):
         training(catalog, frames, tiny_folder, tmp_path / "all", frozen_layers=2)
 
@@ -467,7 +473,7 @@ def test_a_queue_larger_than_half_of_the_scenes_is_told(bench):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--batch-size", "500"], r"batch_size is 500, but there are only \d+ scene pairs"),
+        (["--batch-size", "500"], r"batch_size is 500, but of the \d+ scene pairs"),
         (["--model", "nowhere/no-model"], "nowhere/no-model"),
         (["--objective", "both"], "objective"),
         (["--frozen-layers", "9"], "frozen_layers is 9, but the encoder has 2 layers"),
@@ -481,7 +487,7 @@ def test_what_makes_no_run_is_refused(bench, flags, message):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(bench):
     told = bench.refused("diverged", "--learning-rate", "1e30", "--max-steps", "8", "--warmup-share", "0")
-    assert "diverged" in told or "collapsed" in told or "not finite" in told or "no number" in told
+    assert re.match(r"the loss of step \d+ is nan: training diverged", told)
 
 
 def test_collapsed_embeddings_end_the_run_with_their_cause(catalog, frames, tiny_folder, tmp_path):
@@ -501,7 +507,7 @@ def test_collapsed_embeddings_end_the_run_with_their_cause(catalog, frames, tiny
 
 def test_keyframes_that_do_not_decode_are_named_and_counted_up_to_a_threshold(catalog, bench, tmp_path):
     write_shots(tmp_path / "shots", broken={(film, shot): b"no" for film in range(12) for shot in (2, 3)})
-    flags = ["--shots", tmp_path / "shots", "--max-steps", "6"]
+    flags = ["--shots", tmp_path / "shots", "--max-steps", "30"]
     told = bench.refused("unreadable", *flags)
     assert re.search(r"\d+ of \d+ frames do not decode, such as tt2\d+ shot [23].*more than max_unreadable=0.01", told)
     out = bench.finished("readable", *flags, "--max-unreadable", "0.9")

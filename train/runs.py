@@ -143,6 +143,10 @@ class RunFolder:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
+    def curve(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) of all lines of the log that have this value."""
+        return [(line["step"], line[name]) for line in self.read_log() if name in line]
+
     def save(self, step: int, **state: Any) -> None:
         """A checkpoint of everything the accelerator prepared; it counts when all of it is on disk.
 

@@ -22,8 +22,8 @@ The parameters are float32: at the paper's learning rate, most updates would be 
 """
 
 import hashlib
+import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -88,7 +88,8 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
     facts = {
         "model_revision": revision,
         "pairs": pairs.digest(),
-        "labels": hashlib.sha256(Path(data.labels).read_bytes()).hexdigest()[:16] if data.labels else None,
+        "shots": digest(json.dumps([frames.record.get("settings"), frames.num_shots], sort_keys=True).encode()),
+        "labels": digest(data.labels.read_bytes()) if data.labels else None,
     }
     run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with)
     with run.held():
@@ -103,10 +104,14 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
     return results
 
 
+def digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def warn_of_large_queue(recipe: MoCoRecipe, pairs: ScenePairs, accelerator: Accelerator) -> None:
-    """Say if the queue holds more than half of the scenes: then many negatives show what the positive shows."""
+    """Say if the queue holds more than half of the scenes, with nothing masked: then positives are negatives, too."""
     scenes = 2 * len(pairs)
-    if recipe.objective == "momentum" and recipe.queue_size > scenes / 2:
+    if recipe.objective == "momentum" and recipe.queue_size > scenes / 2 and recipe.mask != "similar":
         accelerator.print(
             f"queue_size {recipe.queue_size} is more than half of the {scenes} scenes: the queue will hold the "
             "positives themselves. Use a smaller queue, or --mask similar"

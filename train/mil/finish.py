@@ -50,15 +50,10 @@ def save_results(
 
 
 def draw_run(run: RunFolder, best_step: int) -> None:
-    log = run.read_log()
-
-    def curve(name: str) -> list[tuple[int, float]]:
-        return [(line["step"], line[name]) for line in log if name in line]
-
     panels = {
-        "cross-entropy": {"training": curve("loss"), "held-out films": curve("held_out_loss")},
+        "cross-entropy": {"training": run.curve("loss"), "held-out films": run.curve("held_out_loss")},
         "held-out films": {
-            name.replace("_", " "): curve(f"held_out_{name}") for name in ("auc", "average_precision", "accuracy")
+            name.replace("_", " "): run.curve(f"held_out_{name}") for name in ("auc", "average_precision", "accuracy")
         },
     }
     panels = {title: curves for title, curves in panels.items() if any(curves.values())}

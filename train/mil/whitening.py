@@ -20,7 +20,7 @@ SMALLEST_SHARE = 1e-5
 MOST_FILMS = 1000  # whose moments are taken
 
 
-class Whitening(nn.Module):
+class WhitenedWeight(nn.Module):
     """The weight of a linear layer, `trained_HD @ whitening_DD`."""
 
     def __init__(self, whitening_DD: torch.Tensor):
@@ -39,7 +39,7 @@ def whiten(layer: nn.Linear, reader: FilmReader, seed: list[int]) -> None:
     """
     films = np.random.default_rng(seed).permutation(len(reader.movie_ids))[:MOST_FILMS]
     whitening_DD = inverse_root(second_moments(reader, np.sort(films)))
-    parametrize.register_parametrization(layer, "weight", Whitening(whitening_DD.to(layer.weight)))
+    parametrize.register_parametrization(layer, "weight", WhitenedWeight(whitening_DD.to(layer.weight)))
 
 
 def unwhiten(layer: nn.Linear) -> None:

@@ -31,17 +31,18 @@ def augment(pixels_BFCYX: torch.Tensor, augmentations_BA: torch.Tensor) -> torch
     A crop is resized bilinearly to the whole picture. Brightness scales all values, contrast the distance to the mean
     gray of a frame, saturation the distance of each pixel to its own gray.
     """
-    num_frames = pixels_BFCYX.shape[1]
-    per_frame = augmentations_BA.to(pixels_BFCYX.device).repeat_interleave(num_frames, 0)
-    size, x, y, mirror, brightness, contrast, saturation = per_frame.unbind(1)
-    zero = torch.zeros_like(size)
-    transform = torch.stack([torch.stack([size * mirror, zero, x], 1), torch.stack([zero, size, y], 1)], 1)
-    pixels = pixels_BFCYX.flatten(0, 1).float()
-    grid = F.affine_grid(transform, list(pixels.shape), align_corners=False)
-    pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    pixels = pixels * brightness[:, None, None, None]
-    gray = (pixels * pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
-    pixels = gray + (pixels - gray) * saturation[:, None, None, None]
-    mean = gray.mean((2, 3), keepdim=True)
-    pixels = mean + (pixels - mean) * contrast[:, None, None, None]
-    return pixels.clamp(0, 255).round().to(torch.uint8).unflatten(0, pixels_BFCYX.shape[:2])
+    with torch.autocast(pixels_BFCYX.device.type, enabled=False):  # in bfloat16 a crop would be off by half a pixel
+        num_frames = pixels_BFCYX.shape[1]
+        per_frame = augmentations_BA.to(pixels_BFCYX.device).repeat_interleave(num_frames, 0)
+        size, x, y, mirror, brightness, contrast, saturation = per_frame.unbind(1)
+        zero = torch.zeros_like(size)
+        transform = torch.stack([torch.stack([size * mirror, zero, x], 1), torch.stack([zero, size, y], 1)], 1)
+        pixels = pixels_BFCYX.flatten(0, 1).float()
+        grid = F.affine_grid(transform, list(pixels.shape), align_corners=False)
+        pixels = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+        pixels = pixels * brightness[:, None, None, None]
+        gray = (pixels * pixels.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
+        pixels = gray + (pixels - gray) * saturation[:, None, None, None]
+        mean = gray.mean((2, 3), keepdim=True)
+        pixels = mean + (pixels - mean) * contrast[:, None, None, None]
+        return pixels.clamp(0, 255).round().to(torch.uint8).unflatten(0, pixels_BFCYX.shape[:2])

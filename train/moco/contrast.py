@@ -143,6 +143,8 @@ def scheduled_momentum(momentum: float, schedule: str, progress: float) -> float
 
 
 class _Gather(torch.autograd.Function):
+    """PyTorch has the same in `torch.distributed.nn`, which is deprecated."""
+
     @staticmethod
     def forward(context: Any, own_bD: Tensor) -> Tensor:
         parts = [torch.empty_like(own_bD) for _ in range(distributed.get_world_size())]
@@ -151,7 +153,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient_BD: Tensor) -> Tensor:
-        gradient_BD = gradient_BD.contiguous()
+        gradient_BD = gradient_BD.contiguous().clone()  # autograd's own must not change
         distributed.all_reduce(gradient_BD)
         return gradient_BD.chunk(distributed.get_world_size())[distributed.get_rank()]
 

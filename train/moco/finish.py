@@ -1,5 +1,6 @@
-"""What a contrastive training leaves behind: the encoder, results, curves, a minimal card."""
+"""The end of a contrastive training: the encoder with a minimal card, results, curves."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,12 +11,12 @@ from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import atomic_write, write_json
 from train.curves import draw_curves
 from train.moco.loop import Training
-from train.runs import command_line, made_with
+from train.runs import RunFolder, command_line, made_with
 
 CARD = """---
 library_name: transformers
 pipeline_tag: image-feature-extraction
-tags:
+{base_model}tags:
 - video-feature-extraction
 - movies2scenes
 ---
@@ -48,8 +49,10 @@ def save_results(
     recipe, run, output = training.recipe, training.run_folder, training.run_folder.folder
     log = run.read_log()
     measured = [line for line in log if "precision_at_1" in line]
+    is_local = recipe.model == TINY_MODEL or os.path.isdir(recipe.model)
+    name = Path(recipe.model).resolve().name if os.path.isdir(recipe.model) else recipe.model  # no path of this machine
     results = {
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "model": name},
         "data": {**facts, "mined": dict(pair_record)},
         "counts": dict(counts),
         "steps": state["step"],
@@ -65,24 +68,25 @@ def save_results(
     training.contrast.encoder.save_pretrained(model)
     M2SSceneProcessor(training.contrast.image_processor).save_pretrained(model)
     write_json(model / "training.json", results)
-    name = recipe.model if recipe.model == TINY_MODEL else Path(recipe.model).name
     card = CARD.format(
-        model=name, objective=recipe.objective, steps=state["step"], batch_size=recipe.batch_size, **counts
+        base_model="" if is_local else f"base_model: {name}\n",
+        model=name,
+        objective=recipe.objective,
+        steps=state["step"],
+        batch_size=recipe.batch_size,
+        **counts,
     )
     with atomic_write(model / "README.md") as file:
         file.write(card.encode())
     with atomic_write(output / "curves.png") as file:
-        file.write(draw_curves(panels(log), state["best_step"] or None))
+        file.write(draw_curves(panels(run), state["best_step"] or None))
     write_json(output / "results.json", {**results, "command": command_line()})
     return results
 
 
-def panels(log: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def panels(run: RunFolder) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """The curves to draw: title, name, points."""
-
-    def curve(name: str) -> list[tuple[int, float]]:
-        return [(line["step"], line[name]) for line in log if name in line]
-
+    curve = run.curve
     found = {
         "contrastive loss": {"training": curve("loss")},
         "partner found": {"first": curve("top_1"), "among five": curve("top_5")},

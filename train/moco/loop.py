@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from data_scripts.readers.decoded import decoded
 from train.moco import contrast as contrasts
 from train.moco.contrast import Contrast, FilmSimilarity, Queue
 from train.moco.model import SceneContrast, step_operations
-from train.moco.pairs import START, Batch, PairBatches, kept_patches, load_batches
+from train.moco.pairs import START, Batch, PairBatches, kept_patches
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
 from train.runs import BestWeights, RunArguments, RunFolder
@@ -27,6 +28,7 @@ WHITENED_SCENES = 1024  # scenes whose statistics the whitening takes
 # Training has collapsed when embeddings spread less than this, and less than a fifth of what they did at first.
 COLLAPSED = 0.05
 NAMED_FRAMES = 5  # unreadable frames that a message names
+JUDGED_FRAMES = 1000  # frames after which the share of unreadable ones is judged
 # With fewer tokens, PyTorch's fused attention makes a step on a CPU a fifth slower, by its backward pass.
 EAGER_TOKENS = 512
 # cuDNN's attention is the fastest of these on recent GPUs; PyTorch's own order puts others first.
@@ -56,9 +58,13 @@ class Speedometer:
     def restart(self) -> None:
         self.started, self.waited, self.pairs = time.perf_counter(), 0.0, 0
 
+    def seconds(self) -> float:
+        """Seconds since the last restart."""
+        return time.perf_counter() - self.started
+
     def read(self) -> dict[str, float]:
         """Pairs a second over all processes, share of the devices' peak, share of the time spent waiting."""
-        seconds = time.perf_counter() - self.started
+        seconds = self.seconds()
         rate = self.pairs / seconds
         return {
             "pairs_per_second": round(rate, 2),
@@ -109,12 +115,14 @@ class Training:
             contrast.encoder.compile()
             if self.keys:
                 self.keys.encoder.compile()
-        head = {"params": list(contrast.head.parameters()), "rate": recipe.head_learning_rate or recipe.learning_rate}
+        head_rate = recipe.learning_rate if recipe.head_learning_rate is None else recipe.head_learning_rate
+        head = {"params": list(contrast.head.parameters()), "rate": head_rate}
         trained = [parameter for parameter in contrast.encoder.parameters() if parameter.requires_grad]
         groups = [{"params": trained, "rate": recipe.learning_rate}, head]
         optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(contrast, optimizer)
         self.state: dict[str, Any] = {}
+        self.frames, self.unreadable = 0, list[tuple[str, int]]()  # of this process, not yet counted
         dtype = torch.bfloat16 if recipe.bf16 else torch.float32
         self.speed = Speedometer(
             step_operations(contrast.encoder, recipe, frames),
@@ -139,12 +147,11 @@ class Training:
         hidden = None if self.run_folder.is_main else True
         self.speed.restart()
         with tqdm(total=self.num_steps, initial=state["step"], desc="training", disable=hidden) as bar:
-            for step, batch in zip(steps, self.waiting(steps), strict=True):
-                started = time.perf_counter()
-                self.count_unreadable(batch)
+            for step, batch in zip(steps, self.waiting(steps, self.batches), strict=True):
+                self.frames += batch.num_frames
+                self.unreadable += batch.unreadable
                 contrast, gradient_norm = self.step(step, batch.to(self.device))
                 state["step"] = step + 1
-                state["seconds"] += time.perf_counter() - started
                 self.speed.pairs += self.recipe.batch_size
                 bar.update()
                 self.after_step(contrast, gradient_norm)
@@ -157,16 +164,16 @@ class Training:
         step, is_last = self.state["step"], self.state["step"] == self.num_steps
         if step % self.arguments.log_steps == 0 or is_last:
             self.log(step, contrast, gradient_norm)
-        if self.labeled and (step % self.data.measure_steps == 0 or is_last):
+        if self.labeled and (step % self.recipe.measure_steps == 0 or is_last):
             self.measure()
         if step % self.arguments.checkpoint_steps == 0 or is_last:
+            self.count_frames()
             self.run_folder.save(**self.state)
+            self.speed.restart()
 
-    def waiting(self, steps: range, stream_batches: PairBatches | None = None) -> Iterator[Batch]:
+    def waiting(self, steps: range, batches: PairBatches) -> Iterator[Batch]:
         """The batches of some steps; the time spent waiting for them is noted."""
-        loader = iter(
-            load_batches(stream_batches or self.batches, steps, self.data.num_workers, self.device) if steps else []
-        )
+        loader = decoded(batches, steps, self.data.num_workers, self.device, batches.item_bytes)
         for _ in steps:
             before = time.perf_counter()
             batch = next(loader)
@@ -225,8 +232,8 @@ class Training:
                 self.accelerator.backward(contrast.loss / parts)
             losses.append(contrast.loss.detach())
             pushed.append(keys)
-        limit = self.recipe.max_gradient_norm or math.inf
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self.contrast.parameters(), limit)
+        gradients = [each.grad for each in self.contrast.parameters() if each.grad is not None]
+        gradient_norm = torch.nn.utils.get_total_norm(gradients)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.keys:
@@ -239,22 +246,22 @@ class Training:
 
     def compare(self, part: Batch) -> tuple[Contrast, tuple[Tensor, Tensor]]:
         """The contrast of some pairs of scenes, and the keys that they add to the queue with their films."""
-        inputs, recipe = part[:3], self.recipe
+        recipe = self.recipe
         if self.keys is None:
             with self.computing():
-                first_BC, second_BC = self.network(*inputs)
+                first_BC, second_BC = self.network(*part[:3])
             masked_BB = self.masked(part.films_2B[0], part.films_2B[1])
-            self.embeddings, self.masked_share = first_BC.detach(), _share(masked_BB)
+            self.embeddings, self.masks = first_BC.detach(), masked_BB
             return contrasts.in_batch_contrast(first_BC, second_BC, recipe.temperature, masked_BB), (None, None)
-        queries, keys = ([0, 1], [1, 0]) if recipe.symmetric else ([0], [1])
+        queries, keys = (part, part.swapped()) if recipe.symmetric else (part.side(0), part.side(1))
         with self.computing(), torch.no_grad():
-            key_BC = self.keys(*(None if values is None else values[keys] for values in inputs)).flatten(0, 1)
+            key_BC = self.keys(*keys[:3]).flatten(0, 1)
         with self.computing():
-            query_BC = self.network(*(None if values is None else values[queries] for values in inputs)).flatten(0, 1)
-        masked_BK = self.masked(part.films_2B[queries].flatten(), self.queue.films_K)
-        self.embeddings, self.masked_share = query_BC.detach(), _share(masked_BK)
+            query_BC = self.network(*queries[:3]).flatten(0, 1)
+        masked_BK = self.masked(queries.films_2B.flatten(), self.queue.films_K)
+        self.embeddings, self.masks = query_BC.detach(), masked_BK
         contrast = contrasts.momentum_contrast(query_BC, key_BC, self.queue.keys_KC, recipe.temperature, masked_BK)
-        return contrast, (key_BC, part.films_2B[keys].flatten())
+        return contrast, (key_BC, keys.films_2B.flatten())
 
     def masked(self, query_B: Tensor, key_K: Tensor) -> Tensor | None:
         if self.recipe.mask == "none":
@@ -268,6 +275,8 @@ class Training:
             ValueError: the loss is no number, or the embeddings are nearly all alike.
         """
         loss, spread = contrast.loss.item(), contrasts.spread(self.embeddings).item()
+        self.count_frames()
+        self.state["seconds"] += self.speed.seconds()
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss of step {step} is {loss}: training diverged. Use a learning_rate below "
@@ -280,7 +289,7 @@ class Training:
             "spread": round(spread, 4),
             "gradient_norm": round(float(gradient_norm), 5),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "masked_share": self.masked_share,
+            "masked_share": 0.0 if self.masks is None else round(self.masks.float().mean().item(), 4),
         }
         if self.keys:
             ages = contrasts.similarity_by_age(self.embeddings, self.queue)
@@ -295,25 +304,28 @@ class Training:
                 "lower learning_rate, a higher temperature or objective in_batch, and another folder"
             )
 
-    def count_unreadable(self, batch: Batch) -> None:
-        """Note frames that did not decode.
+    def count_frames(self) -> None:
+        """Add up the frames that all processes have read since the last time, and those that did not decode.
 
         Raises:
-            ValueError: their share is above the threshold.
+            ValueError: the share of those that did not decode is above the threshold; on all processes.
         """
-        state = self.state
-        state["frames"] += batch.num_frames
-        if not batch.unreadable:
+        state, names = self.state, [f"{movie_id} shot {shot}" for movie_id, shot in self.unreadable]
+        counts = torch.tensor([self.frames, len(names)], device=self.device)
+        read, unreadable = self.accelerator.reduce(counts, reduction="sum").tolist()
+        self.frames, self.unreadable = 0, []
+        state["frames"], state["unreadable"] = state["frames"] + read, state["unreadable"] + unreadable
+        if not unreadable:
             return
-        names = ", ".join(f"{movie_id} shot {shot}" for movie_id, shot in batch.unreadable[:NAMED_FRAMES])
-        state["unreadable"] += len(batch.unreadable)
-        share = state["unreadable"] / state["frames"]
-        tqdm.write(f"{len(batch.unreadable)} keyframes do not decode: {names}")
-        if share > self.data.max_unreadable:
+        named = f", such as {', '.join(names[:NAMED_FRAMES])}" if names else ""
+        is_judged = state["frames"] >= JUDGED_FRAMES or state["step"] == self.num_steps
+        if is_judged and state["unreadable"] > self.data.max_unreadable * state["frames"]:
             raise ValueError(
-                f"{state['unreadable']} of {state['frames']} frames do not decode, such as {names}: more than "
+                f"{state['unreadable']} of {state['frames']} frames do not decode{named}: more than "
                 f"max_unreadable={self.data.max_unreadable:g}. Run python -m data_scripts.check {self.data.shots}"
             )
+        if self.run_folder.is_main:
+            tqdm.write(f"{unreadable} keyframes do not decode{named}")
 
     def measure(self) -> None:
         """Retrieval among the labeled scenes; the weights of the best precision are kept. One process decides."""
@@ -327,7 +339,3 @@ class Training:
             self.state["best_precision"], self.state["best_step"] = found[0]["precision_at_1"], self.state["step"]
             self.best.keep(self.contrast.encoder)
         self.speed.restart()
-
-
-def _share(masked: Tensor | None) -> float:
-    return 0.0 if masked is None else round(float(masked.float().mean()), 4)

@@ -5,20 +5,19 @@ of a frame, N patches of a frame, P patches of a scene that are read.
 """
 
 import hashlib
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import SceneFrames
+from data_scripts.scene_embedding import Scene, read_scene
 from modeling_m2s.storage_m2s import StorageError
-from modeling_m2s.workers_m2s import end_with_parent
 from train.moco.augment import draw_augmentations
 from train.moco.recipe import MoCoRecipe
 
@@ -107,7 +106,10 @@ class BatchPlan:
         self.buckets = [np.flatnonzero(num_shots_P == length) for length in np.unique(num_shots_P)]
         self.steps_per_epoch = sum(len(bucket) // batch_size for bucket in self.buckets)
         if not self.steps_per_epoch:
-            raise ValueError(f"batch_size is {batch_size}, but there are only {len(num_shots_P)} scene pairs; lower it")
+            raise ValueError(
+                f"batch_size is {batch_size}, but of the {len(num_shots_P)} scene pairs only "
+                f"{max(map(len, self.buckets))} have the same number of shots; lower it"
+            )
         self._epoch: tuple[Any, np.ndarray] = (None, np.empty(0))
 
     def batch(self, step: int, stream: int = ORDER) -> np.ndarray:
@@ -139,6 +141,7 @@ class Batch(NamedTuple):
 
     @property
     def num_frames(self) -> int:
+        """Frames of this process's scenes."""
         return self.pixels_2bFCYX.shape[:3].numel()
 
     def part(self, number: int, parts: int) -> "Batch":
@@ -148,6 +151,17 @@ class Batch(NamedTuple):
             return None if values is None else values.chunk(parts, 1)[number]
 
         return Batch(*map(cut, self[:4]), unreadable=[])  # type: ignore[arg-type]
+
+    def side(self, number: int) -> "Batch":
+        """One scene of each pair: the first or the second."""
+        return self._sides(lambda values: values[number : number + 1])
+
+    def swapped(self) -> "Batch":
+        """The second scene of each pair before the first."""
+        return self._sides(lambda values: values.flip(0))
+
+    def _sides(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        return Batch(*(None if values is None else choose(values) for values in self[:4]), unreadable=[])  # type: ignore[arg-type]
 
     def to(self, device: torch.device) -> "Batch":
         tensors = (None if values is None else values.to(device, non_blocking=True) for values in self[:4])
@@ -191,7 +205,7 @@ class PairBatches(Dataset):
             for place in own_b:
                 shots_S = first_2B[side, place] + shots_2BS[side, place]
                 movie_id = self.pairs.movie_ids[films_2B[side, place]]
-                pixels_FCYX, missing = self.read_scene(movie_id, shots_S.tolist())
+                pixels_FCYX, missing = read_scene(self.frames, Scene(movie_id, shots_S.tolist()))
                 pixels.append(pixels_FCYX)
                 unreadable += missing
         pixels_2bFCYX = torch.stack(pixels).unflatten(0, (2, len(own_b)))
@@ -204,22 +218,12 @@ class PairBatches(Dataset):
             kept_2bP = torch.from_numpy(self._draw_patches(step, pixels_2bFCYX.shape[2], len(chosen_B))[:, own_b])
         return Batch(pixels_2bFCYX, kept_2bP, augmentations_2bA, torch.from_numpy(films_2B), unreadable)
 
-    def read_scene(self, movie_id: str, shots: Sequence[int]) -> tuple[torch.Tensor, list[tuple[str, int]]]:
-        """Pixels (F, C, Y, X) of shots of a film; a frame that does not decode shows what the nearest one shows."""
-        if shots[-1] - shots[0] == len(shots) - 1:
-            read = [self.frames.read(movie_id, shots[0], len(shots))]
-        else:
-            read = [self.frames.read(movie_id, shot, 1) for shot in shots]
-        pixels_FCYX = torch.cat([each.pixels_FCYX for each in read])
-        readable_F = torch.cat([each.readable_F for each in read])
-        if readable_F.all():
-            return pixels_FCYX, []
-        frames_F = torch.arange(len(readable_F))
-        missing = [(movie_id, shots[frame // self.recipe.frames_per_shot]) for frame in frames_F[~readable_F].tolist()]
-        if readable_F.any():
-            distance_FF = (frames_F[:, None] - frames_F[None]).abs().masked_fill(~readable_F[None], len(frames_F))
-            pixels_FCYX = pixels_FCYX[distance_FF.argmin(1)]
-        return pixels_FCYX, missing
+    @property
+    def item_bytes(self) -> int:
+        """About what a batch of this process takes."""
+        frames = self.recipe.shots_per_scene * self.recipe.frames_per_shot
+        size = self.frames.read(self.pairs.movie_ids[0], 0, 1).pixels_FCYX[0].numel()
+        return 2 * self.recipe.batch_size // self.share[1] * frames * size
 
     def _own(self, places_B: np.ndarray) -> np.ndarray:
         """This process's places in a batch: within each part of an accumulated step, a run of neighbors."""
@@ -227,7 +231,7 @@ class PairBatches(Dataset):
         return places_B.reshape(self.recipe.accumulation, processes, -1)[:, process].reshape(-1)
 
     def _draw_sides(self, step: int, num_pairs: int) -> np.ndarray:
-        """Which scene of each pair comes first (2, B): the query of momentum contrast, drawn anew each time."""
+        """Which scene of each pair comes first (2, B): the query of momentum contrast, drawn anew each time (ours)."""
         first_B = np.random.default_rng([self.recipe.seed, SIDES, self.stream, step]).integers(2, size=num_pairs)
         return np.stack([first_B, 1 - first_B])
 
@@ -250,24 +254,3 @@ class PairBatches(Dataset):
 def kept_patches(patches: int, recipe: MoCoRecipe) -> int:
     """How many of a frame's patches are read."""
     return max(1, round(patches * (1 - recipe.patch_dropout)))
-
-
-def load_batches(batches: PairBatches, steps: range, num_workers: int | None, device: torch.device) -> DataLoader:
-    """The batches of some steps in order, decoded ahead in worker processes."""
-    on_cpu = device.type == "cpu"
-    if num_workers is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        num_workers = 1 if on_cpu else max(1, (os.cpu_count() or 2) // processes)
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=steps,
-        num_workers=num_workers,
-        pin_memory=not on_cpu,
-        worker_init_fn=end_with_parent,
-        collate_fn=_as_it_is,
-    )
-
-
-def _as_it_is(batch: Batch) -> Batch:
-    return batch

@@ -1,8 +1,9 @@
-"""What a contrastive training depends on: its recipe, and where its data lie."""
+"""Recipe of a contrastive training, and where its data lie."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin
 
 Objective = Literal["momentum", "in_batch"]
 
@@ -45,7 +46,10 @@ class MoCoRecipe:
         metadata={"help": "whiten the embeddings before the linear head, by their statistics before training (ours)"},
     )
     batch_norm: bool = field(
-        default=False, metadata={"help": "normalize the embeddings over the batch before the linear head (ours)"}
+        default=False,
+        metadata={
+            "help": "normalize the embeddings over the batch, or each accumulated part, before the linear head (ours)"
+        },
     )
 
     shots_per_scene: int = field(
@@ -81,25 +85,29 @@ class MoCoRecipe:
     schedule: Literal["cosine", "constant"] = field(
         default="cosine", metadata={"help": "learning rate after the warm-up; the paper does not say"}
     )
-    max_gradient_norm: float | None = field(
-        default=None, metadata={"help": "longer gradients are scaled down to this norm (ours); by default never"}
+    measure_steps: int = field(
+        default=500,
+        metadata={"help": "with --labels: steps from one retrieval measurement to the next; the best weights are kept"},
     )
     bf16: bool = field(default=False, metadata={"help": "compute in bfloat16; parameters stay in float32"})
     seed: int = field(default=0, metadata={"help": "seed of the head's first weights, batches, patches and crops"})
 
     def __post_init__(self) -> None:
         """Raises: ValueError: a value out of its range, or options that exclude each other."""
-        at_least_one = ["shots_per_scene", "frames_per_shot", "epochs", "batch_size", "accumulation", "queue_size"]
-        for name in at_least_one + (["max_steps"] if self.max_steps is not None else []):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.frozen_layers < 0:
-            raise ValueError(f"frozen_layers is {self.frozen_layers}; it must not be negative")
+        for field_ in fields(self):
+            value, kinds = getattr(self, field_.name), (field_.type, *get_args(field_.type))
+            choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+            if choices and value is not None and value not in choices:
+                raise ValueError(f"{field_.name} is {value!r}; it must be one of {', '.join(choices)}")
+            if type(value) is int and field_.name not in ("seed", "frozen_layers") and value < 1:
+                raise ValueError(f"{field_.name} is {value}; it must be at least 1")
+            if type(value) in (int, float) and not 0 <= value < math.inf and field_.name != "seed":
+                raise ValueError(f"{field_.name} is {value}; it must be a number from 0 on")
         for name in ("momentum", "patch_dropout", "warmup_share"):
-            if not 0 <= getattr(self, name) < 1:
+            if getattr(self, name) >= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a share, from 0 to below 1")
-        if not (self.temperature > 0 and self.learning_rate >= 0):
-            raise ValueError("temperature must be above 0 and learning_rate must not be negative")
+        if self.temperature == 0:
+            raise ValueError("temperature must be above 0")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
         if self.objective == "in_batch" and self.symmetric:
@@ -108,7 +116,10 @@ class MoCoRecipe:
 
 @dataclass(kw_only=True)
 class MoCoData:
-    """Where the training data lie, and how they are read. The trained weights do not depend on these choices."""
+    """Where the training data lie, and how they are read. These choices change the weights' last bits at most.
+
+    A digest of the pairs, the shots and the labels themselves is kept with the recipe.
+    """
 
     pairs: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
     shots: str = field(
@@ -121,7 +132,6 @@ class MoCoData:
             "their films are not trained on"
         },
     )
-    measure_steps: int = field(default=500, metadata={"help": "steps from one retrieval measurement to the next"})
     max_unreadable: float = field(
         default=0.01, metadata={"help": "training stops when a larger share of the frames cannot be decoded"}
     )
@@ -135,7 +145,5 @@ class MoCoData:
         """Raises: ValueError: a value out of its range."""
         if not 0 <= self.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be a share, from 0 to 1")
-        if self.measure_steps < 1:
-            raise ValueError(f"measure_steps is {self.measure_steps}; it must be at least 1")
         if self.num_workers is not None and self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")

@@ -1,0 +1,85 @@
+"""Frames decoded ahead in worker processes while a model computes: what every reader of frames runs on."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from modeling_m2s.commands_m2s import USER_ERRORS
+from modeling_m2s.errors_m2s import UserError
+from modeling_m2s.workers_m2s import end_with_parent
+
+SHARED_MEMORY = Path("/dev/shm")  # through which workers hand over tensors
+READY_ITEMS = 2  # items that each worker has ready
+
+
+def decoded(
+    items: Dataset, order: Sequence[int], num_workers: int | None, device: torch.device, item_bytes: int = 0
+) -> Iterator[Any]:
+    """Items of a dataset in an order, decoded ahead, in memory that a GPU can copy from while it computes.
+
+    Args:
+        num_workers: processes that decode; by default 1 for a model on the CPU, else this process's share of the
+            cores, as far as their items fit into half of the shared memory that is free.
+        item_bytes: size of an item.
+
+    Raises:
+        Exception: what an item raises, as it is.
+        UserError: a worker process was killed.
+    """
+    on_cpu = device.type == "cpu"
+    if num_workers is None:
+        num_workers = 1 if on_cpu else default_workers(item_bytes)
+    loader = DataLoader(
+        _Caught(items),
+        batch_size=None,
+        sampler=order,
+        num_workers=num_workers,
+        pin_memory=not on_cpu,
+        prefetch_factor=READY_ITEMS if num_workers else None,
+        worker_init_fn=end_with_parent,
+        collate_fn=_as_it_is,
+    )
+    try:
+        for item in loader:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that decodes frames ended ({str(error).splitlines()[0]}): memory or {SHARED_MEMORY} may be "
+            "full; use a lower num_workers"
+        ) from error
+
+
+def default_workers(item_bytes: int) -> int:
+    """This process's share of the cores, or fewer, so that their items fit into half of the free shared memory."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = max(1, (os.cpu_count() or 2) // processes)
+    if not item_bytes or not SHARED_MEMORY.exists():
+        return cores
+    fitting = shutil.disk_usage(SHARED_MEMORY).free // (2 * processes * READY_ITEMS * item_bytes)
+    return min(cores, fitting)
+
+
+class _Caught(Dataset):
+    """Errors of the user become items: raised in a worker, they would arrive as the text of a traceback."""
+
+    def __init__(self, items: Dataset):
+        self.items = items
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.items[number]
+        except USER_ERRORS as error:
+            return error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
