@@ -410,7 +410,7 @@ def test_two_processes_compute_the_step_of_one_with_the_joint_batch(bench, name,
     for one, two in zip(bench.log(f"{name}-1"), bench.log(f"{name}-2"), strict=True):
         assert set(one) == set(two)
         for key in ("loss", "gradient_norm", "spread", "masked_share", "similarity_age_1"):
-            assert one.get(key, 0) == pytest.approx(two.get(key, 0), rel=2e-3, abs=2e-4), key
+            assert one.get(key, 0) == pytest.approx(two.get(key, 0), rel=1e-2, abs=2e-4), key
     one, two = (load_file(bench.folder / f"{name}-{ranks}/model/model.safetensors") for ranks in (1, 2))
     start = load_file(
         Path(json.loads((bench.folder / f"{name}-1/recipe.json").read_text())["model"]) / "model.safetensors"
@@ -466,7 +466,7 @@ def test_another_recipe_in_the_same_folder_is_refused(bench, whole):
 
 
 def test_a_queue_larger_than_half_of_the_scenes_is_told(bench):
-    out = bench.finished("large-queue", "--queue-size", "500", "--max-steps", "1")
+    out = bench.finished("large-queue", "--queue-size", "500", "--max-steps", "1", "--mask", "none")
     assert re.search(r"queue_size 500 is more than half of the \d+ scenes", out)
 
 
