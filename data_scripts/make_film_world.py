@@ -1,7 +1,7 @@
 """Generate a film world: films, ratings, genres and synopses whose truth is known.
 
     python -m data_scripts.make_film_world --output world                          48 films as MP4 files
-    python -m data_scripts.make_film_world --output world --num_films 300 --keyframes_only true      no video files
+    python -m data_scripts.make_film_world --output world --num_films 300 --keyframes_only           no video files
 
 What it writes:
 

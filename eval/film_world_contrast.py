@@ -55,6 +55,7 @@ MINED: dict[str, list[str]] = {
 }
 VARIANTS = (*MINED, "true_pairs")
 BY_MOMENTUM = ("whitened", "true_pairs")
+OBJECTIVES = ("in_batch", "momentum")
 RIVALS = {"mean_of_shots": "raw", "mean_of_whitened_shots": "whitened"}
 # The encoder before training, by how its position embeddings serve several frames; the recipe starts from `repeat`.
 FROZEN = {"frozen_encoder": "grid", "frozen_encoder_repeat": "repeat"}
@@ -72,6 +73,10 @@ class FilmWorldContrastArguments:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3], metadata={"help": "seeds, a world each"})
     variants: list[str] = field(
         default_factory=lambda: list(VARIANTS), metadata={"help": f"sets of pairs, among {', '.join(VARIANTS)}"}
+    )
+    objectives: list[str] = field(
+        default_factory=lambda: list(OBJECTIVES),
+        metadata={"help": f"objectives, among in_batch and momentum; the latter on {' and '.join(BY_MOMENTUM)} alone"},
     )
     num_films: int = field(default=1000, metadata={"help": "number of films in a world"})
     film_seconds: float = field(default=120.0, metadata={"help": "length of a film in seconds, about"})
@@ -101,10 +106,12 @@ class FilmWorldContrastArguments:
         """Raises: ValueError: an unknown variant, no seeds, or a number out of its range."""
         if unknown := sorted(set(self.variants) - set(VARIANTS)):
             raise ValueError(f"variants {', '.join(unknown)} must be among {', '.join(VARIANTS)}")
-        if "second_round" in self.variants and "whitened" not in self.variants:
-            raise ValueError("variant second_round starts from the encoder trained on whitened; name both")
-        if not self.seeds or not self.variants:
-            raise ValueError("give at least one seed and one variant")
+        if unknown := sorted(set(self.objectives) - set(OBJECTIVES)):
+            raise ValueError(f"objectives {', '.join(unknown)} must be among {', '.join(OBJECTIVES)}")
+        if "second_round" in self.variants and not ("whitened" in self.variants and "in_batch" in self.objectives):
+            raise ValueError("variant second_round starts from the encoder trained on whitened by in_batch; name these")
+        if not (self.seeds and self.variants and self.objectives):
+            raise ValueError("give at least one seed, one variant and one objective")
         for name in ("workers", "threads", "queried_films", "training_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -182,9 +189,11 @@ class SeededWorld:
     def __init__(self, seed: int, arguments: FilmWorldContrastArguments):
         self.seed, self.arguments = seed, arguments
         self.folder = arguments.output / f"seed-{seed}"
-        self.runs = {f"{variant}_in_batch": (variant, "in_batch") for variant in arguments.variants}
-        self.runs |= {
-            f"{variant}_momentum": (variant, "momentum") for variant in arguments.variants if variant in BY_MOMENTUM
+        self.runs = {
+            f"{variant}_{objective}": (variant, objective)
+            for objective in arguments.objectives
+            for variant in arguments.variants
+            if objective == "in_batch" or variant in BY_MOMENTUM
         }
 
     def run(self, module: str, *words: Any, output: Path) -> None:
