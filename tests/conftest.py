@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import CLIPImageProcessor, CLIPVisionConfig
 
 from modeling_m2s import M2SSceneConfig, M2SSceneModel, M2SSceneProcessor
@@ -22,6 +23,12 @@ def pytest_configure(config):
     flash = ["flash_attn_test", "flash_attn_3_test", "flash_attn_4_test"]
     for marker in ["accelerate_tests", "torch_compile_test", *flash]:
         config.addinivalue_line("markers", f"{marker}: set by transformers' own tests")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_accelerator() -> None:
+    """A test file's accelerators are not bound by the number format and device of another file's."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

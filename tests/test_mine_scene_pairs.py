@@ -213,7 +213,7 @@ def test_films_without_features_are_refused_or_skipped(catalog, films):
     del films["tt0000008"]
     write_features(catalog / "shot_features", films)
     with pytest.raises(
-        SystemExit, match=r"lacks 1 films of .*similar_movies, tt0000008 for one; .*--allow_missing true"
+        SystemExit, match=r"lacks 1 films of .*similar_movies, tt0000008 for one; .*--allow-missing"
     ):
         main(flags(catalog, "pairs"))
     main(flags(catalog, "pairs", "--allow_missing", "true"))
