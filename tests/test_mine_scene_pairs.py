@@ -212,9 +212,7 @@ def test_films_without_imdb_id_are_excluded_by_title(catalog, films):
 def test_films_without_features_are_refused_or_skipped(catalog, films):
     del films["tt0000008"]
     write_features(catalog / "shot_features", films)
-    with pytest.raises(
-        SystemExit, match=r"lacks 1 films of .*similar_movies, tt0000008 for one; .*--allow-missing"
-    ):
+    with pytest.raises(SystemExit, match=r"lacks 1 films of .*similar_movies, tt0000008 for one; .*--allow-missing"):
         main(flags(catalog, "pairs"))
     main(flags(catalog, "pairs", "--allow_missing", "true"))
     assert json.loads((catalog / "pairs/m2s.json").read_text())["failed"] == {"tt0000008": "no shot features"}
