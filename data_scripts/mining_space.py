@@ -62,7 +62,7 @@ class MiningSpace:
         self.embed = None if self.needs_statistics else learned
 
     def settings(self, seed: int) -> dict[str, object]:
-        """What a record of mined pairs says of the space, beside its name."""
+        """Settings of the space for the record of mined pairs, beside its name."""
         settings: dict[str, object] = {}
         if self.center:
             settings["center"] = True

@@ -21,8 +21,8 @@ Beside them stand the frozen encoder and two rivals that cost no training: the m
 are and whitened. On the same queries, retrieval is compared with the mean of whitened shots and the probe with the mean
 of shots as they are: these were the better rivals on seed 0, but for rounding. Standard errors are by film.
 
-A world takes about ten minutes of one core to prepare, and each training with its measurement five: two hours and a half
-on two cores for three seeds with all variants. All work is done by the commands that users run. Finished steps are not
+A world takes about ten minutes of one core to prepare, and each training with its measurement five: two and a half
+hours on two cores for three seeds with all variants. All work is done by the commands that users run. Finished steps are not
 run again, so the same command goes on after a kill. Settings were chosen on seed 0, so it is not among the seeds by
 default.
 """
@@ -246,7 +246,7 @@ class SeededWorld:
         self.run("data_scripts.mine_scene_pairs", *inputs, *words, *large, output=self.folder / f"pairs_{name}")
 
     def jobs(self, variants: list[str]) -> list[Callable[[], None]]:
-        """What can run side by side once pairs are mined: trainings with their measurements, and all rivals."""
+        """Jobs that can run side by side once pairs are mined: trainings with their measurements, and all rivals."""
         runs = [name for name, (variant, _) in self.runs.items() if variant in variants]
         return [self.measure_rivals, *(lambda name=name: self.train(name) for name in runs)]
 

@@ -19,7 +19,7 @@ COLUMNS = ["start_frame", "end_frame", "keyframe_frames", "keyframes"]
 
 
 class Place(NamedTuple):
-    """Where a film's rows are: the number of a shard, the first row there, and how many."""
+    """The place of a film's rows: the number of a shard, the first row there, and how many."""
 
     shard: int
     first_row: int
@@ -91,7 +91,7 @@ class ParquetShots:
         return batches
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process gets: no open files, and no footers, which are large where there are many shards."""
+        """The state for another process: no open files, and no footers, which are large where there are many shards."""
         return {**vars(self), "_connection": None, "_footers": {}}
 
     def _connect(self) -> "_Connection":
