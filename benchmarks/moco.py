@@ -288,7 +288,7 @@ class PlainPairs(Dataset):
 
 
 class PlainLoop:
-    """A loop as one writes it in an hour: each side of the pairs through the encoder and a linear layer, a loss, Adam."""
+    """A loop written in an hour: each side of the pairs through the encoder and a linear layer, a loss, Adam."""
 
     def __init__(self, options: argparse.Namespace, loss: Loss, bf16: bool = True):
         self.recipe, self.loss, self.bf16 = recipe_of(PLAIN, options), loss, bf16

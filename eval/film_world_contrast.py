@@ -22,9 +22,9 @@ are and whitened. On the same queries, retrieval is compared with the mean of wh
 of shots as they are: these were the better rivals on seed 0, but for rounding. Standard errors are by film.
 
 A world takes about ten minutes of one core to prepare, and each training with its measurement five: two and a half
-hours on two cores for three seeds with all variants. All work is done by the commands that users run. Finished steps are not
-run again, so the same command goes on after a kill. Settings were chosen on seed 0, so it is not among the seeds by
-default.
+hours on two cores for three seeds with all variants. All work is done by the commands that users run. Finished steps
+are not run again, so the same command goes on after a kill. Settings were chosen on seed 0, so it is not among the
+seeds by default.
 """
 
 import json
