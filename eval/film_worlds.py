@@ -1,4 +1,4 @@
-"""What experiments on film worlds share: running commands, the truth about shots, what pairs agree in, averages."""
+"""Shared by the experiments on film worlds: running commands, the truth about shots, what pairs agree in, averages."""
 
 import csv
 import hashlib
@@ -68,7 +68,7 @@ def run(module: str, *words: Any, output: Path, environment: Mapping[str, str] |
 def run_once(module: str, *words: Any, output: Path, environment: Mapping[str, str] | None = None) -> None:
     """`run`, unless its output is there already: a second run of an experiment does not start each command again.
 
-    What was done is kept beside the output as `NAME.done.json`. An output that someone else has finished is taken as
+    The command is kept beside the output as `NAME.done.json`. An output that someone else has finished is taken as
     it is. An input folder that was made again in the meantime is not noticed: remove what was made from it as well.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What mined pairs are compared with: random films that are not similar, and scenes of the same place."""
+"""Pair sets to compare mined pairs with: random films that are not similar, and scenes of the same place."""
 
 from collections import defaultdict
 from collections.abc import Collection

@@ -164,7 +164,7 @@ def shots_read(scene: TrueScene) -> list[int]:
 
 
 def encoder_of(model: str, position_interpolation: str | None, shots: Path, bf16: bool) -> Embed:
-    """What embeds scenes jointly: `pooler_output` (scenes, D) of up to nine shots each."""
+    """A function that embeds scenes jointly: `pooler_output` (scenes, D) of up to nine shots each."""
     encoder, image_processor, _ = load_encoder(model, position_interpolation)
     frames = SceneFrames(shots, image_processor)
 
@@ -175,7 +175,7 @@ def encoder_of(model: str, position_interpolation: str | None, shots: Path, bf16
 
 
 def shot_means(folder: Path, held_out: set[str], space: str) -> Embed:
-    """What embeds scenes for free: the mean of the features of the same up to nine shots.
+    """A function that embeds scenes for free: the mean of the features of the same up to nine shots.
 
     Args:
         space: raw, or whitened by statistics of all shots of the training films. Shots without a keyframe are left out.
