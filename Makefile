@@ -51,6 +51,8 @@ bench: $(CLIP)/model.safetensors
 	$(BIN)/python -m benchmarks.mil
 	$(BIN)/python -m benchmarks.mining
 	$(BIN)/python -m benchmarks.moco
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.probes
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info

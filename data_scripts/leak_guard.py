@@ -9,7 +9,6 @@ differ by one, and a film without year is excluded for its title alone: in doubt
 that goes by another title slips through; `require_imdb_id` excludes all films without id.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
+from data_scripts.formats.movienet_labels import film_ids_by_part
 from data_scripts.inputs import finished
 from data_scripts.metadata_files import MetadataError, read_metadata, text_lines
 
@@ -159,7 +159,8 @@ def _lists_in(folder: Path) -> list[Path]:
 def _read_ids(path: Path) -> Iterator[str]:
     lines = list(text_lines(path))
     if lines and lines[0].lstrip().startswith("{"):
-        yield from _held_out(path, "".join(lines))
+        for movie_ids in film_ids_by_part(path, ("val", "test")).values():
+            yield from movie_ids
         return
     is_lvu = bool(lines) and lines[0].split()[-2:] == LVU_COLUMNS
     for number, line in enumerate(lines[is_lvu:], 1 + is_lvu):
@@ -171,16 +172,3 @@ def _read_ids(path: Path) -> Iterator[str]:
             raise MetadataError(f"{path}, line {number}: {text[:80]!r} is no IMDb id, such as tt0133093 or 0133093")
         if movie_id:
             yield movie_id
-
-
-def _held_out(path: Path, text: str) -> list[str]:
-    """Validation and test films of MovieNet's split file."""
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MetadataError(f"{path}, line {error.lineno}: no JSON ({error.msg})") from None
-    parts = [content.get("val"), content.get("test")]
-    ids = [name for part in parts if isinstance(part, list) for name in part]
-    if not all(isinstance(part, list) for part in parts) or not all(is_imdb_id(name) for name in ids):
-        raise MetadataError(f"{path}: expected lists of IMDb ids under val and test, as in movie1K.split.v1.json")
-    return ids

@@ -136,6 +136,6 @@ SCHEMAS = {
         ),
         films_per_shard=256,
         rows_per_group=1024,
-        order=("movie_id", "first_shot"),
+        order=("movie_id", "first_shot", "scene_id"),  # labeled scenes may begin with the same shot
     ),
 }

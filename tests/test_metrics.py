@@ -1,10 +1,20 @@
 """Retrieval metrics against loops written out and scikit-learn; ties, one film only, embeddings that are no numbers."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 from sklearn.neighbors import NearestNeighbors
 
+from eval.metrics import neighbors
+from eval.metrics.neighbors import (
+    class_means,
+    gallery_chance,
+    gallery_precision_at_k,
+    nearest_neighbors,
+    vote,
+)
 from eval.metrics.retrieval import (
     RetrievalError,
     average_precision,
@@ -148,15 +158,15 @@ def test_what_cannot_be_measured_is_refused():
         for value in (np.nan, np.inf):
             broken = embeddings.copy()
             broken[11, 2] = broken[30, 0] = value
-            with pytest.raises(RetrievalError, match="2 embeddings hold NaN or infinite values, that of scene 11"):
+            with pytest.raises(RetrievalError, match=r"2 embeddings hold NaN, infinite or huge values, .* 11 first"):
                 measure(broken, places, films)
         zero = embeddings.copy()
         zero[8] = 0
-        with pytest.raises(RetrievalError, match="scene 8 is zero"):
+        with pytest.raises(RetrievalError, match="8 is zero"):
             measure(zero, places, films)
-        with pytest.raises(RetrievalError, match="53 embeddings, but 52 labels"):
+        with pytest.raises(RetrievalError, match="52 labels, but 53 groups"):
             measure(embeddings, places[1:], films)
-        with pytest.raises(RetrievalError, match="53 labels or values, but 52 groups"):
+        with pytest.raises(RetrievalError, match="53 embeddings, but 52 groups"):
             measure(embeddings, places, films[1:])
         with pytest.raises(RetrievalError, match=r"shape \(53,\)"):
             measure(embeddings[:, 0], places, films)
@@ -171,3 +181,139 @@ def test_what_cannot_be_measured_is_refused():
         clustered_standard_error(np.ones(3), [1, 1, 1])
     with pytest.raises(RetrievalError, match="all 0 scenes"):
         precision_at_k(np.zeros((0, 4)), [], [])
+
+
+def nearest_by_loop(queries, gallery, k, metric, query_groups=None, gallery_groups=None) -> list[list[int]]:
+    """Gallery scenes of other groups by distance, then in their order: written out in float64."""
+    found = []
+    for number, query in enumerate(queries.astype(float)):
+        distances = {}
+        for place, scene in enumerate(gallery.astype(float)):
+            if query_groups is None or query_groups[number] != gallery_groups[place]:
+                if metric == "euclidean":
+                    distances[place] = np.float32(sum((query - scene) ** 2) ** 0.5)
+                else:
+                    distances[place] = np.float32(-(query @ scene) / (query @ query * (scene @ scene)) ** 0.5)
+        nearest = sorted(distances, key=lambda place: (distances[place], place))[:k]
+        found.append(nearest + [-1] * (k - len(nearest)))
+    return found
+
+
+def embeddings_of(kind: str, count: int, random: np.random.Generator) -> np.ndarray:
+    normal = random.normal(size=(count, 5))
+    if kind == "ties":
+        return random.integers(1, 4, size=(count, 5)).astype(np.float32)
+    if kind == "far from zero":  # single precision cannot tell these squared lengths apart
+        return 3e3 + normal * 1e-3
+    if kind == "half precision":
+        return normal.astype(np.float16)
+    return normal * {"usual": 1, "tiny": 1e-25, "large": 1e15}[kind]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("kind", ["usual", "ties", "far from zero", "half precision", "tiny", "large"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_search_equals_the_loop(metric, kind, grouped, monkeypatch):
+    # Blocks so small that floors rise from block to block; few pairs, so that exact distances decide early.
+    for name, value in {"FIRST_BLOCK": 3, "BLOCK": 5, "MOST_PAIRS": 300}.items():
+        monkeypatch.setattr(neighbors, name, value)
+    random = np.random.default_rng(5)
+    queries, gallery = embeddings_of(kind, 23, random), embeddings_of(kind, 61, random)
+    films = [np.array([f"tt{n}" for n in random.integers(4, size=len(each))]) for each in (queries, gallery)]
+    films[1][:20] = "tt0"  # queries of this film find nothing in the first blocks
+    groups = films if grouped else ()
+    for k in (1, 7, 50, 70):
+        found = nearest_neighbors(queries, gallery, k, metric, *groups, block_size=9)
+        assert found.tolist() == nearest_by_loop(queries, gallery, k, metric, *groups)
+
+
+def test_search_equals_scikit_learn_over_many_blocks():
+    random = np.random.default_rng(6)
+    queries, gallery = (random.normal(size=(count, 16)).astype(np.float32) for count in (30, 7001))
+    expected = NearestNeighbors(n_neighbors=10, algorithm="brute").fit(gallery).kneighbors(queries)[1]
+    assert (nearest_neighbors(queries, gallery, 10) == expected).all()
+
+
+def test_a_collapsed_encoder_finds_the_first_scenes(monkeypatch):
+    monkeypatch.setattr(neighbors, "MOST_PAIRS", 1000)
+    found = nearest_neighbors(np.full((4, 3), 0.1), np.full((9000, 3), 0.1), 5)
+    assert (found == np.arange(5)).all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_gallery_precision_and_chance_equal_the_loop(metric):
+    embeddings, places, films = scenes(90, films=9)
+    # Queries and gallery share films, and a place that the gallery lacks.
+    places = np.where(np.arange(90) == 3, "seen once", places)
+    query, gallery = slice(0, 31), slice(31, 90)
+    for groups in ((), (films[query], films[gallery])):
+        found = gallery_precision_at_k(
+            embeddings[query], places[query], embeddings[gallery], places[gallery], (1, 5, 58), metric, *groups
+        )
+        chances = gallery_chance(places[query], places[gallery], *groups)
+        orders = nearest_by_loop(embeddings[query], embeddings[gallery], 59, metric, *groups)
+        for number, order in enumerate(orders):
+            hits = [places[gallery][place] == places[query][number] for place in order if place >= 0]
+            for k in (1, 5, 58):
+                assert found[k][number] == pytest.approx(np.mean(hits[:k]))
+            assert chances[number] == pytest.approx(np.mean(hits))
+        assert found[1][3] == chances[3] == 0
+        means = class_means(found[5], places[query])
+        assert means.keys() == set(places[query])
+        for place, mean in means.items():
+            assert mean == pytest.approx(np.mean([found[5][n] for n in range(31) if places[query][n] == place]))
+    assert max(means.values()) > np.mean(chances)
+
+
+def test_the_papers_means_are_over_queries():
+    # Table 2, CLIP, P@1: 40 of 114 queries, whatever their class.
+    hits, places = np.zeros(114), np.repeat([0, 1], [100, 14])
+    hits[80:] = hits[:6] = 1
+    assert hits.mean() == pytest.approx(0.35087, abs=1e-5)
+    assert np.mean(list(class_means(hits, places).values())) == pytest.approx((26 / 100 + 14 / 14) / 2)
+
+
+def test_vote_equals_the_loop():
+    random = np.random.default_rng(7)
+    labels = np.array(["mill", "cave", "shore"])[random.integers(3, size=40)]
+    neighbors_Qk = np.array([random.permutation(40)[:6] for _ in range(200)])
+    neighbors_Qk[:50, 4:] = -1
+    neighbors_Qk[:20, 1:] = -1
+    for row, voted in zip(neighbors_Qk, vote(neighbors_Qk, labels), strict=True):
+        there = [labels[place] for place in row if place >= 0]
+        counts = Counter(there)
+        assert voted == next(label for label in there if counts[label] == max(counts.values()))
+    assert vote(np.array([[0, 1, 2, 3, 4]]), np.array([1, 0, 0, 1, 2])).tolist() == [1]
+
+
+def test_a_vote_of_one_neighbor_is_scikit_learns():
+    random = np.random.default_rng(8)
+    gallery, queries, labels = random.normal(size=(50, 4)), random.normal(size=(20, 4)), random.integers(5, size=50)
+    expected = labels[NearestNeighbors(n_neighbors=1).fit(gallery).kneighbors(queries)[1][:, 0]]
+    assert (vote(nearest_neighbors(queries, gallery, 1), labels) == expected).all()
+
+
+def test_galleries_that_cannot_be_searched():
+    queries, gallery = np.ones((2, 3)), np.ones((4, 3))
+    with pytest.raises(RetrievalError, match="3 dimensions, but the gallery 2"):
+        nearest_neighbors(queries, gallery[:, :2], 1)
+    with pytest.raises(RetrievalError, match="query 1: all 4 gallery scenes are of its own film"):
+        nearest_neighbors(queries, gallery, 1, "euclidean", ["a", "b"], ["b"] * 4)
+    with pytest.raises(RetrievalError, match="for both queries and gallery"):
+        nearest_neighbors(queries, gallery, 1, "euclidean", ["a", "b"])
+    with pytest.raises(RetrievalError, match="4 gallery scenes, but 3 groups"):
+        nearest_neighbors(queries, gallery, 1, "euclidean", ["a", "b"], ["a"] * 3)
+    with pytest.raises(RetrievalError, match="2 queries and 0 gallery scenes"):
+        nearest_neighbors(queries, gallery[:0], 1)
+    with pytest.raises(RetrievalError, match="2 queries, but 1 labels"):
+        gallery_precision_at_k(queries, [0], gallery, [0] * 4)
+    with pytest.raises(ValueError, match="at least 1"):
+        nearest_neighbors(queries, gallery, 0)
+    gallery[2, 1] = np.inf
+    with pytest.raises(RetrievalError, match="1 embeddings hold NaN, infinite or huge values, that of gallery scene 2"):
+        nearest_neighbors(queries, gallery, 1)
+    gallery[2] = 0
+    with pytest.raises(RetrievalError, match="gallery scene 2 is zero"):
+        nearest_neighbors(queries, gallery, 1, "cosine")
+    with pytest.raises(RetrievalError, match="infinite or huge"):
+        nearest_neighbors(queries * 1e30, queries, 1)

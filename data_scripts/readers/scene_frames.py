@@ -217,7 +217,8 @@ class Preparation:
         """uint8 (C, Y, X)."""
         if not self.is_plain:
             options = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
-            return np.asarray(self.image_processor(images=[image], **options)["pixel_values"])[0]
+            pixels = np.asarray(self.image_processor([image], **options)["pixel_values"])
+            return pixels.reshape(pixels.shape[-3:])  # VideoMAE's takes an image for a video
         width, height = self._resized(*image.size)
         if image.size != (width, height):
             image = image.resize((width, height), self.resample)

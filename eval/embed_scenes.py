@@ -1,0 +1,519 @@
+"""Embed the labeled scenes of a task with any encoder: labels and media → a `scene_embeddings` dataset.
+
+    python -m eval.embed_scenes --task lvu --labels lvu_1.0 --shots lvu/shots --model runs/moco/model --output runs/lvu
+    python -m eval.embed_scenes --task moderation --labels clips.csv --videos clips --output runs/moderation
+    python -m eval.embed_scenes --task photographs --labels scene15 --pictures scene15 --output runs/scene15
+    python -m eval.embed_scenes --scenes places.csv --shots catalog/shots --output runs/places   without labels
+    accelerate launch --num_processes 8 -m eval.embed_scenes … --dtype bfloat16               eight GPUs
+
+Media are shots (`data_scripts.detect_shots` makes them, from videos or MovieNet's keyframes), video files that are read
+at moments evenly spaced in time, or pictures that stand for shots. A scene is read as nine shots evenly spaced over it,
+or all if there are fewer. With `--read windows` all its shots are read, nine at a time, and the windows' vectors are
+averaged, weighted by their numbers of shots.
+
+Encoders (`eval/scene_encoders.py`) are ours and the baselines beside it:
+
+    --encoder scene --model runs/moco/model                   all frames in one attention (default)
+    --encoder frames --model openai/clip-vit-base-patch16     mean of single frames: the paper's CLIP baseline [4.3]
+    --encoder frames … --whiten                               whitened by the frames of training scenes alone (ours)
+    --encoder transformers --model MCG-NJU/videomae-base --shots_per_scene 16
+    --encoder efficientnet_lite0; --encoder places --model FOLDER
+    --features slowfast.parquet                               made elsewhere: columns scene_id and embedding, or .npy
+    --average_neighbors 1                                     each vector averaged with those of the two next scenes
+
+Neighbors are the labeled scenes before and after it in the same video, whatever their split; their labels are not used.
+Scene boundaries need a vector a shot instead: `data_scripts.extract_features --vector pooler_output` has it.
+
+Nothing that is missing stops a run unless all is: the record's `missing` names each scene without embedding and why,
+`notes` those that were read in part. Rows of a video are together, under its name as `movie_id` (pictures: the scene's
+own `movie_id`); scenes of videos without shots have `num_shots` 0. Killed and run again, a run goes on with the videos
+that are missing, were replaced or have other scenes. The same settings on the same hardware give the same bytes.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from safetensors.numpy import load_file, save
+from tqdm import tqdm
+
+from data_scripts.formats.labeled_scenes import LabeledScene, LabelError, check_scenes
+from data_scripts.metadata_files import MetadataError, read_table
+from data_scripts.ranks import ranks
+from data_scripts.readers.decoded import decoded
+from data_scripts.scene_embedding import SHOTS_PER_SCENE, evenly_spaced
+from data_scripts.whitening import Moments, Whitening
+from eval.scene_encoders import (
+    DTYPES,
+    KINDS,
+    VECTORS,
+    FrameMeanEncoder,
+    SceneEncoder,
+    file_digest,
+    load_scene_encoder,
+    read_features,
+)
+from eval.scene_media import (
+    READ,
+    Extent,
+    Media,
+    MediaError,
+    Pictures,
+    Reading,
+    Run,
+    Runs,
+    SceneRead,
+    StoredShots,
+    VideoFiles,
+    Videos,
+    digest,
+    scenes_by_video,
+)
+from eval.tasks import TASKS
+from eval.tasks import read_scenes as read_task_scenes
+from modeling_m2s.commands_m2s import run_command
+from modeling_m2s.pretrained_m2s import TINY_MODEL
+from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive
+
+SHRINKAGE = 0.02  # of whitening, as in mining
+# Training scenes whose frames whitening is fitted to, at most; nine times as many frames are enough for 512 directions.
+STATISTICS_SCENES = 2000
+WHITENING = "whitening.safetensors"
+COLUMNS = ("scene_id", "movie_id", "video", "split")
+MEDIA = {"shots": StoredShots, "videos": VideoFiles, "pictures": Pictures}
+
+
+@dataclass
+class EmbedScenesArguments:
+    """Which scenes, where their media are, what embeds them, how it computes."""
+
+    output: Path = field(metadata={"help": "folder of the scene_embeddings dataset"})
+    task: list[str] = field(
+        default_factory=list, metadata={"help": f"tasks of one group, whose scenes are embedded: {', '.join(TASKS)}"}
+    )
+    labels: Path | None = field(default=None, metadata={"help": "with --task, folder or file of its labels"})
+    scenes: str | None = field(
+        default=None,
+        metadata={
+            "help": "instead of --task, CSV of scenes: scene_id, movie_id, video, split, and start_seconds, "
+            "end_seconds or first_shot, num_shots for parts of videos"
+        },
+    )
+    shots: Path | None = field(default=None, metadata={"help": "folder of a shots dataset that has the scenes' videos"})
+    videos: Path | None = field(default=None, metadata={"help": "folder of video files, for clips without shots"})
+    pictures: Path | None = field(default=None, metadata={"help": "folder of pictures that stand for shots"})
+    features: Path | None = field(
+        default=None, metadata={"help": "vectors made elsewhere, .parquet or .npy, instead of media and an encoder"}
+    )
+    encoder: str = field(default="scene", metadata={"help": "kind of encoder", "choices": KINDS})
+    model: str = field(default=TINY_MODEL, metadata={"help": "the encoder's weights: a folder or a Hub id"})
+    vector: str | None = field(
+        default=None,
+        metadata={
+            "help": "pooler_output, default of the encoder scene, or its projection scene_embeds, default of frames",
+            "choices": VECTORS,
+        },
+    )
+    read: str = field(
+        default="evenly",
+        metadata={"help": "shots of a scene: some evenly spaced, all in windows, or all at once", "choices": READ},
+    )
+    shots_per_scene: int = field(
+        default=SHOTS_PER_SCENE, metadata={"help": "number of shots, moments or pictures that are read at a time"}
+    )
+    whiten: bool = field(
+        default=False, metadata={"help": "whiten single frames' vectors; encoders that average frames only"}
+    )
+    average_neighbors: int = field(
+        default=0, metadata={"help": "number of scenes before and after each that its vector is averaged with"}
+    )
+    dtype: str = field(default="float32", metadata={"help": "the model computes in (autocast)", "choices": DTYPES})
+    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "windows of one video that are computed at a time; default: 16, on a CPU 1"}
+    )
+    num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "processes that decode; default: 1 for a model on the CPU, else this process's share of cores"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: not one source of frames or vectors, or a number out of range."""
+        if (self.scenes is None) == (not self.task) or bool(self.task) != (self.labels is not None):
+            raise ValueError("give --task with --labels, or --scenes")
+        given = [name for name in (*MEDIA, "features") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give one of --shots, --videos, --pictures and --features, not {len(given)} of them")
+        for name, least in (("average_neighbors", 0), ("batch_size", 1), ("num_workers", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
+        if self.whiten and (self.features or self.encoder == "scene"):
+            raise ValueError("whiten needs vectors of single frames: an encoder that averages them, such as frames")
+
+
+def main(argv: list[str] | None = None) -> None:
+    def run(arguments: EmbedScenesArguments) -> None:
+        with ranks() as state:
+            embed_scenes(arguments, scenes_of(arguments), state)
+
+    run_command("python -m eval.embed_scenes", EmbedScenesArguments, run, argv)
+
+
+def scenes_of(arguments: EmbedScenesArguments) -> list[LabeledScene]:
+    """The scenes that the flags name, of a task's labels or a CSV file.
+
+    Raises:
+        LabelError: they cannot be read.
+        ValueError: an unknown task.
+    """
+    if arguments.scenes:
+        return read_scenes(arguments.scenes)
+    assert arguments.labels
+    return read_task_scenes(arguments.task, arguments.labels)
+
+
+def read_scenes(name: str) -> list[LabeledScene]:
+    """Scenes of a CSV file.
+
+    Raises:
+        LabelError: a column or number is missing, a scene is named twice, or there are none.
+    """
+    scenes, places = [], []
+    try:
+        for line, row in read_table(Path(name), COLUMNS):
+            places.append(f"{name}, line {line}")
+            parts = [
+                _numbers(row, columns, kind, places[-1])
+                for columns, kind in ((("start_seconds", "end_seconds"), float), (("first_shot", "num_shots"), int))
+            ]
+            scenes.append(LabeledScene(*(row[column] for column in COLUMNS), *parts))
+    except MetadataError as error:
+        raise LabelError(str(error)) from None
+    if not scenes:
+        raise LabelError(f"{name} holds no scenes")
+    check_scenes(scenes, places)
+    return scenes
+
+
+def _numbers(row: Mapping[str, str], columns: Sequence[str], kind: type, place: str) -> tuple | None:
+    cells = [row.get(column, "") for column in columns]
+    if not any(cells):
+        return None
+    try:
+        return tuple(map(kind, cells))
+    except ValueError:
+        raise LabelError(f"{place}: {' and '.join(columns)} are {cells}; give two numbers or neither") from None
+
+
+def embed_scenes(
+    arguments: EmbedScenesArguments, scenes: Sequence[LabeledScene], state: PartialState | None = None
+) -> None:
+    """Write the embeddings of scenes, or what is missing of them; every process does its share.
+
+    Raises:
+        StorageError: no finished shots, another run writes to the output, it holds embeddings of another encoder or
+            other settings, or it cannot be written.
+        ModelError: the encoder cannot be loaded.
+        MediaError: the media cannot serve these scenes, or none of them.
+        ValueError: the device cannot be used, or the encoder gave an infinite number.
+    """
+    started = time.monotonic()
+    state = state or PartialState()
+    dataset = FilmDataset(arguments.output, "scene_embeddings")
+    with exclusive(dataset.folder) if state.is_main_process else contextlib.nullcontext():
+        if arguments.features:
+            if state.is_main_process:
+                write_features(dataset, arguments, scenes)
+            state.wait_for_everyone()
+            return
+        if arguments.device and state.num_processes > 1:
+            raise ValueError(f"device={arguments.device} for {state.num_processes} processes: leave it out")
+        encoder = load_scene_encoder(
+            arguments.encoder, arguments.model, arguments.vector, arguments.device or state.device, arguments.dtype
+        )
+        if arguments.whiten and not isinstance(encoder, FrameMeanEncoder):
+            raise ValueError(f"whiten needs vectors of single frames, but {arguments.model} reads clips")
+        media = open_media(arguments, encoder)
+        videos = Videos.of(scenes, media)
+        if not videos.sources and not dataset.record:
+            raise MediaError(f"none of {len(scenes)} scenes can be read: {next(iter(videos.missing.values()))}")
+        training = training_scenes(scenes) if arguments.whiten else []
+        if state.is_main_process:
+            dataset.begin({**encoder.settings, **media.settings, **_settings(arguments, training)})
+            if arguments.whiten:
+                keep_whitening(dataset, encoder, media, videos, training, arguments)
+        state.wait_for_everyone()
+        if arguments.whiten:
+            encoder.whitening = read_whitening(dataset)
+        done = dataset.films()
+        todo = [name for name, source in videos.sources.items() if not _is_done(done, name, source)]
+        state.wait_for_everyone()  # all have seen the same videos as missing
+        share = todo[state.process_index :: state.num_processes]
+        write_embeddings(share, videos, media, encoder, dataset, arguments, show_progress=state.is_main_process)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            _finish(dataset, videos, media, scenes, time.monotonic() - started, len(todo))
+
+
+def open_media(arguments: EmbedScenesArguments, encoder: SceneEncoder) -> Media:
+    """The media that the flags name."""
+    name = next(name for name in MEDIA if getattr(arguments, name))
+    reading = Reading(arguments.read, arguments.shots_per_scene)
+    return MEDIA[name](getattr(arguments, name), encoder.image_processor, reading)
+
+
+def write_embeddings(
+    names: Sequence[str],
+    videos: Videos,
+    media: Media,
+    encoder: SceneEncoder,
+    dataset: FilmDataset,
+    arguments: EmbedScenesArguments,
+    show_progress: bool = True,
+) -> None:
+    """Embed and write the scenes of some videos. Workers decode while the encoder computes."""
+    batch_size = arguments.batch_size or (1 if encoder.device.type == "cpu" else 16)
+    scenes = {name: videos.scenes[name] for name in names}
+    rows: list[dict[str, Any]] = []
+    facts: dict[str, dict[str, str]] = {"missing": {}, "notes": {}}
+    num_scenes = sum(map(len, scenes.values()))
+    with tqdm(total=num_scenes, unit=" scenes", disable=None if show_progress else True) as progress:
+        for run in _decoded(media, scenes, encoder, arguments):
+            there = [
+                (scene, read) for scene, read in zip(run.scenes, run.reads, strict=True) if not isinstance(read, str)
+            ]
+            vectors = embed_reads([read for _, read in there], encoder, batch_size)
+            for (scene, read), vector_D in zip(there, vectors, strict=True):
+                rows.append(_row(scene, run.video, read.extent, vector_D, encoder.settings))
+            facts["notes"] |= {scene.scene_id: read.note for scene, read in there if read.note}
+            facts["missing"] |= {
+                scene.scene_id: read for scene, read in zip(run.scenes, run.reads, strict=True) if isinstance(read, str)
+            }
+            progress.update(len(run.scenes))
+            if run.is_last:
+                finished = finished_rows(rows, arguments.average_neighbors)
+                dataset.write_film(run.video, finished, {"source": videos.sources[run.video], **facts})
+                rows, facts = [], {"missing": {}, "notes": {}}
+
+
+def _decoded(
+    media: Media, scenes: Mapping[str, Sequence[LabeledScene]], encoder: SceneEncoder, arguments: EmbedScenesArguments
+) -> Iterator[Run]:
+    runs = Runs(media, scenes)
+    height, width = encoder.prepare.size
+    item_bytes = media.run_length * arguments.shots_per_scene * 3 * height * width
+    return decoded(runs, range(len(runs)), arguments.num_workers, encoder.device, item_bytes)
+
+
+def embed_reads(reads: Sequence[SceneRead], encoder: SceneEncoder, batch_size: int) -> list[np.ndarray]:
+    """A vector (D,) of each scene: the mean over its windows, by their numbers of frames.
+
+    Windows of one length are computed together, so that nothing is padded.
+    """
+    windows = [(number, window) for number, read in enumerate(reads) for window in read.windows]
+    by_length: dict[int, list[int]] = {}
+    for place, (_, window_FCYX) in enumerate(windows):
+        by_length.setdefault(len(window_FCYX), []).append(place)
+    sums: list[Any] = [0] * len(reads)
+    for length, places in by_length.items():
+        for start in range(0, len(places), batch_size):
+            batch = places[start : start + batch_size]
+            vectors_BD = encoder(torch.stack([windows[place][1] for place in batch]))
+            for place, vector_D in zip(batch, vectors_BD, strict=True):
+                sums[windows[place][0]] = sums[windows[place][0]] + length * vector_D.astype(np.float64)
+    lengths = [sum(map(len, read.windows)) for read in reads]
+    return [sum_D / length for sum_D, length in zip(sums, lengths, strict=True)]
+
+
+def finished_rows(rows: list[dict[str, Any]], neighbors: int) -> list[dict[str, Any]]:
+    """Rows of one video in the dataset's order, averaged over neighbors in time.
+
+    Raises:
+        ValueError: an embedding is infinite or not a number.
+    """
+    if not rows:
+        return []
+    rows = sorted(rows, key=lambda row: (row["first_shot"], row["start_seconds"] or 0.0, row["scene_id"]))
+    embeddings_ND = np.stack([row["embedding"] for row in rows])
+    bad_N = ~np.isfinite(embeddings_ND).all(1)
+    if bad_N.any():
+        raise ValueError(
+            f"scene {rows[int(bad_N.argmax())]['scene_id']}: its embedding is infinite or not a number; use "
+            "--dtype float32, or another model"
+        )
+    averaged_ND = average_neighbors(embeddings_ND, neighbors).astype(np.float32)
+    rows = [{**row, "embedding": vector_D} for row, vector_D in zip(rows, averaged_ND, strict=True)]
+    return sorted(rows, key=lambda row: (row["first_shot"], row["scene_id"]))
+
+
+def average_neighbors(embeddings_ND: np.ndarray, neighbors: int) -> np.ndarray:
+    """Each scene's vector averaged with those of so many scenes before it and after it, fewer at the video's ends."""
+    if not neighbors:
+        return embeddings_ND
+    numbers = range(len(embeddings_ND))
+    return np.stack([embeddings_ND[max(0, n - neighbors) : n + neighbors + 1].mean(0) for n in numbers])
+
+
+def _row(
+    scene: LabeledScene, video: str, extent: Extent, embedding: np.ndarray, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = {
+        "scene_id": scene.scene_id,
+        "movie_id": video,
+        "model": settings["model"],
+        "revision": settings["revision"],
+    }
+    return {**names, **extent._asdict(), "embedding": embedding}
+
+
+def _is_done(done: Mapping[str, Any], name: str, source: str) -> bool:
+    return name in done and done[name].facts["source"] == source
+
+
+def _finish(
+    dataset: FilmDataset, videos: Videos, media: Media, scenes: Sequence[LabeledScene], seconds: float, added: int
+) -> None:
+    """Pack what is there. A video that cannot be reached now stays as it is stored."""
+    stored = {name: film for name, film in dataset.films().items() if name in videos.scenes}
+    missing = {
+        scene.scene_id: reason
+        for name, reason in videos.missing.items()
+        if name not in stored
+        for scene in videos.scenes[name]
+    }
+    notes: dict[str, str] = {}
+    for film in stored.values():
+        missing |= film.facts["missing"]
+        notes |= film.facts["notes"]
+    if not any(film.num_rows for film in stored.values()):
+        raise MediaError(f"none of {len(scenes)} scenes can be read: {next(iter(missing.values()))}")
+    inputs = {"shots": media.frames.record["settings"]} if isinstance(media, StoredShots) else {}
+    dataset.finish(
+        stored,
+        {name: reason for name, reason in videos.missing.items() if name not in stored},
+        missing=dict(sorted(missing.items())),
+        notes=dict(sorted(notes.items())),
+        inputs=inputs,
+        versions={"torch": torch.__version__, "transformers": transformers.__version__},
+    )
+    gone = [name for name in videos.missing if name in stored]
+    _summarize(dataset, missing, notes, f"{added} videos now, {seconds:.1f} s")
+    if gone:
+        print(f"{len(gone)} videos are gone since they were embedded, and stay as they are: {', '.join(gone[:3])}")
+
+
+def _summarize(dataset: FilmDataset, missing: Mapping[str, str], notes: Mapping[str, str], now: str) -> None:
+    record = dataset.record
+    print(f"{dataset.folder}: {record['num_rows']} scenes of {record['num_films']} videos ({now})")
+    for found, what in ((missing, "cannot be read"), (notes, "were read in part")):
+        if found:
+            scene_id, reason = next(iter(sorted(found.items())))
+            print(f"{len(found)} scenes {what}, such as {scene_id}: {reason} (all in m2s.json)")
+
+
+def _settings(arguments: EmbedScenesArguments, training: Sequence[LabeledScene]) -> dict[str, Any]:
+    """What the record says besides encoder and media; of steps that are not taken, nothing."""
+    settings: dict[str, Any] = {}
+    if arguments.average_neighbors:
+        settings["average_neighbors"] = arguments.average_neighbors
+    if arguments.whiten:
+        settings |= {"whitened_by": f"frames of {len(training)} training scenes", "shrinkage": SHRINKAGE}
+        settings["training_scenes"] = digest(sorted(scene.scene_id for scene in training))
+    return settings
+
+
+def training_scenes(scenes: Sequence[LabeledScene]) -> list[LabeledScene]:
+    """Scenes whose frames whitening is fitted to, evenly spaced over those of the split train.
+
+    Raises:
+        ValueError: there are none.
+    """
+    training = [scene for scene in scenes if scene.split == "train"]
+    if not training:
+        raise ValueError("whiten needs training scenes, but no scene is in the split train")
+    training.sort(key=lambda scene: scene.scene_id)
+    return [training[place] for place in evenly_spaced(0, len(training), STATISTICS_SCENES)]
+
+
+def keep_whitening(
+    dataset: FilmDataset,
+    encoder: FrameMeanEncoder,
+    media: Media,
+    videos: Videos,
+    training: Sequence[LabeledScene],
+    arguments: EmbedScenesArguments,
+) -> None:
+    """Fit whitening once and keep it beside the embeddings, so that later runs use the same."""
+    path = dataset.folder / WHITENING
+    if not path.exists():
+        scenes = {name: found for name, found in scenes_by_video(training).items() if name in videos.sources}
+        whitening = fit_whitening(encoder, _decoded(media, scenes, encoder, arguments))
+        with atomic_write(path) as file:
+            file.write(save({"mean_D": whitening.mean_D, "axes_DK": whitening.axes_DK}))
+
+
+def read_whitening(dataset: FilmDataset) -> Whitening:
+    """The whitening that is kept beside the embeddings."""
+    return Whitening(**load_file(dataset.folder / WHITENING))
+
+
+def fit_whitening(encoder: FrameMeanEncoder, runs: Iterator[Run]) -> Whitening:
+    """Whitening by all frames that scenes are read with.
+
+    Raises:
+        ValueError: fewer than two frames, or all give the same vector.
+    """
+    moments = None
+    for run in tqdm(runs, desc="statistics", unit=" runs", disable=None):
+        for read in run.reads:
+            for window_FCYX in read.windows if isinstance(read, SceneRead) else ():
+                frames_FD = encoder.frames(window_FCYX)
+                moments = moments or Moments(frames_FD.shape[1])
+                moments.add(frames_FD)
+    if moments is None:
+        raise ValueError("whiten needs training scenes (split train), but none of them can be read")
+    return Whitening.fit(moments, shrinkage=SHRINKAGE)
+
+
+def write_features(dataset: FilmDataset, arguments: EmbedScenesArguments, scenes: Sequence[LabeledScene]) -> None:
+    """The embeddings of scenes out of a file of vectors, at once.
+
+    Raises:
+        MediaError: the file cannot be used, or has none of the scenes.
+    """
+    assert arguments.features
+    vectors = read_features(arguments.features)
+    settings = {"encoder": "features", "model": arguments.features.name, "revision": file_digest(arguments.features)}
+    dataset.begin({**settings, **_settings(arguments, [])})
+    rows = []
+    for video, its_scenes in scenes_by_video(scenes).items():
+        there = [
+            _row(
+                scene,
+                video,
+                Extent(*(scene.shots or (0, 0)), *(scene.seconds or (None, None))),
+                vectors[scene.scene_id],
+                settings,
+            )
+            for scene in its_scenes
+            if scene.scene_id in vectors
+        ]
+        rows += finished_rows(there, arguments.average_neighbors)
+    missing = {scene.scene_id: "not in the file" for scene in scenes if scene.scene_id not in vectors}
+    if not rows:
+        raise MediaError(f"{arguments.features} has none of the {len(scenes)} scenes, such as {scenes[0].scene_id}")
+    dataset.write_all(rows, missing=dict(sorted(missing.items())), notes={})
+    _summarize(dataset, missing, {}, f"from {arguments.features.name}")
+
+
+if __name__ == "__main__":
+    main()

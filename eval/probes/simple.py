@@ -1,0 +1,122 @@
+"""Two probes without training by gradient: a linear one and the nearest neighbors, each selected on validation.
+
+Shapes: N scenes, M training scenes, D dimensions, C classes, K neighbors.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from data_scripts.formats.labeled_scenes import Split
+
+from .tasks import Metric, ProbeError, ProbeResult, ProbeTask, default_metric
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+NEIGHBORS = (1, 3, 5, 10, 20, 50)
+
+
+def linear_probe(task: ProbeTask, strengths: Sequence[float] = STRENGTHS, metric: Metric | None = None) -> ProbeResult:
+    """Logistic regression, one a class if a scene may have several labels; ridge regression for values.
+
+    Inputs are standardized by the training scenes.
+
+    Args:
+        strengths: values of C, the inverse of the penalty, to choose from; the smaller wins a tie.
+        metric: chooses; by default accuracy, mean average precision or −MSE.
+    """
+    scaler = StandardScaler().fit(task.inputs("train"))
+    training, validation, test = (scaler.transform(task.inputs(split)) for split in ("train", "validation", "test"))
+
+    def candidates() -> Iterable[tuple[float, Callable[[], np.ndarray], np.ndarray]]:
+        for strength in sorted(strengths):
+            predict = _fit_linear(task, training, strength)
+            yield strength, lambda predict=predict: predict(test), predict(validation)
+
+    return _select(task, "C", candidates(), metric)
+
+
+def _fit_linear(task: ProbeTask, training_MD: np.ndarray, strength: float) -> Callable[[np.ndarray], np.ndarray]:
+    labels = task.labels("train")
+    if task.problem == "regression":
+        return Ridge(alpha=1 / strength).fit(training_MD, labels).predict
+    logistic = LogisticRegression(C=strength, max_iter=1000)
+    if task.problem == "multi_label_classification":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Label not")  # a class without training scene has probability 0
+            return OneVsRestClassifier(logistic).fit(training_MD, labels).predict_proba
+    logistic.fit(training_MD, labels)
+
+    def predict(inputs_ND: np.ndarray) -> np.ndarray:
+        scores_NC = np.zeros((len(inputs_ND), task.num_outputs))
+        scores_NC[:, logistic.classes_] = logistic.predict_proba(inputs_ND)
+        return scores_NC
+
+    return predict
+
+
+def knn_probe(
+    task: ProbeTask,
+    neighbors: Sequence[int] = NEIGHBORS,
+    distance: str = "euclidean",
+    metric: Metric | None = None,
+) -> ProbeResult:
+    """The share of each class, or the mean value, among the k nearest training scenes.
+
+    Inputs are as they are. Classes with equal shares rank in their order.
+
+    Args:
+        neighbors: values of k to choose from; the smaller wins a tie. Values above the number of training scenes are
+            left out.
+        distance: `euclidean`, as in the paper's retrieval, or `cosine`.
+
+    Raises:
+        ProbeError: no value of k is between 1 and the number of training scenes.
+    """
+    training = task.inputs("train")
+    fitting = sorted(k for k in neighbors if 1 <= k <= len(training))
+    if not fitting:
+        raise ProbeError(f"{task.labeled.task}: k={tuple(neighbors)}, but there are {len(training)} training scenes")
+    index = NearestNeighbors(n_neighbors=fitting[-1], metric=distance).fit(training)
+    labels = task.labels("train")
+    values = (
+        np.eye(task.num_outputs)[labels] if task.problem == "single_label_classification" else labels.astype(np.float64)
+    )
+
+    def means(split: Split) -> np.ndarray:
+        near_NK = index.kneighbors(task.inputs(split), return_distance=False)
+        counts_K = np.arange(1, near_NK.shape[1] + 1).reshape(-1, *[1] * (values.ndim - 1))
+        return values[near_NK].cumsum(1) / counts_K
+
+    validation, test = means("validation"), means("test")
+    return _select(task, "k", ((k, lambda k=k: test[:, k - 1], validation[:, k - 1]) for k in fitting), metric)
+
+
+def _select(
+    task: ProbeTask,
+    setting: str,
+    candidates: Iterable[tuple[float, Callable[[], np.ndarray], np.ndarray]],
+    metric: Metric | None,
+) -> ProbeResult:
+    """The best of (value, how test scenes are predicted, validation scores); it alone predicts the test scenes."""
+    figure = metric or default_metric(task.problem)
+    labels = task.labels("validation")
+    best: tuple[float, float, Callable[[], np.ndarray], np.ndarray] | None = None
+    for value, predict_test, scores in candidates:
+        reached = figure(scores, labels)
+        if best is None or reached > best[0]:
+            best = reached, value, predict_test, scores
+    if best is None:
+        raise ProbeError(f"{task.labeled.task}: no value of {setting} to choose from")
+    reached, value, predict_test, scores = best
+    return ProbeResult(
+        task=task.labeled.task,
+        validation_scores=scores.astype(np.float64),
+        test_scores=predict_test().astype(np.float64),
+        validation_metric=reached,
+        chosen={setting: value},
+    )

@@ -1,0 +1,424 @@
+"""Where the frames of labeled scenes come from: a `shots` dataset, video files, folders of pictures.
+
+    >>> media = StoredShots("catalog/shots", image_processor, Reading("evenly", 9))
+    >>> labeled = LabeledScene("tt0133093_0004", "tt0133093", video="tt0133093", split="test", seconds=(61.0, 94.5))
+    >>> (scene,) = media.read("tt0133093", [labeled])
+    >>> scene.windows[0].shape, scene.extent
+    (torch.Size([9, 3, 224, 224]), Extent(first_shot=7, num_shots=12, start_seconds=58.2, end_seconds=95.0))
+
+Nothing that is missing is an error here: a scene that cannot be read comes back as the reason, one that is read in part
+has a note. A scene that begins in its video and ends past its end is read up to there.
+
+Names of tensors end in their shape: F frames, C color channels, Y×X pixels.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import av
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import BaseImageProcessor
+
+from data_scripts.formats.labeled_scenes import LabeledScene
+from data_scripts.inputs import finished
+from data_scripts.readers.scene_frames import Preparation, SceneFrames
+from data_scripts.scene_embedding import SHOTS_PER_SCENE, Scene, evenly_spaced, read_scene
+from modeling_m2s.errors_m2s import UserError
+from modeling_m2s.pipeline_m2s import scene_windows
+from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, openable, printable, read_frames
+
+READ = ("evenly", "windows", "all")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# A scene may end this much after its video without a note: labels are often rounded to whole seconds.
+SLACK_SECONDS = 1.0
+
+
+class MediaError(UserError, ValueError):
+    """Media that cannot serve the scenes that are asked for; the message names both and the way out."""
+
+
+class Extent(NamedTuple):
+    """What of its video a scene is. Without shots `num_shots` is 0; pictures have no seconds either."""
+
+    first_shot: int
+    num_shots: int
+    start_seconds: float | None
+    end_seconds: float | None
+
+
+class SceneRead(NamedTuple):
+    """Frames of a scene.
+
+    Attributes:
+        windows: uint8 pixels (F, C, Y, X) for each pass of the encoder.
+        note: what could not be read of it; mostly empty.
+    """
+
+    extent: Extent
+    windows: list[Tensor]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which of a scene's shots, pictures or moments are read.
+
+    Args:
+        read: `evenly` reads `shots_per_scene` of them, evenly spaced, or all if there are fewer [3.3]. The paper does
+            not say more, so there are two other ways, ours: `windows` reads all, so many at a time, and `all` reads all
+            at once.
+        shots_per_scene: shots, pictures or moments that are read at a time.
+    """
+
+    read: Literal["evenly", "windows", "all"] = "evenly"
+    shots_per_scene: int = SHOTS_PER_SCENE
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: an unknown way, or fewer than one shot a scene."""
+        if self.read not in READ:
+            raise ValueError(f"read={self.read!r} must be one of {', '.join(READ)}")
+        if self.shots_per_scene < 1:
+            raise ValueError(f"shots_per_scene={self.shots_per_scene} must be at least 1")
+
+    def windows(self, count: int) -> list[list[int]]:
+        """Which of `count` shots are read in each pass."""
+        if self.read == "evenly":
+            return [evenly_spaced(0, count, self.shots_per_scene)]
+        size = self.shots_per_scene if self.read == "windows" else count
+        return [list(range(first, first + length)) for first, length in scene_windows(count, size)]
+
+
+class Media(Protocol):
+    """Videos by name, and the scenes in them.
+
+    Attributes:
+        settings: what frames depend on besides the media themselves, for records.
+        run_length: scenes of a video that are read at a time.
+    """
+
+    settings: dict[str, Any]
+    run_length: int
+
+    def identify(self, video: str, scenes: Sequence[LabeledScene]) -> str:
+        """Tells a video from one that replaces it.
+
+        Raises:
+            FileNotFoundError: it is not there; the message says so.
+            MediaError: its scenes are given in a way that these media do not have.
+        """
+        ...
+
+    def read(self, video: str, scenes: Sequence[LabeledScene]) -> list[SceneRead | str]:
+        """Some scenes of one video: frames, or why there are none."""
+        ...
+
+
+class StoredShots:
+    """Scenes of a `shots` dataset: parts in shots, parts in seconds (the shots that overlap them), whole videos.
+
+    Raises:
+        StorageError: no finished `shots` dataset.
+    """
+
+    run_length = 16
+
+    def __init__(self, folder: Path, image_processor: BaseImageProcessor, reading: Reading):
+        self.frames = SceneFrames(folder, image_processor, arrow_copy=False)
+        self.reading, self.folder = reading, folder
+        dataset = finished(folder, "shots")
+        self.films = dataset.films(parts=False)
+        self.settings = {"media": "shots", "read": reading.read, "shots_per_scene": reading.shots_per_scene}
+        table = dataset.read(["movie_id", "start_seconds", "end_seconds"]).to_pydict()
+        first_rows = np.cumsum([0] + [film.num_rows for film in self.films.values()])
+        self.seconds = {
+            movie_id: tuple(np.array(table[name][first:stop]) for name in ("start_seconds", "end_seconds"))
+            for movie_id, first, stop in zip(self.films, first_rows[:-1], first_rows[1:], strict=True)
+        }
+
+    def identify(self, video: str, scenes: Sequence[LabeledScene]) -> str:
+        if video not in self.films:
+            raise FileNotFoundError(f"{self.folder} has no shots of {video}")
+        if scenes[0].pictures:
+            raise MediaError(f"scene {scenes[0].scene_id} is one of pictures: give --pictures instead of --shots")
+        film = self.films[video]
+        return digest(self.frames.record["settings"], film.facts, film.num_rows)
+
+    def read(self, video: str, scenes: Sequence[LabeledScene]) -> list[SceneRead | str]:
+        return [self._read_scene(video, scene) for scene in scenes]
+
+    def _read_scene(self, video: str, scene: LabeledScene) -> SceneRead | str:
+        starts, ends = self.seconds[video]
+        if not len(starts):
+            return f"{video} has no shots"
+        first, stop, note = self._shots_of(scene, starts, ends)
+        if first >= stop:
+            return note or f"no shot of {video} overlaps it"
+        extent = Extent(first, stop - first, float(starts[first]), float(ends[stop - 1]))
+        windows, bad = [], 0
+        for places in self.reading.windows(stop - first):
+            pixels_FCYX, unreadable = read_scene(self.frames, Scene(video, [first + place for place in places]))
+            bad += len(unreadable)
+            if len(unreadable) < len(places):
+                windows.append(pixels_FCYX)
+        if not windows:
+            return f"no keyframe of shots {first} to {stop - 1} of {video} decodes"
+        return SceneRead(
+            extent, windows, "; ".join(filter(None, (note, f"{bad} keyframes do not decode" if bad else "")))
+        )
+
+    def _shots_of(self, scene: LabeledScene, starts: np.ndarray, ends: np.ndarray) -> tuple[int, int, str]:
+        """First shot, the one after the last, and what is missing; no shots if all of it is."""
+        if scene.shots is not None:
+            first, stop = scene.shots[0], scene.shots[0] + scene.shots[1]
+            past = f"shots {first} to {stop - 1} are asked for, {scene.video} has {len(starts)}" * (stop > len(starts))
+            return first, min(stop, len(starts)), past
+        if scene.seconds is None:
+            return 0, len(starts), ""
+        first, stop = ends.searchsorted(scene.seconds[0], "right"), starts.searchsorted(scene.seconds[1], "left")
+        return int(first), int(stop), past_the_end(scene, float(ends[-1]))
+
+
+class VideoFiles:
+    """Scenes of video files without shots: moments evenly spaced over a part in seconds, or over the whole video.
+
+    The moments are the middles of equal parts, and of each the frame is read that is shown then. A video with fewer
+    frames than moments gives each once. Paper: clips of moderation are read as nine frames [4.4].
+
+    Args:
+        folder: with videos anywhere below it; a scene's `video` is a file's name without suffix.
+
+    Raises:
+        MediaError: no video below the folder, two of one name, or another `reading` than evenly.
+    """
+
+    run_length = 4  # frames of the video's size are held meanwhile
+
+    def __init__(self, folder: Path, image_processor: BaseImageProcessor, reading: Reading):
+        if reading.read != "evenly":
+            raise MediaError(f"read={reading.read} needs shots: run data_scripts.detect_shots and give --shots")
+        self.folder, self.reading, self.prepare = folder, reading, Preparation(image_processor)
+        self.settings = {"media": "videos", "read": reading.read, "frames_per_scene": reading.shots_per_scene}
+        self.paths: dict[str, Path] = {}
+        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES):
+            if (other := self.paths.setdefault(path.stem, path)) != path:
+                raise MediaError(f"{printable(other)} and {printable(path)} have the same name: rename one")
+        if not self.paths:
+            raise MediaError(f"{folder}: no video files below this folder ({' '.join(VIDEO_SUFFIXES)})")
+
+    def identify(self, video: str, scenes: Sequence[LabeledScene]) -> str:
+        for scene in scenes:
+            if scene.shots is not None or scene.pictures:
+                flag = "--pictures" if scene.pictures else "--shots"
+                raise MediaError(f"scene {scene.scene_id} is not given in seconds: give {flag} instead of --videos")
+        if video not in self.paths:
+            raise FileNotFoundError(f"{self.folder} has no video of the name {video}")
+        return fingerprint(self.paths[video])
+
+    def read(self, video: str, scenes: Sequence[LabeledScene]) -> list[SceneRead | str]:
+        path = self.paths[video]
+        try:
+            times, backend = frame_times(path)
+            found = [self._moments(scene, times) for scene in scenes]
+            frames = sorted({frame for places, _, _ in found for frame in places})
+            images = dict(zip(frames, read_frames(path, frames, backend=backend), strict=True))
+        except (VideoError, IndexError, OSError) as error:
+            return [f"{printable(path)}: {getattr(error, 'reason', error)}"] * len(scenes)
+        return [
+            SceneRead(extent, [self._pixels([images[frame] for frame in places])], note) if places else note
+            for places, extent, note in found
+        ]
+
+    def _moments(self, scene: LabeledScene, times: np.ndarray) -> tuple[list[int], Extent, str]:
+        """Frames of the scene's moments, none if it begins past the end."""
+        end = float(times[-1] + np.diff(times).mean()) if len(times) > 1 else float(times[-1]) + 0.04
+        start, stop = scene.seconds or (0.0, end)
+        note = past_the_end(scene, end)
+        extent = Extent(0, 0, start, min(stop, end))
+        if start >= end:
+            return [], extent, note
+        moments = self.reading.shots_per_scene
+        seconds = start + (np.arange(moments) + 0.5) * (min(stop, end) - start) / moments
+        return np.unique(times.searchsorted(seconds, "right") - 1).clip(0).tolist(), extent, note
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack([self.prepare(Image.fromarray(image)) for image in images]))
+
+
+def frame_times(path: Path) -> tuple[np.ndarray, str]:
+    """Seconds at which a video's frames are shown, float64 (frames,), the first at 0; nothing is decoded.
+
+    Returns:
+        The times, and the `backend` with which `read_frames` counts the same frames.
+
+    Raises:
+        VideoError: it cannot be opened, or holds no video.
+    """
+    try:
+        with openable(path) as name, av.open(name) as container:
+            if not container.streams.video:
+                raise VideoError(path, "the file has no video stream")
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            kept = [packet for packet in packets if not packet.is_discard]
+            stamps = [packet.pts if packet.pts is not None else packet.dts for packet in kept]
+            times = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.float64)
+            seconds = (times - times[:1]) * float(stream.time_base or 0)
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"not a readable video ({error.strerror})") from error
+    if not len(seconds):
+        raise VideoError(path, "its frames have no times")
+    # decord counts frames that an edit list hides.
+    return seconds, "auto" if len(kept) == len(packets) else "pyav"
+
+
+class Pictures:
+    """Scenes of pictures: those that a scene names, or all of a folder that has its `video`'s name, in order of names.
+
+    Args:
+        folder: the pictures' paths are below it.
+
+    Raises:
+        MediaError: no such folder.
+    """
+
+    run_length = 16
+
+    def __init__(self, folder: Path, image_processor: BaseImageProcessor, reading: Reading):
+        if not folder.is_dir():
+            raise MediaError(f"{folder}: no such folder")
+        self.folder, self.reading, self.prepare = folder, reading, Preparation(image_processor)
+        self.settings = {"media": "pictures", "read": reading.read, "shots_per_scene": reading.shots_per_scene}
+
+    def identify(self, video: str, scenes: Sequence[LabeledScene]) -> str:
+        sizes = []
+        for scene in scenes:
+            if scene.seconds is not None or scene.shots is not None:
+                raise MediaError(
+                    f"scene {scene.scene_id} is a part of a video: give --shots or --videos, not --pictures"
+                )
+            sizes += [[path.name, path.stat().st_size] for path in self._paths(scene) if path.is_file()]
+        if not sizes:
+            raise FileNotFoundError(f"{self.folder} has no pictures of {video}")
+        return digest(sizes)
+
+    def read(self, video: str, scenes: Sequence[LabeledScene]) -> list[SceneRead | str]:
+        return [self._read_scene(scene) for scene in scenes]
+
+    def _read_scene(self, scene: LabeledScene) -> SceneRead | str:
+        paths, problems = self._paths(scene), []
+        if not paths:
+            return f"{self.folder} has no pictures of {scene.video}"
+        windows = []
+        for places in self.reading.windows(len(paths)):
+            images = [image for place in places if (image := self._open(paths[place], problems)) is not None]
+            if images:
+                windows.append(torch.from_numpy(np.stack([self.prepare(image) for image in images])))
+        note = problems[0] + f" and {len(problems) - 1} more" * (len(problems) > 1) if problems else ""
+        return SceneRead(Extent(0, len(paths), None, None), windows, note) if windows else note
+
+    def _paths(self, scene: LabeledScene) -> list[Path]:
+        root = self.folder.resolve()
+        paths = [self.folder / name for name in scene.pictures or [scene.video]]
+        if outside := [path for path in paths if not path.resolve().is_relative_to(root)]:
+            raise MediaError(f"scene {scene.scene_id}: {outside[0]} is not below {self.folder}")
+        if not scene.pictures and paths[0].is_dir():
+            return sorted(path for path in paths[0].iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
+        return paths if scene.pictures or paths[0].is_file() else []
+
+    def _open(self, path: Path, problems: list[str]) -> Image.Image | None:
+        """A picture, upright, in RGB; without one, why not goes to the problems."""
+        try:
+            return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        except FileNotFoundError:
+            problems.append(f"{path} is not there")
+        except Exception as error:  # Pillow's decoders raise errors of many kinds on broken bytes
+            problems.append(f"{path} does not decode ({error})")
+        return None
+
+
+@dataclass
+class Videos:
+    """The scenes by video, in order of time.
+
+    Attributes:
+        scenes: scenes of each video (pictures: of each film), which are the rows of a film in the dataset.
+        sources: of each video that is there, what tells it and its scenes from others.
+        missing: why others are not there.
+    """
+
+    scenes: dict[str, list[LabeledScene]]
+    sources: dict[str, str]
+    missing: dict[str, str]
+
+    @classmethod
+    def of(cls, scenes: Sequence[LabeledScene], media: Media) -> "Videos":
+        """Look for all videos."""
+        found = cls(scenes_by_video(scenes), {}, {})
+        for name, its_scenes in tqdm(found.scenes.items(), desc="looking for media", leave=False, disable=None):
+            try:
+                found.sources[name] = digest(
+                    media.identify(name, its_scenes), [scene[:3] + scene[4:] for scene in its_scenes]
+                )
+            except OSError as error:
+                found.missing[name] = str(error)
+        return found
+
+
+def scenes_by_video(scenes: Sequence[LabeledScene]) -> dict[str, list[LabeledScene]]:
+    """Scenes of each video, in order of time; scenes of pictures by film."""
+    found: dict[str, list[LabeledScene]] = {}
+    for scene in scenes:
+        found.setdefault(scene.movie_id if scene.pictures else scene.video, []).append(scene)
+    for its_scenes in found.values():
+        its_scenes.sort(key=lambda scene: (scene.seconds or (0.0, 0.0), scene.shots or (0, 0), scene.scene_id))
+    return dict(sorted(found.items()))
+
+
+class Run(NamedTuple):
+    """Neighboring scenes of one video, as they were read."""
+
+    video: str
+    scenes: list[LabeledScene]
+    is_last: bool
+    reads: list[SceneRead | str]
+
+
+class Runs(Dataset):
+    """Scenes of videos as `Run`s in order. No run reaches over a video's end, see `extract_features.ShotRuns`."""
+
+    def __init__(self, media: Media, scenes: Mapping[str, Sequence[LabeledScene]]):
+        self.media, self.scenes = media, scenes
+        self.starts = [
+            (name, first) for name, found in scenes.items() for first in range(0, len(found), media.run_length)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> Run:
+        name, first = self.starts[number]
+        stop = first + self.media.run_length
+        scenes = list(self.scenes[name][first:stop])
+        return Run(name, scenes, stop >= len(self.scenes[name]), self.media.read(name, scenes))
+
+
+def past_the_end(scene: LabeledScene, end: float) -> str:
+    """A note on a scene in seconds that ends after its video does; empty where it does not."""
+    if scene.seconds is None or (scene.seconds[0] < end and scene.seconds[1] <= end + SLACK_SECONDS):
+        return ""
+    start, stop = scene.seconds
+    return f"{start:g} to {stop:g} s are asked for, {scene.video} ends at {end:.2f} s"
+
+
+def digest(*content: Any) -> str:
+    """Tells JSON values from others."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""Figures that several tasks share, and their baselines: accuracy, squared error, mean average precision.
+
+Shapes: S seeds, N scenes, C classes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_scripts.formats.labeled_scenes import LabeledScenes, Problem
+from eval.metrics.baselines import constant_errors, majority_accuracy
+from eval.metrics.classification import average_precisions, mean_average_precision
+from eval.metrics.intervals import average_precision_interval, mean_interval
+from eval.probes import ProbeTask
+
+from .task import Baselines, Figure, Measure
+
+
+class Kind(NamedTuple):
+    """How tasks of one problem are measured."""
+
+    recipe: str
+    figure: str
+    measure: Measure
+    trivial: Callable[[ProbeTask], Baselines]
+    higher_is_better: bool = True
+
+
+def films(labeled: LabeledScenes) -> list[str]:
+    """The film of each scene, from which bootstrap intervals draw."""
+    return [scene.movie_id for scene in labeled.scenes]
+
+
+def mean_figure(values_SN: np.ndarray, groups_N: Sequence | np.ndarray) -> Figure:
+    """Figure that is a mean of one value a scene."""
+    return Figure(values_SN.mean(1), mean_interval(values_SN.mean(0), groups_N))
+
+
+def average_precision_figure(
+    scores_S: Sequence[np.ndarray], labels_NC: np.ndarray, groups_N: Sequence | np.ndarray
+) -> Figure:
+    """Mean over classes of average precision; seeds are more columns, so that the interval is of their mean."""
+    values_S = [mean_average_precision(average_precisions(scores_NC, labels_NC)) for scores_NC in scores_S]
+    columns = np.concatenate(scores_S, axis=1), np.tile(labels_NC, (1, len(scores_S)))
+    return Figure(np.array(values_S), average_precision_interval(*columns, groups_N))
+
+
+def accuracy(
+    scores_S: Sequence[np.ndarray], labeled: LabeledScenes, groups_N: Sequence | np.ndarray | None = None
+) -> dict[str, Figure]:
+    """Share of scenes whose class scores highest, the first of equal scores; the interval draws groups, or films."""
+    hits_SN = np.stack([scores_NC.argmax(1) == labeled.labels for scores_NC in scores_S])
+    return {"accuracy": mean_figure(hits_SN, films(labeled) if groups_N is None else groups_N)}
+
+
+def squared_error(scores_S: Sequence[np.ndarray], labeled: LabeledScenes) -> dict[str, Figure]:
+    errors_SN = np.square(np.stack(scores_S) - labeled.labels)
+    return {"mean_squared_error": mean_figure(errors_SN, films(labeled))}
+
+
+def average_precision(scores_S: Sequence[np.ndarray], labeled: LabeledScenes) -> dict[str, Figure]:
+    """Mean over the classes that some scene has."""
+    return {"mean_average_precision": average_precision_figure(scores_S, labeled.labels, films(labeled))}
+
+
+def constant_classes(task: ProbeTask) -> Baselines:
+    """The most frequent class of train, the best class of all for test, and a class of train drawn evenly."""
+    training, test = task.labels("train"), task.labels("test")
+    return {
+        "majority": {"accuracy": majority_accuracy(training, test)},
+        "best_constant": {"accuracy": float(np.bincount(test).max() / len(test))},
+        "chance": {"accuracy": 1 / len(np.unique(training))},
+    }
+
+
+def constant_values(task: ProbeTask) -> Baselines:
+    """Zero, the mean of train, and the best value of all for test, its mean."""
+    test = task.labels("test")
+    errors = {**constant_errors(task.labels("train"), test), "best_constant": float(test.var())}
+    return {name: {"mean_squared_error": error} for name, error in errors.items()}
+
+
+def constant_scores(task: ProbeTask) -> Baselines:
+    """Equal scores for all scenes: a class's average precision is then its share of the test scenes."""
+    shares_C = task.labels("test").mean(0)
+    return {"prevalence": {"mean_average_precision": float(shares_C[shares_C > 0].mean())}}
+
+
+# Recipes are those of the paper's tasks of each kind: LVU's place and number of views, MovieNet's places.
+KINDS: dict[Problem, Kind] = {
+    "single_label_classification": Kind("lvu_scene.yaml", "accuracy", accuracy, constant_classes),
+    "multi_label_classification": Kind(
+        "movienet_place.yaml", "mean_average_precision", average_precision, constant_scores
+    ),
+    "regression": Kind("lvu_view_count.yaml", "mean_squared_error", squared_error, constant_values, False),
+}

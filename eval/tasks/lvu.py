@@ -1,0 +1,25 @@
+"""LVU's nine tasks [4.3.1, table 3]: one embedding a clip, accuracy per clip, or mean squared error.
+
+Each task is trained by itself. Most papers give accuracies on all test clips; many clips are no longer on YouTube, so
+figures are of those that are, and counts stand beside them. The films of a clip's task are in one split only in
+director, writer, year and genre.
+"""
+
+from pathlib import Path
+
+from data_scripts.formats.lvu import LVU_CLASSES, LVU_TASKS, read_lvu
+
+from .figures import KINDS
+from .task import ProbedTask
+
+
+def names(labels: Path) -> tuple[str, ...]:
+    """The nine, or the seven of MA-LMM's files."""
+    return tuple(LVU_CLASSES) if (labels / "train.json").exists() else LVU_TASKS
+
+
+def read(labels: Path, name: str) -> ProbedTask:
+    """Raises: LabelError: as `read_lvu`."""
+    labeled = read_lvu(labels, name)
+    kind = KINDS[labeled.problem]
+    return ProbedTask(name=f"lvu/{name}", labeled=labeled, **{**kind._asdict(), "recipe": f"lvu_{name}.yaml"})

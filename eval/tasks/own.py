@@ -1,0 +1,17 @@
+"""A user's own labels, a CSV: one label a scene, several, or with `own/values` a number.
+
+Recipes are the paper's for a task of that kind; give another with `--recipe`.
+"""
+
+from pathlib import Path
+
+from data_scripts.formats.own_labels import read_own_labels
+
+from .figures import KINDS
+from .task import ProbedTask
+
+
+def read(labels: Path, name: str = "") -> ProbedTask:
+    """Raises: LabelError: as `read_own_labels`."""
+    labeled = read_own_labels(labels, "regression" if name == "values" else None)
+    return ProbedTask(name="own/values" if name else "own", labeled=labeled, **KINDS[labeled.problem]._asdict())

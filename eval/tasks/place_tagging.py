@@ -1,0 +1,22 @@
+"""MovieNet's places of scenes, several a scene [4.3.2, table 4]: mean average precision over the classes of test.
+
+    MOVIENET/annotation/tt….json, MOVIENET/movie1K.split.v1.json
+
+The paper does not say how it takes the mean; classes without test scene are left out here.
+"""
+
+from pathlib import Path
+
+from data_scripts.formats.movienet_labels import read_place_tags
+
+from .figures import KINDS
+from .task import ProbedTask
+
+
+def read(labels: Path, name: str = "") -> ProbedTask:
+    """Raises: LabelError: as `read_place_tags`."""
+    labeled = read_place_tags(labels / "annotation", labels / "movie1K.split.v1.json")
+    # Ninety logistic regressions for each strength take longer than all MLPs, so a linear probe must be asked for.
+    return ProbedTask(
+        name="movienet_places", labeled=labeled, **KINDS[labeled.problem]._asdict(), probes=("mlp", "knn")
+    )
