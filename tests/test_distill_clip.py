@@ -1,7 +1,8 @@
-"""Distillation: losses and measures against loops written out, the real command line on noise, kills at any moment.
+"""Distillation: measures against loops written out, the real command line on noise, kills at any moment.
 
-Whatever happened to a run, its student's bytes and its log are those of one run that nothing disturbed. Runs that are
-to be killed or refused are forks of one process that has imported everything (`forked_runs.py`).
+Losses and sources have tests of their own. Whatever happened to a run, its student's bytes and its log are those of one
+run that nothing disturbed. Runs that are to be killed or refused are forks of one process that has imported everything
+(`forked_runs.py`).
 """
 
 import json
@@ -31,7 +32,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil, CLIPVisionCo
 
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.storage_m2s import StorageError, exclusive
-from train.crops import CachedCrops, CropSettings, plan_chunks
+from train.crops import CachedCrops, CropSettings, list_images, plan_chunks
 from train.distill_clip import (
     Distillation,
     basis_path,
@@ -39,133 +40,17 @@ from train.distill_clip import (
     build_student,
     calibration_crops,
     distillation_losses,
-    embedding_losses,
     find_basis,
     group_borders,
     measure,
     mirror_half,
     tensor_digest,
-    token_loss,
 )
+from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
 from train.distillation.recipe import DistillationRecipe
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-
-
-def written_out_losses(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
-    """The three losses, one number at a time."""
-
-    def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        product = sum(a[d] * b[d] for d in range(len(a)))
-        return product / (sum(x * x for x in a).sqrt() * sum(x * x for x in b).sqrt())
-
-    count = len(student)
-    direction = sum(1 - cosine(student[i], teacher[i]) for i in range(count)) / count
-    ratios = [sum(x * x for x in student[i]).sqrt() / sum(x * x for x in teacher[i]).sqrt() for i in range(count)]
-    relation = torch.zeros((), dtype=torch.float64)
-    for i in range(count):
-        others = [j for j in range(count) if j != i]
-        ours, theirs = (
-            [(cosine(embeds[i], embeds[j]) / temperature).exp() for j in others] for embeds in (student, teacher)
-        )
-        for mine, its in zip(ours, theirs, strict=True):
-            relation = relation + its / sum(theirs) * ((its / sum(theirs)).log() - (mine / sum(ours)).log()) / count
-    return {"cosine": direction, "norm": sum((ratio - 1) ** 2 for ratio in ratios) / count, "relation": relation}
-
-
-@pytest.mark.parametrize("temperature", [0.05, 1.7])
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_losses_are_those_written_out(batch, temperature):
-    generator = torch.Generator().manual_seed(batch)
-    student, teacher = (torch.randn(batch, 7, dtype=torch.float64, generator=generator) * 3 for _ in range(2))
-    copies = [student.clone().requires_grad_() for _ in range(2)]
-    found = embedding_losses(copies[0], teacher, temperature)
-    expected = written_out_losses(copies[1], teacher, temperature)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-10, atol=1e-12)
-        gradients = [
-            torch.autograd.grad(losses[name], copy, retain_graph=True, allow_unused=True, materialize_grads=True)[0]
-            if losses[name].requires_grad
-            else torch.zeros_like(copy)
-            for losses, copy in ((found, copies[0]), (expected, copies[1]))
-        ]
-        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
-        assert (gradients[0].abs().max() > 1e-6) == (name != "relation" or batch > 2)
-
-
-def test_losses_of_the_teacher_itself_are_zero():
-    teacher = torch.randn(5, 7, dtype=torch.float64)
-    assert all(abs(value) < 1e-12 for value in embedding_losses(teacher, teacher, 0.05).values())
-    longer = embedding_losses(1.5 * teacher, teacher, 0.05)
-    assert longer["norm"].item() == pytest.approx(0.25) and longer["cosine"] < 1e-12 and longer["relation"] < 1e-12
-
-
-def test_a_batch_of_one_has_no_relations():
-    student, teacher = torch.randn(1, 7, requires_grad=True), torch.randn(1, 7)
-    losses = embedding_losses(student, teacher, 0.05)
-    assert losses["relation"] == 0 and losses["cosine"] > 0
-    sum(losses.values()).backward()
-    assert student.grad.isfinite().all()
-
-
-def written_out_token_loss(student: torch.Tensor, teacher: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """One token at a time: the mean over class tokens plus the mean over patches of all layers but the last."""
-
-    def normed(token: torch.Tensor) -> torch.Tensor:
-        mean = sum(token) / len(token)
-        return (token - mean) / (sum((x - mean) ** 2 for x in token) / len(token) + 1e-5).sqrt()
-
-    batch, layers, tokens, width = student.shape
-    parts = {"class": [], "patches": []}
-    for i in range(batch):
-        for layer in range(layers):
-            for t in range(tokens):
-                error = normed(student[i, layer, t]) - normed(teacher[i, layer, t])
-                if t == 0:
-                    parts["class"].append(sum((error[d] * scale[layer, 0, d]) ** 2 for d in range(width)) / width)
-                elif layer < layers - 1:
-                    parts["patches"].append(sum((error[d] * scale[layer, 1, d]) ** 2 for d in range(width)) / width)
-    return sum(sum(part) / len(part) for part in parts.values() if part)
-
-
-def random_tokens(*shape: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens (batch, layers, tokens, width) of student and teacher and a scale, all different, float64."""
-    generator = torch.Generator().manual_seed(sum(shape))
-    student, teacher = (torch.randn(*shape, dtype=torch.float64, generator=generator) * 2 + 1 for _ in range(2))
-    scale = torch.rand(shape[1], 2, shape[3], dtype=torch.float64, generator=generator) + 0.5
-    return student.requires_grad_(), teacher, scale
-
-
-@pytest.mark.parametrize("shape", [(3, 4, 5, 7), (2, 2, 3, 9), (1, 1, 4, 5), (2, 3, 2, 6)])
-def test_token_loss_is_the_one_written_out(shape):
-    student, teacher, scale = random_tokens(*shape)
-    found, expected = token_loss(student, teacher, scale), written_out_token_loss(student, teacher, scale)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    gradients = [torch.autograd.grad(loss, student)[0] for loss in (found, expected)]
-    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
-    assert (gradients[0][:, -1, 1:] == 0).all()
-    assert (gradients[0][:, :, 0].abs().amax(-1) > 0).all() and (gradients[0][:, :-1, 1:].abs().amax(-1) > 0).all()
-
-
-def test_the_class_token_weighs_as_much_as_all_patches():
-    """However many patches there are: here every token is off by the same."""
-    student, teacher, _ = random_tokens(3, 2, 2, 7)
-    for patches in (1, 3, 10):
-        ours, theirs = (side[:, :1, :1].expand(3, 2, 1 + patches, 7) for side in (student, teacher))
-        of_class, of_patches, both = (
-            token_loss(ours, theirs, torch.tensor(weights, dtype=torch.float64)[None, :, None].expand(2, 2, 7))
-            for weights in ([1, 0], [0, 1], [1, 1])
-        )
-        torch.testing.assert_close(of_class, of_patches)
-        torch.testing.assert_close(both, 2 * of_class)
-
-
-def test_token_loss_is_zero_for_tokens_of_another_length_and_mean():
-    """What the layer norms that read them take off anyway."""
-    student, teacher, scale = random_tokens(2, 3, 4, 6)
-    assert token_loss(3 * teacher - 5, teacher, scale) < 1e-8 < token_loss(student, teacher, scale)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +123,9 @@ def test_the_loss_is_the_weighted_sum_of_embeddings_and_the_layers_tokens():
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=generator)
     targets = torch.randn(3, 2, 5, 64, generator=generator).half()
     batch = {"pixels": pixels, "embeds": torch.randn(3, 32, generator=generator).half(), "tokens": targets}
-    weights = {"cosine": 2.0, "norm": 0.3, "relation": 0.7, "token": 5.0}
+    weights = {"cosine": 2.0, "norm": 0.3, "whitened": 1.5, "relation": 0.7, "pooled": 0.4, "token": 5.0}
     recipe = DistillationRecipe(**{f"{name}_weight": weight for name, weight in weights.items()})
+    space = TeacherSpace.fit(torch.randn(50, 32, generator=generator), 0.1)
     scale = torch.rand(2, 2, 64, generator=generator)
     layers: list[torch.Tensor] = []
     for layer in model.student.vision_model.encoder.layers:
@@ -247,18 +133,20 @@ def test_the_loss_is_the_weighted_sum_of_embeddings_and_the_layers_tokens():
         layer.layer_norm2.register_forward_pre_hook(lambda _, seen: layers.append(seen[0]))
     mean, std = (torch.tensor(values)[:, None, None] for values in ([0.4, 0.5, 0.6], [0.2, 0.3, 0.25]))
     with torch.no_grad():
-        embeds = model.student((pixels / 255 - mean) / std).image_embeds
+        inputs = (pixels / 255 - mean) / std
+        embeds, pooled = model.student(inputs).image_embeds, model.student.vision_model(inputs).pooler_output
         tokens = torch.stack([layers[0] + layers[1], layers[2] + layers[3]], 1)
-        found = distillation_losses(model, batch, scale, recipe)
-        expected = embedding_losses(embeds, batch["embeds"].float(), recipe.relation_temperature)
+        found = distillation_losses(model, batch, space, scale, recipe)
+        expected = embedding_losses(embeds, pooled, batch["embeds"].float(), space, recipe.relation_temperature)
         expected["token"] = token_loss(tokens, targets.float(), scale)
+        for each, wanted in zip(model.embed(pixels), (embeds, pooled), strict=True):
+            torch.testing.assert_close(each, wanted)
     assert found.keys() == {"loss", *expected}
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         found["loss"], sum(weights[name] * expected[name] for name in weights), rtol=1e-4, atol=1e-4
     )
-    torch.testing.assert_close(model.student_embeds(pixels), embeds)
 
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "image_size": 32, "projection_dim": 32}
@@ -322,15 +210,16 @@ class Shelf(torch.utils.data.Dataset):
 
 
 class Recited(torch.nn.Module):
-    """A student that knows its embeddings by heart."""
+    """A student that knows its embeddings and its output before the projection by heart."""
 
-    def __init__(self, embeds: torch.Tensor):
+    def __init__(self, embeds: torch.Tensor, pooled: torch.Tensor):
         super().__init__()
-        self.embeds = embeds
+        self.embeds, self.pooled = embeds, pooled
 
-    def student_embeds(self, pixels: torch.Tensor) -> torch.Tensor:
+    def embed(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         assert not self.training
-        return self.embeds[pixels[:, 0, 0, 0].long()]
+        which = pixels[:, 0, 0, 0].long()
+        return self.embeds[which], self.pooled[which]
 
 
 def test_measures_are_those_written_out():
@@ -338,29 +227,37 @@ def test_measures_are_those_written_out():
     random = np.random.default_rng(0)
     teacher = random.normal(size=(70, 5)) + 1
     student = 2 * teacher + random.normal(size=(70, 5)) / 2
-    model = Recited(torch.tensor(student).float())
+    pooled = teacher[:, :3] - 1 + random.normal(size=(70, 3)) / 4
+    model = Recited(torch.tensor(student).float(), torch.tensor(pooled).float())
     found = measure(model, Shelf(torch.tensor(teacher).float()), Accelerator(cpu=True, mixed_precision="bf16"))
     assert model.training
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / math.sqrt(a @ a) / math.sqrt(b @ b))
 
+    def nearest_of(side: np.ndarray) -> list[int]:
+        return [max((j for j in range(70) if j != i), key=lambda j: cosine(side[i], side[j])) for i in range(70)]
+
+    def common(side: np.ndarray) -> float:
+        return float(sum(side.mean(0) ** 2) / np.mean([sum(row**2) for row in side]))
+
     off = [side - side.mean(0) for side in (student, teacher)]
     pairs = [[cosine(side[i], side[j]) for i in range(70) for j in range(i)] for side in off]
-    nearest = [
-        [max((j for j in range(70) if j != i), key=lambda j: cosine(side[i], side[j])) for i in range(70)]
-        for side in off
-    ]
+    nearest = [np.array(nearest_of(side)) for side in (*off, pooled)]
     expected = {
         "cosine": np.mean([cosine(student[i], teacher[i]) for i in range(70)]),
         "length": np.mean([math.dist(student[i], [0] * 5) / math.dist(teacher[i], [0] * 5) for i in range(70)]),
         "correlation": np.corrcoef(pairs)[0, 1],
-        "nearest": np.mean(np.array(nearest[0]) == nearest[1]),
+        "nearest": np.mean(nearest[0] == nearest[1]),
+        "pooled_nearest": np.mean(nearest[2] == nearest[1]),
+        "common": common(student),
+        "pooled_common": common(pooled),
+        "teacher_common": common(teacher),
         "mean_cosine": np.mean([cosine(teacher[i], teacher.mean(0)) for i in range(70)]),
         "chance": 1 / 69,
     }
     assert found == pytest.approx(expected, abs=1e-4)
-    assert 0.3 < found["nearest"] < 1
+    assert 0.3 < found["nearest"] < 1 and 0.05 < found["pooled_nearest"] < 1
 
 
 def test_calibration_crops_are_a_seeded_choice():
@@ -384,7 +281,8 @@ def test_the_basis_is_found_once_and_kept_for_what_it_depends_on(tmp_path, monke
 
     def find(width=64, revision="a", borders=(0, 2, 3), seed=0):
         settings = CropSettings(seed=seed, teacher_size=64, student_size=32)
-        chunks, _ = plan_chunks([tmp_path / "images"], 1, 3, settings)
+        images = {tmp_path / "images": list_images(tmp_path / "images")}
+        chunks, _ = plan_chunks(images, 1, 3, settings)
         path = basis_path(cache, chunks, [revision, list(borders), width])
         return find_basis(path, build_tower(), chunks, list(borders), width, lambda x: x / 255 - 0.5)
 
@@ -586,7 +484,7 @@ def test_the_log_has_every_step_and_epoch_and_falls(bench, finished):
     assert [line["step"] for line in steps] == list(range(1, 19))
     assert [(line["step"], line["epoch"]) for line in epochs] == [(6, 1), (12, 2), (18, 3)]
     for line in steps:
-        parts = line["cosine"] + line["norm"] + line["relation"] + line["token"]
+        parts = sum(line[name] for name in ("cosine", "norm", "relation", "token"))
         assert line["loss"] == pytest.approx(parts, abs=1e-4)
     for name in ("loss", "cosine", "token"):
         first, last = (np.mean([line[name] for line in part]) for part in (steps[:6], steps[-6:]))

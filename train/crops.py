@@ -81,16 +81,18 @@ def list_images(folder: Path) -> list[str]:
 
 
 def plan_chunks(
-    folders: Sequence[Path], crops_per_image: int, held_out_every: int, settings: CropSettings
+    images: Mapping[Path, Sequence[str]], crops_per_image: int, held_out_every: int, settings: CropSettings
 ) -> tuple[list[Chunk], list[Chunk]]:
     """Chunks to train on and chunks to measure on: of each folder every `held_out_every`-th image is held out.
 
+    Args:
+        images: names of the images to use, by folder.
+
     Raises:
-        ValueError: a folder without images, or with so few in each that none is held out.
+        ValueError: so few images in each folder that none is held out.
     """
     train, held_out = [], []
-    for folder in folders:
-        names = list_images(folder)
+    for folder, names in images.items():
         kept = [name for number, name in enumerate(names) if number % held_out_every != held_out_every - 1]
         crops = range(crops_per_image)
         train += [Chunk(folder, tuple(part), crop, settings) for crop in crops for part in _parts(kept)]
@@ -101,7 +103,7 @@ def plan_chunks(
     return train, held_out
 
 
-def _parts(names: list[str]) -> Iterator[list[str]]:
+def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(names), IMAGES_PER_FILE):
         yield names[start : start + IMAGES_PER_FILE]
 
@@ -270,6 +272,10 @@ class CachedCrops(Dataset):
         number = int(np.searchsorted(self.ends, index, side="right"))
         row = index - (int(self.ends[number - 1]) if number else 0)
         return {name: tensor[row] for name, tensor in self.parts[number].items()}
+
+    def embeds(self) -> torch.Tensor:
+        """The teacher's embeddings of all crops, (crops, projection_dim), fp16."""
+        return torch.cat([part["embeds"] for part in self.parts])
 
     def token_scale(self) -> torch.Tensor:
         """One over the standard deviation of each channel of normed tokens, (layers, 2, width), over the first crops.

@@ -6,8 +6,9 @@ The teacher labels random crops once; labels are kept in files and read in every
 command goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
 
 The student is a plain `CLIPVisionModelWithProjection`. It starts as the teacher, compressed in closed form
-(`train/compress.py`), and learns from four losses, on exactly the crops that the teacher saw: direction and length of
-the embedding, similarities within the batch, and the teacher's tokens when it reads images of the student's size.
+(`train/compress.py`), and learns on exactly the crops that the teacher saw from the losses in
+`train/distillation/losses.py`: direction and length of the embedding, similarities within the batch, and the teacher's
+tokens when it reads images of the student's size.
 """
 
 import copy
@@ -16,7 +17,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,52 +44,20 @@ from train.crops import (
     CropSettings,
     Teacher,
     export_frames,
-    list_images,
     mirror_cosine,
     normalize,
     plan_chunks,
     small_views,
     write_chunk,
 )
+from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
 from train.distillation.recipe import DistillationData, DistillationRecipe
+from train.distillation.sources import ImageFilter, count_by_source
 from train.runs import RunArguments, RunFolder, command_line, made_with
 
 PATCH_SIZE = 16
 HEAD_SIZE = 64
 MAX_GRADIENT_NORM = 1.0
-
-
-def embedding_losses(student_BD: torch.Tensor, teacher_BD: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
-    """How far embeddings (batch, dim) are from the teacher's.
-
-    Returns:
-        `cosine`: mean of 1 - cos(student, teacher).
-        `norm`: mean squared relative error of the length.
-        `relation`: for each item, how the similarities to the others of the batch, as a softmax of cosines over
-        `temperature`, diverge (Kullback-Leibler) from the teacher's; zero for a batch of one.
-    """
-    student_unit_BD, teacher_unit_BD = F.normalize(student_BD, dim=-1), F.normalize(teacher_BD, dim=-1)
-    cosine = 1 - (student_unit_BD * teacher_unit_BD).sum(-1).mean()
-    norm = (student_BD.norm(dim=-1) / teacher_BD.norm(dim=-1) - 1).square().mean()
-    others_BB = ~torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
-    logs = [
-        ((unit_BD @ unit_BD.mT)[others_BB].view(len(unit_BD), -1) / temperature).log_softmax(-1)
-        for unit_BD in (student_unit_BD, teacher_unit_BD)
-    ]
-    relation = F.kl_div(*logs, reduction="batchmean", log_target=True)
-    return {"cosine": cosine, "norm": norm, "relation": relation}
-
-
-def token_loss(student_BLTd: torch.Tensor, teacher_BLTd: torch.Tensor, scale_L2d: torch.Tensor) -> torch.Tensor:
-    """Mean squared error of tokens after a plain layer norm, in standard deviations of each channel.
-
-    The class token weighs as much as all patches; the last layer's patches, which nothing reads, weigh nothing.
-    """
-    width = (student_BLTd.shape[-1],)
-    errors = F.layer_norm(student_BLTd, width) - F.layer_norm(teacher_BLTd, width)
-    of_class = (errors[:, :, 0] * scale_L2d[:, 0]).square().mean()
-    of_patches = (errors[:, :-1, 1:] * scale_L2d[:-1, None, 1]).square()
-    return of_class + (of_patches.mean() if of_patches.numel() else 0.0)
 
 
 class Distillation(nn.Module):
@@ -98,13 +67,21 @@ class Distillation(nn.Module):
         super().__init__()
         self.student, self.mean, self.std = student, mean, std
 
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim) and tokens (batch, layers, tokens, width)."""
-        outputs = self.student(normalize(pixels, self.mean, self.std), output_hidden_states=True)
-        return outputs.image_embeds, torch.stack(outputs.hidden_states[1:], 1)
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """uint8 pixels (batch, 3, size, size) to embeddings, the output before the projection, and tokens.
 
-    def student_embeds(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.student(normalize(pixels, self.mean, self.std)).image_embeds
+        Returns:
+            (batch, dim), (batch, width) and (batch, layers, tokens, width).
+        """
+        tower = self.student.vision_model
+        outputs = tower(normalize(pixels, self.mean, self.std), output_hidden_states=True)
+        pooled = outputs.pooler_output
+        return self.student.visual_projection(pooled), pooled, torch.stack(outputs.hidden_states[1:], 1)
+
+    def embed(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim) and the output before the projection."""
+        pooled = self.student.vision_model(normalize(pixels, self.mean, self.std)).pooler_output
+        return self.student.visual_projection(pooled), pooled
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -153,7 +130,9 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
     with accelerator.main_process_first():
         frames = [export_frames(Path(video), cache / "frames", recipe.frame_interval) for video in data.videos]
     folders = [*map(Path, data.images), *frames]
-    chunks = plan_crops(folders, recipe, teacher.config.image_size)
+    chosen = ImageFilter(recipe.test_part, recipe.leave_out)
+    images = {folder: chosen.images(folder) for folder in folders}
+    chunks = plan_crops(images, recipe, teacher.config.image_size)
     teacher = teacher.eval().requires_grad_(False).to(accelerator.device, torch.bfloat16)
     normalized = functools.partial(normalize, mean=processor.image_mean, std=processor.image_std)
     with accelerator.main_process_first():
@@ -177,8 +156,9 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
             "recipe": asdict(recipe),
             "data": facts,
             "sources": [
-                {"name": Path(source).name, "images": len(list_images(folder))}
-                for source, folder in zip([*data.images, *data.videos], folders, strict=True)
+                source
+                for name, folder in zip([*data.images, *data.videos], folders, strict=True)
+                for source in count_by_source(images[folder], Path(name).name)
             ],
             "skipped_images": sorted({*crops.skipped, *held_out.skipped}),
             "crops": len(crops),
@@ -198,15 +178,15 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
 
 
 def plan_crops(
-    folders: Sequence[Path], recipe: DistillationRecipe, teacher_size: int
+    images: Mapping[Path, Sequence[str]], recipe: DistillationRecipe, teacher_size: int
 ) -> tuple[list[Chunk], list[Chunk]]:
     """What to train on and what to measure on.
 
     Raises:
-        ValueError: a folder without images, or fewer than training and measuring need.
+        ValueError: fewer images than training and measuring need.
     """
     settings = CropSettings(recipe.seed, teacher_size, recipe.image_size)
-    chunks = plan_chunks(folders, recipe.crops_per_image, recipe.held_out_every, settings)
+    chunks = plan_chunks(images, recipe.crops_per_image, recipe.held_out_every, settings)
     check_enough(*(sum(len(chunk.names) for chunk in part) for part in chunks), recipe.batch_size)
     return chunks
 
@@ -327,6 +307,7 @@ def train(
     loader = DataLoader(crops, recipe.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
     token_scale = crops.token_scale().to(accelerator.device)
+    space = TeacherSpace.fit(crops.embeds(), recipe.whitening_shrinkage).to(accelerator.device)
     num_steps = recipe.epochs * steps_per_epoch
     optimizers = build_optimizers(model, recipe)
     schedulers = [
@@ -343,7 +324,7 @@ def train(
             started = time.monotonic()
             if recipe.mirror:
                 mirror_half(batch, recipe.seed + state["step"])
-            losses = distillation_losses(prepared, batch, token_scale, recipe)
+            losses = distillation_losses(prepared, batch, space, token_scale, recipe)
             accelerator.backward(losses["loss"])
             accelerator.clip_grad_norm_(prepared.parameters(), MAX_GRADIENT_NORM)
             for stepped in (*optimizers, *schedulers):
@@ -379,11 +360,16 @@ def mirror_half(batch: dict[str, torch.Tensor], seed: int) -> None:
 
 
 def distillation_losses(
-    model: nn.Module, batch: dict[str, torch.Tensor], token_scale: torch.Tensor, recipe: DistillationRecipe
+    model: nn.Module,
+    batch: dict[str, torch.Tensor],
+    space: TeacherSpace,
+    token_scale: torch.Tensor,
+    recipe: DistillationRecipe,
 ) -> dict[str, torch.Tensor]:
     """The losses of a batch and, as `loss`, their weighted sum."""
-    embeds, tokens = model(batch["pixels"])
-    losses = embedding_losses(embeds.float(), batch["embeds"].float(), recipe.relation_temperature)
+    embeds, pooled, tokens = model(batch["pixels"])
+    teacher = batch["embeds"].float()
+    losses = embedding_losses(embeds.float(), pooled.float(), teacher, space, recipe.relation_temperature)
     losses["token"] = token_loss(tokens.float(), batch["tokens"].float(), token_scale)
     return {"loss": sum(getattr(recipe, f"{name}_weight") * value for name, value in losses.items()), **losses}
 
@@ -412,30 +398,45 @@ def measure(model: Distillation, held_out: CachedCrops, accelerator: Accelerator
     Returns:
         `cosine` and `length`: means of the cosine to the teacher's embedding and of the ratio of their lengths.
         `correlation`: of the cosines of all pairs of images, after each encoder's mean embedding is taken off.
-        `nearest`: share of images whose nearest other one is the teacher's.
+        `nearest`, `pooled_nearest`: share of images whose nearest other one is the teacher's, by the embedding less its
+        mean and by the output before the projection as it is.
+        `common`, `pooled_common`, `teacher_common`: share of the squared length that all images have in common.
         `mean_cosine` and `chance`: the same cosine when every image gets the teacher's mean; 1 / (images - 1).
     """
     model.eval()
     batches = DataLoader(held_out, batch_size=64)
-    pairs = [(model.student_embeds(batch["pixels"].to(accelerator.device)), batch["embeds"]) for batch in batches]
+    read = [(*model.embed(batch["pixels"].to(accelerator.device)), batch["embeds"]) for batch in batches]
     model.train()
-    student_ND, teacher_ND = (torch.cat([side.float().cpu() for side in sides]) for sides in zip(*pairs, strict=True))
-    similarities = [_centered_similarities(embeds) for embeds in (student_ND, teacher_ND)]
+    student_ND, pooled_Nd, teacher_ND = (
+        torch.cat([each.float().cpu() for each in sides]) for sides in zip(*read, strict=True)
+    )
+    similarities = [_similarities(embeds - embeds.mean(0)) for embeds in (student_ND, teacher_ND)]
     upper = torch.triu(torch.ones_like(similarities[0]), 1).bool()
-    nearest = [matrix.argmax(1) for matrix in similarities]
+    nearest = [matrix.argmax(1) for matrix in (*similarities, _similarities(pooled_Nd))]
     cosine = F.cosine_similarity(student_ND, teacher_ND)
-    return {
-        "cosine": round(cosine.mean().item(), 4),
-        "length": round((student_ND.norm(dim=1) / teacher_ND.norm(dim=1)).mean().item(), 4),
-        "correlation": round(torch.corrcoef(torch.stack([matrix[upper] for matrix in similarities]))[0, 1].item(), 4),
-        "nearest": round((nearest[0] == nearest[1]).float().mean().item(), 4),
-        "mean_cosine": round(F.cosine_similarity(teacher_ND, teacher_ND.mean(0, keepdim=True)).mean().item(), 4),
-        "chance": round(1 / (len(teacher_ND) - 1), 4),
+    measures = {
+        "cosine": cosine.mean(),
+        "length": (student_ND.norm(dim=1) / teacher_ND.norm(dim=1)).mean(),
+        "correlation": torch.corrcoef(torch.stack([matrix[upper] for matrix in similarities]))[0, 1],
+        "nearest": (nearest[0] == nearest[1]).float().mean(),
+        "pooled_nearest": (nearest[2] == nearest[1]).float().mean(),
+        "common": common_share(student_ND),
+        "pooled_common": common_share(pooled_Nd),
+        "teacher_common": common_share(teacher_ND),
+        "mean_cosine": F.cosine_similarity(teacher_ND, teacher_ND.mean(0, keepdim=True)).mean(),
+        "chance": torch.tensor(1 / (len(teacher_ND) - 1)),
     }
+    return {name: round(value.item(), 4) for name, value in measures.items()}
 
 
-def _centered_similarities(embeds_ND: torch.Tensor) -> torch.Tensor:
-    unit_ND = F.normalize(embeds_ND - embeds_ND.mean(0), dim=1)
+def common_share(embeds_ND: torch.Tensor) -> torch.Tensor:
+    """Share of the mean squared length that is the squared length of the mean: 1 if all embeddings are equal."""
+    return embeds_ND.mean(0).square().sum() / embeds_ND.square().sum(1).mean()
+
+
+def _similarities(embeds_ND: torch.Tensor) -> torch.Tensor:
+    """Cosines of all pairs (N, N); -inf of an image with itself."""
+    unit_ND = F.normalize(embeds_ND, dim=1)
     return (unit_ND @ unit_ND.mT).fill_diagonal_(-torch.inf)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from train.distillation.sources import ImageFilter
+
 
 @dataclass(kw_only=True)
 class DistillationRecipe:
@@ -12,6 +14,17 @@ class DistillationRecipe:
     crops_per_image: int = field(default=8, metadata={"help": "random crops of each image that the teacher labels"})
     held_out_every: int = field(
         default=20, metadata={"help": "one of this many images is kept for measuring, and not trained on"}
+    )
+    test_part: str | None = field(
+        default=None,
+        metadata={
+            "help": "images that are never used, as FOLDER/EVERY: miniplaces/3 names the images in a folder miniplaces "
+            "whose number divides by 3"
+        },
+    )
+    leave_out: list[str] = field(
+        default_factory=list,
+        metadata={"help": "groups (as manifest.tsv names them) or folders of images that are not used"},
     )
     seed: int = field(default=0, metadata={"help": "seed of the crops, the initial weights and the order of crops"})
 
@@ -46,11 +59,26 @@ class DistillationRecipe:
     relation_temperature: float = field(
         default=0.05, metadata={"help": "temperature that divides the similarities within the batch"}
     )
+    whitening_shrinkage: float | None = field(
+        default=None,
+        metadata={
+            "help": "whiten embeddings before similarities are taken, after adding this share of the mean variance to "
+            "the variance of each axis; by default they stay as they are"
+        },
+    )
+    whitened_weight: float = field(
+        default=0.0, metadata={"help": "weight of the loss 1 - cosine to the teacher's embedding after whitening"}
+    )
+    pooled_weight: float = field(
+        default=0.0,
+        metadata={"help": "weight of the difference in similarities of the student's output before the projection"},
+    )
     token_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the tokens"})
     bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16; weights stay in float32"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a number that must be at least 1 and is not."""
+        """Raises: ValueError: a number that must be at least 1 and is not, or a test part of another form."""
+        ImageFilter(self.test_part)
         for name, value in asdict(self).items():
             if type(value) is int and name != "seed" and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")

@@ -1,0 +1,89 @@
+"""Which images a student may learn from: all of a folder but its test part and the groups that are left out.
+
+A folder may have a `manifest.tsv` that tells the group of each image, in columns `file` (its path below the folder) and
+`group`. An image without a group there is known by its path alone.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from train.crops import list_images
+
+MANIFEST = "manifest.tsv"
+
+
+@dataclass(frozen=True)
+class ImageFilter:
+    """What is never shown to a student, neither to learn from nor to measure on.
+
+    Args:
+        test_part: `FOLDER/EVERY`, such as `miniplaces/3`: images in a folder of that name whose number divides by that.
+        leave_out: names of groups, or of folders on an image's path.
+
+    Raises:
+        ValueError: `test_part` is not of that form.
+    """
+
+    test_part: str | None = None
+    leave_out: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        folder, _, every = (self.test_part or "test/1").rpartition("/")
+        if not (folder and every.isascii() and every.isdigit() and int(every)):
+            raise ValueError(f"test_part is {self.test_part}; it must be FOLDER/EVERY, such as miniplaces/3")
+
+    def images(self, folder: Path) -> list[str]:
+        """Names of the images below a folder that may be used, relative to it, in order.
+
+        Raises:
+            ValueError: none is left; an image of the test part's folder has no number; the manifest lacks a column.
+        """
+        groups = read_groups(folder) if self.leave_out else {}
+        names = [
+            name
+            for name in list_images(folder)
+            if not self.tests(folder, name)
+            and not {*(folder / name).parts, *groups.get(name, "").split("/")}.intersection(self.leave_out)
+        ]
+        if not names:
+            raise ValueError(f"{folder}: all its images are of the test part or of groups that are left out")
+        return names
+
+    def tests(self, folder: Path, name: str) -> bool:
+        """Whether an image is of the test part."""
+        if self.test_part is None:
+            return False
+        test_folder, _, every = self.test_part.rpartition("/")
+        path = folder / name
+        if path.parent.name != test_folder:
+            return False
+        if not (path.stem.isascii() and path.stem.isdigit()):
+            raise ValueError(
+                f"{path} has no number for a name, so test_part {self.test_part} cannot tell what it is for"
+            )
+        return int(path.stem) % int(every) == 0
+
+
+def read_groups(folder: Path) -> dict[str, str]:
+    """Group of each image by its name, as the folder's manifest has it; nothing without a manifest.
+
+    Raises:
+        ValueError: the manifest lacks a column.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        if missing := {"file", "group"} - {*(rows.fieldnames or ())}:
+            raise ValueError(f"{path}: no column {sorted(missing)[0]}")
+        return {row["file"]: row["group"] for row in rows}
+
+
+def count_by_source(names: Collection[str], title: str) -> list[dict[str, str | int]]:
+    """Number of images by source: the folder `title` itself and each folder inside it."""
+    counts = Counter(Path(name).parts[0] if len(Path(name).parts) > 1 else "" for name in names)
+    return [{"name": f"{title}/{part}" if part else title, "images": count} for part, count in sorted(counts.items())]
