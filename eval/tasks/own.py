@@ -1,6 +1,7 @@
 """A user's own labels, a CSV: one label a scene, several, or with `own/values` a number.
 
-Recipes are the paper's for a task of that kind; give another with `--recipe`.
+With one label a scene, the MLP is trained by our own recipe; otherwise by the paper's for a task of that kind. Give
+another with `--recipe`.
 """
 
 from pathlib import Path
