@@ -44,8 +44,8 @@ from accelerate import PartialState
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from data_scripts.formats.labeled_scenes import LabeledScene, LabelError, check_scenes
-from data_scripts.metadata_files import MetadataError, read_table
+from data_scripts.formats.labeled_scenes import LabeledScene
+from data_scripts.formats.scene_lists import read_scenes
 from data_scripts.ranks import ranks
 from data_scripts.readers.decoded import decoded
 from data_scripts.scene_embedding import SHOTS_PER_SCENE, evenly_spaced
@@ -86,7 +86,6 @@ SHRINKAGE = 0.02  # of whitening, as in mining
 # Training scenes whose frames whitening is fitted to, at most; nine times as many frames are enough for 512 directions.
 STATISTICS_SCENES = 2000
 WHITENING = "whitening.safetensors"
-COLUMNS = ("scene_id", "movie_id", "video", "split")
 MEDIA = {"shots": StoredShots, "videos": VideoFiles, "pictures": Pictures}
 
 
@@ -99,7 +98,7 @@ class EmbedScenesArguments:
         default_factory=list, metadata={"help": f"tasks of one group, whose scenes are embedded: {', '.join(TASKS)}"}
     )
     labels: Path | None = field(default=None, metadata={"help": "with --task, folder or file of its labels"})
-    scenes: str | None = field(
+    scenes: Path | None = field(
         default=None,
         metadata={
             "help": "instead of --task, CSV of scenes: scene_id, movie_id, video, split, and start_seconds, "
@@ -179,39 +178,6 @@ def scenes_of(arguments: EmbedScenesArguments) -> list[LabeledScene]:
         return read_scenes(arguments.scenes)
     assert arguments.labels
     return read_task_scenes(arguments.task, arguments.labels)
-
-
-def read_scenes(name: str) -> list[LabeledScene]:
-    """Scenes of a CSV file.
-
-    Raises:
-        LabelError: a column or number is missing, a scene is named twice, or there are none.
-    """
-    scenes, places = [], []
-    try:
-        for line, row in read_table(Path(name), COLUMNS):
-            places.append(f"{name}, line {line}")
-            parts = [
-                _numbers(row, columns, kind, places[-1])
-                for columns, kind in ((("start_seconds", "end_seconds"), float), (("first_shot", "num_shots"), int))
-            ]
-            scenes.append(LabeledScene(*(row[column] for column in COLUMNS), *parts))
-    except MetadataError as error:
-        raise LabelError(str(error)) from None
-    if not scenes:
-        raise LabelError(f"{name} holds no scenes")
-    check_scenes(scenes, places)
-    return scenes
-
-
-def _numbers(row: Mapping[str, str], columns: Sequence[str], kind: type, place: str) -> tuple | None:
-    cells = [row.get(column, "") for column in columns]
-    if not any(cells):
-        return None
-    try:
-        return tuple(map(kind, cells))
-    except ValueError:
-        raise LabelError(f"{place}: {' and '.join(columns)} are {cells}; give two numbers or neither") from None
 
 
 def embed_scenes(

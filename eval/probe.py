@@ -11,7 +11,8 @@
 
 Every probe is selected on validation and predicts the test scenes once [4.3, supplement 1.2–1.4]:
 
-    mlp       two hidden layers by the paper's recipe (eval/configs), five seeds; all tasks and seeds train together
+    mlp       two hidden layers, five seeds; all tasks and seeds train together. Recipes (eval/configs) are the paper's
+              for its tasks, our own for others
     linear    logistic or ridge regression on standardized embeddings
     knn       the classes or values of the nearest training scenes
     nearest   of the nearest one
@@ -69,7 +70,7 @@ from eval.tasks.paper import clip_and_best
 from eval.tasks.place_retrieval import retrieve
 from modeling_m2s import __version__
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.pretrained_m2s import ModelError, load_encoder
 from modeling_m2s.storage_m2s import atomic_write, write_json
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -112,7 +113,8 @@ class ProbeArguments:
         default=None, metadata={"help": "YAML file of an MLP recipe for all tasks, in place of those of eval/configs"}
     )
     name: str | None = field(
-        default=None, metadata={"help": "what reports call the encoder; by default the name of its model"}
+        default=None,
+        metadata={"help": "what reports call the encoder; by default its model, with its kind if that is not scene"},
     )
     device: str = field(default="cpu", metadata={"help": "where MLPs train: cpu or cuda"})
     export: Path | None = field(
@@ -265,12 +267,15 @@ def _probe_entry(task: ProbedTask, test: LabeledScenes, results: Sequence[ProbeR
 
 def _facts(task: Task, embedded: Embedded) -> dict[str, Any]:
     labeled = embedded.labeled
+    training, test = ({scene.movie_id for scene in part(labeled, split).scenes} for split in ("train", "test"))
     return {
         "problem": labeled.problem,
         "classes": list(labeled.classes),
         "scenes": {split: len(labeled.of_split(split)) for split in SPLITS},
         "missing": embedded.missing,
+        **({"zero_vectors": embedded.zeros} if any(embedded.zeros.values()) else {}),
         "films": len({scene.movie_id for scene in labeled.scenes}),
+        **({"test_films": len(test), "shared_films": len(training & test)} if test else {}),
         "figure": task.figure,
         "higher_is_better": task.higher_is_better,
     }
@@ -316,8 +321,9 @@ def exporter(
     """A function that saves a task's MLP with the encoder of the embeddings.
 
     Raises:
-        EmbeddingError: embeddings that a classifier of frames would not have, or a model of another revision.
-        ModelError: the model cannot be loaded.
+        EmbeddingError: embeddings that a classifier of frames would not have, a model of another revision, or one that
+            cannot be found by its recorded name.
+        ModelError: the model that was given cannot be loaded.
     """
     settings = embeddings.settings
     for name, needed in EXPORTABLE.items():
@@ -328,7 +334,7 @@ def exporter(
             )
     if any(probe_task.rows.shape[1] > 1 for probe_task in probe_tasks):
         raise EmbeddingError("a probe of several shots side by side cannot be exported; leave out export")
-    encoder, image_processor, revision = load_encoder(arguments.model or settings["model"])
+    encoder, image_processor, revision = _encoder_of(arguments, embeddings)
     if revision != settings["revision"]:
         raise EmbeddingError(
             f"{embeddings.source} has embeddings of revision {settings['revision']} of {settings['model']}, but "
@@ -341,6 +347,19 @@ def exporter(
         export_classifier(encoder, image_processor, best.mlp, labeled.classes, labeled.problem, folder)
 
     return export
+
+
+def _encoder_of(arguments: ProbeArguments, embeddings: Embeddings) -> tuple:
+    """The encoder as `load_encoder` has it: of --model, or by the name that the record has, which is no full path."""
+    if arguments.model:
+        return load_encoder(arguments.model)
+    try:
+        return load_encoder(embeddings.settings["model"])
+    except (ModelError, KeyError) as error:
+        raise EmbeddingError(
+            f"{embeddings.source}: its encoder {embeddings.settings.get('model')} cannot be loaded by that name; give "
+            f"--model, the encoder's folder or Hub id ({error})"
+        ) from error
 
 
 def made_with(device: str) -> dict[str, Any]:
@@ -378,7 +397,27 @@ def table_lines(name: str, entry: Mapping[str, Any]) -> list[str]:
     rows = [["", *(figure.replace("_", " ") for figure in figures)], *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += _notes(entry)
     return ["", f"{name}: {scenes} scenes; {missing} without embedding", *(f"  {line}" for line in lines)]
+
+
+def _notes(entry: Mapping[str, Any]) -> list[str]:
+    """What a reader of a task's table must know of it."""
+    notes = []
+    if entry.get("shared_films"):
+        notes.append(f"{entry['shared_films']} of {entry['test_films']} test films are also in train")
+    if "zero_vectors" in entry:
+        notes.append(
+            f"{sum(entry['zero_vectors'].values())} scenes read a vector of zeros, as of a shot without keyframe"
+        )
+    seeds = entry["probes"].get("mlp", {}).get("seeds", ())
+    diverged = [seed["chosen"]["diverged_after"] for seed in seeds if "diverged_after" in seed["chosen"]]
+    if diverged:
+        notes.append(
+            f"mlp: {len(diverged)} of {len(seeds)} seeds diverged, after epochs {', '.join(map(str, diverged))}; their "
+            "best epochs before that are measured; lower the recipe's learning_rate"
+        )
+    return notes
 
 
 def _cell(figure: Mapping[str, Any], name: str) -> str:

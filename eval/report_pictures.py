@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from data_scripts.formats.labeled_scenes import films_by_name
 from data_scripts.inputs import finished
 from data_scripts.scene_embedding import SHOTS_PER_SCENE, evenly_spaced
 from modeling_m2s.figures_m2s import encode, timecode
@@ -79,8 +80,10 @@ class SceneKeyframes:
         self.films: dict[str, tuple[FilmDataset, StoredFilm]] = {}
         for folder in shots:
             dataset = finished(folder, "shots")
-            for movie_id, film in dataset.films().items():
-                self.films.setdefault(movie_id, (dataset, film))
+            films = dataset.films()
+            for name, movie_ids in films_by_name(films).items():
+                if len(movie_ids) == 1:
+                    self.films.setdefault(name, (dataset, films[movie_ids[0]]))
         self.places: dict[str, tuple[str, int, int]] = {}
         for folder in embeddings:
             dataset = FilmDataset(folder, "scene_embeddings")

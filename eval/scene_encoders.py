@@ -338,7 +338,7 @@ def read_features(path: Path) -> dict[str, np.ndarray]:
     try:
         if path.suffix == ".npy":
             table_ND = np.load(path, allow_pickle=False)
-            ids = path.with_suffix(".txt").read_text(encoding="utf-8").split("\n")
+            ids = path.with_suffix(".txt").read_text(encoding="utf-8-sig").split("\n")
             ids = ids[:-1] if ids[-1] == "" else ids
         else:
             table = pq.read_table(path, columns=["scene_id", "embedding"])
@@ -360,10 +360,17 @@ def file_digest(path: Path) -> str:
 
 
 def _settings(kind: str, model: str, revision: str, **more: Any) -> dict[str, Any]:
-    """For records. A folder goes by its name alone: where it lies differs between machines."""
+    """For records."""
+    return {"encoder": kind, "model": _recorded_name(model), "revision": revision, **more}
+
+
+def _recorded_name(model: str) -> str:
+    """A folder goes by its name, `moco/model` where that says nothing: where it lies differs between machines."""
     name = model_name(model)
-    name = Path(name).resolve().name if name != TINY_MODEL and os.path.isdir(name) else name
-    return {"encoder": kind, "model": name, "revision": revision, **more}
+    if name == TINY_MODEL or not os.path.isdir(name):
+        return name
+    folder = Path(name).resolve()
+    return f"{folder.parent.name}/{folder.name}" if folder.name == "model" else folder.name
 
 
 def _require_pixels(prepare: Preparation, model: str) -> None:

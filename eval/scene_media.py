@@ -28,7 +28,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
-from data_scripts.formats.labeled_scenes import LabeledScene
+from data_scripts.formats.labeled_scenes import LabeledScene, films_by_name
+from data_scripts.formats.photographs import PICTURE_SUFFIXES
 from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import Preparation, SceneFrames
 from data_scripts.scene_embedding import SHOTS_PER_SCENE, Scene, evenly_spaced, read_scene
@@ -37,7 +38,6 @@ from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, openable, printable, read_frames
 
 READ = ("evenly", "windows", "all")
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # A scene may end this much after its video without a note: labels are often rounded to whole seconds.
 SLACK_SECONDS = 1.0
 
@@ -125,6 +125,8 @@ class Media(Protocol):
 class StoredShots:
     """Scenes of a `shots` dataset: parts in shots, parts in seconds (the shots that overlap them), whole videos.
 
+    A scene's `video` is the id of its film, or the last part of it: `abc` of `2012/abc`.
+
     Raises:
         StorageError: no finished `shots` dataset.
     """
@@ -136,6 +138,7 @@ class StoredShots:
         self.reading, self.folder = reading, folder
         dataset = finished(folder, "shots")
         self.films = dataset.films(parts=False)
+        self.names = films_by_name(self.films)
         self.settings = {"media": "shots", "read": reading.read, "shots_per_scene": reading.shots_per_scene}
         table = dataset.read(["movie_id", "start_seconds", "end_seconds"]).to_pydict()
         first_rows = np.cumsum([0] + [film.num_rows for film in self.films.values()])
@@ -145,18 +148,25 @@ class StoredShots:
         }
 
     def identify(self, video: str, scenes: Sequence[LabeledScene]) -> str:
-        if video not in self.films:
+        movie_ids = self.names.get(video, [])
+        if not movie_ids:
             raise FileNotFoundError(f"{self.folder} has no shots of {video}")
+        if len(movie_ids) > 1:
+            raise MediaError(
+                f"{self.folder} has several films of the name {video}: {', '.join(movie_ids)}; use the whole id in the "
+                "labels, or rename one"
+            )
         if scenes[0].pictures:
             raise MediaError(f"scene {scenes[0].scene_id} is one of pictures: give --pictures instead of --shots")
-        film = self.films[video]
+        film = self.films[movie_ids[0]]
         return digest(self.frames.record["settings"], film.facts, film.num_rows)
 
     def read(self, video: str, scenes: Sequence[LabeledScene]) -> list[SceneRead | str]:
         return [self._read_scene(video, scene) for scene in scenes]
 
     def _read_scene(self, video: str, scene: LabeledScene) -> SceneRead | str:
-        starts, ends = self.seconds[video]
+        (movie_id,) = self.names[video]
+        starts, ends = self.seconds[movie_id]
         if not len(starts):
             return f"{video} has no shots"
         first, stop, note = self._shots_of(scene, starts, ends)
@@ -165,7 +175,7 @@ class StoredShots:
         extent = Extent(first, stop - first, float(starts[first]), float(ends[stop - 1]))
         windows, bad = [], 0
         for places in self.reading.windows(stop - first):
-            pixels_FCYX, unreadable = read_scene(self.frames, Scene(video, [first + place for place in places]))
+            pixels_FCYX, unreadable = read_scene(self.frames, Scene(movie_id, [first + place for place in places]))
             bad += len(unreadable)
             if len(unreadable) < len(places):
                 windows.append(pixels_FCYX)

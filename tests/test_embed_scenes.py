@@ -16,8 +16,10 @@ from test_extract_features import BROKEN, content, make_shots
 from transformers import CLIPImageProcessorPil
 
 from data_scripts.formats.labeled_scenes import LabeledScene
+from data_scripts.formats.scene_lists import read_scenes
 from data_scripts.whitening import Moments, Whitening
-from eval.embed_scenes import SHRINKAGE, average_neighbors, main, read_scenes
+from eval.embed_scenes import SHRINKAGE, average_neighbors, main
+from eval.report_pictures import SceneKeyframes
 from eval.scene_encoders import load_scene_encoder
 from eval.scene_media import Pictures, Reading, frame_times
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
@@ -25,6 +27,7 @@ from modeling_m2s.storage_m2s import FilmDataset
 
 COLUMNS = ("scene_id", "movie_id", "video", "split", "start_seconds", "end_seconds", "first_shot", "num_shots")
 LENGTHS = {"tt01": 1, "tt02": 16, "tt03": 17, "tt04": 35}  # shots of a second each; some have no keyframe that decodes
+PART_COLUMNS = ",".join(COLUMNS)
 SCENES = [
     ("whole", "tt04", "", "", "", ""),
     ("seconds", "tt04", "3.5", "7.2", "", ""),
@@ -105,6 +108,20 @@ def test_scenes_of_shots_are_those_put_together_by_hand(folder, tiny_folder, cap
     assert dataset.record["notes"] == {name: f"{count} keyframes do not decode" for name, count in unreadable.items()}
     assert dataset.record["missing"] == {} and dataset.record["inputs"] == {"shots": {"keyframes_per_shot": 1}}
     assert "6 scenes of 3 videos" in capsys.readouterr().out
+
+
+def test_a_film_in_a_subfolder_goes_by_its_last_part(folder, tiny_folder):
+    make_shots(folder / "below", {"a/01": 1, "a/03": 17, "b/03": 17})
+    write_scenes(folder / "scenes.csv", [("short", "01", "", "", "", ""), ("whole", "a/03", "", "", "", "")])
+    run(folder, "out", "--shots", folder / "below", model=tiny_folder)
+    images = keyframes(folder / "below", "a/01", [0])
+    np.testing.assert_allclose(embeddings(folder / "out")["short"], by_hand(tiny_folder, images), rtol=1e-4, atol=1e-4)
+    assert FilmDataset(folder / "out", "scene_embeddings").record["missing"] == {}
+    found = SceneKeyframes([folder / "below"], [folder / "out"])
+    assert len(found.scene("short")) == 1 and not found.left_out
+    write_scenes(folder / "scenes.csv", [("twice", "03", "", "", "", "")])
+    with pytest.raises(SystemExit, match="has several films of the name 03: a/03, b/03"):
+        run(folder, "out", "--shots", folder / "below", model=tiny_folder)
 
 
 @pytest.mark.parametrize("read", ["windows", "all"])
@@ -414,6 +431,12 @@ def test_flags_that_do_not_fit_are_refused(folder, monkeypatch, flags, message):
             "scene_id,movie_id,video,split,start_seconds\na,b,c,test,1\n",
             r"line 2: start_seconds and end_seconds are \['1', ''\]",
         ),
+        (f"{PART_COLUMNS}\na,b,c,test,1,2,,\nd,b,c,test,2,2,,\n", r"scenes\.csv, line 3: 2 to 2 s is no part"),
+        (f"{PART_COLUMNS}\na,b,c,test,-1,2,,\n", "line 2: -1 to 2 s is no part"),
+        (f"{PART_COLUMNS}\na,b,c,test,0,nan,,\n", "line 2: 0 to nan s is no part"),
+        (f"{PART_COLUMNS}\na,b,c,test,,,-1,2\n", "line 2: first_shot -1 must be at least 0"),
+        (f"{PART_COLUMNS}\na,b,c,test,,,0,0\n", "line 2: .* num_shots 0 at least 1"),
+        ("scene_id,movie_id,video,split\na,b,c,dev\n", r"scenes\.csv, line 2: split 'dev' is none of"),
         ("scene_id,movie_id,video,split\na,b,c,test\na,b,d,test\n", "scene a is there twice"),
         ("scene_id,movie_id,video,split\n", "holds no scenes"),
     ],
@@ -421,4 +444,11 @@ def test_flags_that_do_not_fit_are_refused(folder, monkeypatch, flags, message):
 def test_scene_files_that_cannot_be_used_are_refused(tmp_path, text, message):
     (tmp_path / "scenes.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_scenes(str(tmp_path / "scenes.csv"))
+        read_scenes(tmp_path / "scenes.csv")
+
+
+def test_splits_of_scene_files_may_be_short(tmp_path):
+    (tmp_path / "scenes.csv").write_text(f"{PART_COLUMNS}\na,b,c,Val,1,2.5,,\nd,b,c,train,,,3,1\n")
+    first, second = read_scenes(tmp_path / "scenes.csv")
+    assert (first.split, first.seconds, first.shots) == ("validation", (1.0, 2.5), None)
+    assert (second.split, second.seconds, second.shots) == ("train", None, (3, 1))

@@ -412,6 +412,16 @@ def test_own_labels(tmp_path):
     )
 
 
+def test_own_labels_as_excel_writes_them_on_windows(tmp_path):
+    expected = read_own_labels(write(tmp_path / "own.csv", OWN))
+    text = OWN.replace("video", "Video", 1).replace("label", "LABEL", 1).replace("films/", "films\\", 1)
+    text = ("\ufeff" + text + ",,,,,\n ,,,,,\n").replace(",", ";").replace("\n", "\r\n")
+    (tmp_path / "own.csv").write_bytes(text.encode())
+    found = read_own_labels(tmp_path / "own.csv")
+    assert (found.scenes, found.classes) == (expected.scenes, expected.classes)
+    assert found.labels.tolist() == expected.labels.tolist()
+
+
 def test_own_labels_of_several_classes_and_values(tmp_path):
     path = write(tmp_path / "own.csv", OWN.replace("violence", "violence | drug use|violence"))
     several = read_own_labels(path)
@@ -423,7 +433,11 @@ def test_own_labels_of_several_classes_and_values(tmp_path):
     assert read_own_labels(path).classes == ("-1e3", "1", "2.5")
     values = read_own_labels(path, "regression")
     assert (values.labels.tolist(), values.classes) == ([1, 2.5, -1000], ())
-    for value, message in (("high", r"line 2: 'high' is no number"), ("nan", r"label nan of scene a")):
+    for value, message in (
+        ("high", r"line 2: 'high' is no number"),
+        ("nan", r"line 2: a row needs a video and a label; .*nan"),
+        ("inf", "line 2: 'inf' is no number"),
+    ):
         with pytest.raises(LabelError, match=message):
             read_own_labels(write(path, f"video,label,split\na,{value},train\nb,1,test\n"), "regression")
 
@@ -447,7 +461,8 @@ def test_own_labels_are_split_by_film(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (OWN.replace(",", ";"), r"own\.csv, line 1: columns are separated by ';'; expected ','"),
+        (OWN.replace(",", "|"), r"own\.csv, line 1: columns are separated by '\|'; expected ','"),
+        (OWN + "\n,,,,,\na,0,1,NaN,f,train\n", r"own\.csv, line 7: a row needs a video and a label; .* label 'NaN'"),
         (HTML, r"own\.csv, line 1: a web page"),
         ("", r"own\.csv: empty"),
         ("video,start,end\na,0,1\n", r"own\.csv, line 1: no column label"),

@@ -218,6 +218,28 @@ def test_own_values_moderation_and_photographs(tmp_path, quick):
     assert entry["probes"]["nearest"]["figures"]["accuracy"]["mean"] == 1
 
 
+def test_what_a_reader_must_know_stands_below_the_table(tmp_path, quick):
+    """Films of test and train, and seeds that diverged; with own values by the recipe that ships."""
+    random = np.random.default_rng(1)
+    vectors = {f"v{n}": random.normal(size=3) for n in range(40)}
+    splits = [("train", "train", "val", "test")[n % 4] for n in range(40)]
+    lines = [
+        f"v{n},{50 + 20 * vector[0]:.2f},f{n // 4 if n < 8 else n},{splits[n]}"
+        for n, vector in enumerate(vectors.values())
+    ]
+    (tmp_path / "own.csv").write_text("video,label,film,split\n" + "\n".join(lines) + "\n")
+    words = ["--task", "own/values", "--labels", tmp_path / "own.csv", "--seeds", 2, "--probes", "mlp"]
+    words += ["--features", features_of(tmp_path / "f.parquet", vectors)]
+    entry = run(tmp_path / "out.json", *words)["tasks"]["own/values"]
+    assert (entry["shared_films"], entry["test_films"]) == (2, 10)
+    assert "  2 of 10 test films are also in train" in table_lines("own/values", entry)
+    error = entry["probes"]["mlp"]["figures"]["mean_squared_error"]["mean"]
+    assert error < 0.3 * entry["trivial"]["mean"]["mean_squared_error"]
+    assert not any("diverged" in line for line in table_lines("own/values", entry))
+    entry["probes"]["mlp"]["seeds"][1]["chosen"]["diverged_after"] = 7
+    assert any("mlp: 1 of 2 seeds diverged, after epochs 7;" in line for line in table_lines("own/values", entry))
+
+
 @pytest.fixture
 def embedded(tmp_path, tiny_folder) -> dict:
     """A task of two classes, and embeddings that say they are the tiny model's."""
@@ -268,7 +290,7 @@ def test_the_best_probe_is_exported_as_a_classifier(tmp_path, tiny_folder, embed
         ({"read": "windows"}, "read is 'windows', but a classifier of frames has 'evenly'"),
         ({"average_neighbors": 1}, "average_neighbors is 1, but a classifier of frames has None"),
         ({"revision": "other"}, "has embeddings of revision other of tiny, but .* is revision"),
-        ({"model": "nowhere"}, "model nowhere cannot be loaded"),
+        ({"model": "nowhere"}, "its encoder nowhere cannot be loaded by that name; give --model"),
     ],
 )
 def test_embeddings_that_no_exported_classifier_would_have(tmp_path, tiny_folder, embedded, changes, message):
@@ -286,15 +308,15 @@ def test_wrong_input_is_one_line(tmp_path, embedded, quick):
     others = features_of(tmp_path / "others.parquet", {"tt_1": np.ones(2), "tt_2": np.ones(2)})
     one = tmp_path / "one.csv"
     one.write_text(labels.read_text().replace("night", "day"))
-    semicolons = tmp_path / "semicolons.csv"
-    semicolons.write_text(labels.read_text().replace(",", ";"))
+    unlabeled = tmp_path / "unlabeled.csv"
+    unlabeled.write_text(labels.read_text().replace("label", "tag"))
     overlap = tmp_path / "overlap.csv"
     overlap.write_text("video,start,end,label,split\nv00,0,5,a,train\nv00,4,9,b,test\n")
     for changes, message in (
         ({"--task": "places"}, "task 'places' must be of one of lvu,"),
         ({"--labels": tmp_path / "gone.csv"}, "gone.csv"),
         ({"--labels": one}, "all 20 training scenes have the same label, 0; there is nothing to learn"),
-        ({"--labels": semicolons}, r"semicolons\.csv, line 1: columns are separated by ';'"),
+        ({"--labels": unlabeled}, r"unlabeled\.csv.*label"),
         ({"--labels": overlap}, r"overlap\.csv, line 3"),
         ({"--embeddings": tmp_path}, "no finished scene_embeddings dataset"),
         ({"--embeddings": None, "--features": nan}, "1 embeddings hold NaN or infinite values, that of v00 first"),
@@ -349,7 +371,7 @@ def test_scenes_of_a_task_are_embedded_and_probed_by_two_commands(tmp_path, quic
     words = [*task, "--embeddings", tmp_path / "e", "--probes", "nearest"]
     found = run(tmp_path / "out.json", *words)
     assert found["tasks"]["photographs"]["probes"]["nearest"]["figures"]["accuracy"]["mean"] == 1
-    assert found["encoder"]["name"] == "m2s-clip-tiny" and found["encoder"]["settings"]["encoder"] == "frames"
+    assert found["encoder"]["name"] == "m2s-clip-tiny (frames)" and found["encoder"]["settings"]["encoder"] == "frames"
     for words in (["--labels", "x"], ["--task", "own"], ["--scenes", "x.csv", *task], []):
         with pytest.raises(SystemExit, match="give --task with --labels, or --scenes"):
             embed_scenes.main([*words, *pictures, "--output", str(tmp_path / "e")])

@@ -1,6 +1,7 @@
 """Probes against loops written out, alone and beside others; what they refuse; the exported model on a video."""
 
 import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from eval.probes import (
     read_recipe,
     train_probes,
 )
+from eval.probes import mlp as mlp_module
 from eval.probes.mlp import Draws, dropout_threshold
 from modeling_m2s import M2SSceneForClassification, M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.errors_m2s import UserError
@@ -171,10 +173,19 @@ def test_standardizing_is_training_on_standardized_embeddings(problem):
     task.embeddings_ED[:] = task.embeddings_ED * np.array([1, 10, 0.1, 5, 2, 0]) + np.array([0, 7, -3, 1, 2, 4])
     training = task.inputs("train").astype(np.float64)
     deviation = np.where(training.std(0) > 0, training.std(0), 1)
-    by_hand = changed(task, embeddings_ED=((task.embeddings_ED - training.mean(0)) / deviation).astype(np.float32))
+    labels, mean, scale = task.labeled.labels, 0.0, 1.0
+    if problem == VALUE:
+        labels = 50 + 20 * labels
+        task = changed(task, labels=labels)
+        mean, scale = task.labels("train").mean(), task.labels("train").std()
+        labels = (labels - mean) / scale
+    embeddings = ((task.embeddings_ED - training.mean(0)) / deviation).astype(np.float32)
+    by_hand = changed(task, embeddings_ED=embeddings, labels=labels)
     (found,) = train_probes([ProbeJob(task, replace(RECIPE, standardize=True), 2)])
     (expected,) = train_probes([ProbeJob(by_hand, RECIPE, 2)])
-    np.testing.assert_allclose(found.test_scores, expected.test_scores, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.test_scores, mean + scale * expected.test_scores, rtol=1e-4, atol=1e-5)
+    if problem == VALUE:
+        assert found.validation_metric == pytest.approx(scale**2 * expected.validation_metric, rel=1e-4)
     logits = torch.from_numpy(found.mlp.logits(task.inputs("test")))
     np.testing.assert_allclose(scores_of(logits, problem), found.test_scores, rtol=1e-4, atol=1e-5)
 
@@ -356,6 +367,56 @@ def test_divergence_names_the_probe(beside):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("problem", [SINGLE, MULTI])
+def test_divergence_after_a_good_epoch_is_told_and_the_best_epoch_kept(problem, monkeypatch):
+    """Weights of the first of two members become infinite in the third of five epochs; the other is as it was alone."""
+    task = task_of(problem)
+    jobs = [ProbeJob(task, RECIPE, seed) for seed in (1, 2)]
+    short, alone = train_probes([replace(jobs[0], recipe=replace(RECIPE, epochs=2)), jobs[1]])
+    take_step, steps = mlp_module._Group._step, itertools.count(1)
+
+    def step(group, batches):
+        take_step(group, batches)
+        if next(steps) == 2 * 5 + 1:
+            group.layers[2][0][0] = torch.inf
+
+    monkeypatch.setattr(mlp_module._Group, "_step", step)
+    diverged, other = train_probes(jobs, probes_at_once=2)
+    assert diverged.chosen == {**short.chosen, "diverged_after": 3} and other.chosen == alone.chosen
+    assert diverged.validation_metric == short.validation_metric
+    np.testing.assert_allclose(diverged.test_scores, short.test_scores, rtol=1e-5)
+    np.testing.assert_allclose(other.test_scores, alone.test_scores, rtol=1e-5)
+    assert all(np.isfinite(part).all() for part in (*diverged.mlp.weights, *diverged.mlp.biases))
+
+
+def own_task(problem: str, classes: int = 3) -> ProbeTask:
+    """Embeddings whose numbers have means and scales of their own, and labels or values 50 ± 20 that are linear."""
+    random = np.random.default_rng(0)
+    task = task_of(problem, (240, 80, 160), width=40)
+    inputs = random.normal(size=(480, 40))
+    scores = inputs @ random.normal(size=(40, classes)) / np.sqrt(40) + 0.3 * random.normal(size=(480, classes))
+    inputs = (inputs * np.exp(random.normal(size=40)) + 3 * random.normal(size=40)).astype(np.float32)
+    if problem == VALUE:
+        return changed(task, embeddings_ED=inputs, labels=50 + 20 * scores[:, 0])
+    names = tuple(f"tag{n}" for n in range(classes))
+    labels = scores.argmax(1) if problem == SINGLE else scores > np.quantile(scores, 0.85, axis=0)
+    return changed(task, embeddings_ED=inputs, labels=labels, classes=names)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "classes"),
+    [("own", SINGLE, 3), ("own_values", VALUE, 1), ("own_tags", MULTI, 3), ("own_tags", MULTI, 40)],
+)
+def test_our_own_recipes_learn_from_embeddings_of_any_scale(name, problem, classes):
+    """Most of the way from chance to a linear probe, which few scenes and a linear truth suit better."""
+    task = own_task(problem, classes)
+    (result,) = train_probes([ProbeJob(task, replace(read_recipe(CONFIGS / f"{name}.yaml"), hidden_size=128))])
+    figure, labels = default_metric(problem), task.labels("test")
+    chance = {SINGLE: 1 / 3, MULTI: 0.15, VALUE: -labels.var()}[problem]
+    reached, linear = (figure(each.test_scores, labels) - chance for each in (result, linear_probe(task)))
+    assert linear > 0 and reached > 0.65 * linear and "diverged_after" not in result.chosen
+
+
 def test_recipes_are_the_papers():
     recipes = {path.stem: read_recipe(path) for path in CONFIGS.glob("*.yaml")}
     lvu = ["scene", "director", "relationship", "way_speaking", "writer", "year", "genre", "view_count", "like_ratio"]
@@ -366,7 +427,8 @@ def test_recipes_are_the_papers():
     assert [recipe.dropout for recipe in found] == [0.25, 0.875, 0.25, 0.75, 0.75, 0.75, 0.25, 0.75, 0.5]
     assert recipes["movienet_place"] == ProbeRecipe(512, 5.0, 512, 200, 0.25)
     assert recipes["movienet_boundaries"] == ProbeRecipe(512, 0.03, 4096, 800, 0.8)
-    assert {recipe.hidden_size for recipe in recipes.values()} == {512} and len(recipes) == 12
+    assert {recipe.hidden_size for recipe in recipes.values()} == {512} and len(recipes) == 15
+    assert {name for name, recipe in recipes.items() if recipe.standardize} == {"own", "own_tags", "own_values"}
 
 
 def test_bad_recipes_are_refused(tmp_path):

@@ -15,8 +15,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from eval.report import GROUPS, PRINTED, TRIVIAL, aligned, by_group, group_tables, main, read_result
+from eval.report import main
 from eval.report_pictures import Predictions, SceneKeyframes, boundary_films, retrieved, task_pictures
+from eval.report_results import GROUPS, by_group, read_result
+from eval.report_tables import PRINTED, TRIVIAL, aligned, group_tables
 from modeling_m2s.storage_m2s import FilmDataset
 
 PAPER = yaml.safe_load((Path(__file__).parent.parent / "eval/paper_tables.yaml").read_text())
@@ -64,7 +66,7 @@ def make_task(name: str, group: str, random: np.random.Generator, missing: int) 
         "trivial": {"mean": {figures[0]: 4.09}} if is_error else {"majority": {figures[0]: 0.267}},
     }
     if group == "lvu_place_retrieval":
-        return {**task, "retrieval": numbers(False)}
+        return {**task, "probes": {"retrieval": numbers(False)}}
     seeds = [{figures[0]: 0.5, "chosen": {"epoch": 3}} for _ in range(5)]
     return {**task, "probes": {"mlp": {"seeds": seeds, **numbers(True)}, "linear": numbers(False)}}
 
@@ -229,7 +231,7 @@ def test_groups_with_a_column_a_figure(group, results, tmp_path):
         measured = tables[GROUPS[group].title, task, "Measured here"]
         for row, (name, probe) in zip(measured[2:], rows_of(group), strict=True):
             content = json.loads((tmp_path / f"{group}-{name}.json").read_text())["tasks"][task]
-            numbers = (content["retrieval"] if probe == "retrieval" else content["probes"][probe])["figures"]
+            numbers = content["probes"][probe]["figures"]
             decimals = [
                 max(len(str(each[paper["columns"].index(figure)]).partition(".")[2]) for each in paper["rows"].values())
                 if figure in paper["columns"] and number == 0
@@ -255,7 +257,7 @@ def test_retrieval_by_class_stands_beside_the_papers(tmp_path):
     result = make_result("lvu_place_retrieval", "ours", 0)
     shares = {"precision_at_1": 0.4, "precision_at_5": 0.345, "precision_at_10": 0.2967}
     by_class = {figure: {"prison": share, "office": share / 2} for figure, share in shares.items()}
-    result["tasks"]["lvu_place_retrieval"]["retrieval"]["by_class"] = by_class
+    result["tasks"]["lvu_place_retrieval"]["probes"]["retrieval"]["by_class"] = by_class
     main(flags(tmp_path, write(tmp_path, a=result)))
     tables = markdown_tables((tmp_path / "report.md").read_text())
     title = GROUPS["lvu_place_retrieval"].title, "lvu_place_retrieval by class"
@@ -338,6 +340,55 @@ def test_baselines_that_differ_between_encoders_are_named(tmp_path):
     assert found == [("majority class, ours", "26.7"), ("majority class, clip", "30.0"), ("chance", "–")]
 
 
+@pytest.mark.parametrize("differing", ["source", "classes", "scenes"])
+def test_rows_of_different_labels_are_no_rivals(differing, tmp_path):
+    ours, clip = make_result("lvu", "ours", 0), make_result("lvu", "clip", 1, missing=4)
+    if differing == "source":
+        clip["labels"] = "relabeled"
+    elif differing == "classes":
+        clip["tasks"]["lvu/scene"]["classes"] = ["office", "airport", "school"]
+    else:
+        clip["tasks"]["lvu/scene"]["missing"]["test"] = 0
+    groups = by_group([read_result(path) for path in write(tmp_path, a=ours, b=clip)])
+    (table,) = group_tables("lvu", groups["lvu"])
+    best = [sum(row.cells[place].is_best for part in table.parts.values() for row in part) for place in range(3)]
+    assert best == ([0, 0, 0] if differing == "source" else [0, 1, 1])
+    assert len(table.notes) == best.count(0)
+    assert table.notes[0].startswith("place: rows differ in their labels: ours on lvu_1.0 (557 train, 1,120 validation")
+    main(flags(tmp_path, [tmp_path / "a.json", tmp_path / "b.json"]))
+    assert table.notes[0].replace("|", "\\|") in (tmp_path / "report.md").read_text()
+    assert table.notes[0] in Page((tmp_path / "report.html").read_text()).text
+
+
+def test_pictures_are_of_encoders_with_the_same_labels(media, tmp_path):
+    ours, clip = make_result("own", "ours", 0), make_result("own", "clip", 1)
+    clip["tasks"]["own"]["classes"] = CLASSES[::-1]
+    paths = write(tmp_path, a=ours, b=clip)
+    for path in paths:
+        write_predictions(path, scene_rows("own"))
+    main(flags(tmp_path, paths, *media))
+    page = Page((tmp_path / "report.html").read_text())
+    assert len(page.all("article")) == 6 and page.text.count("80%") == 6
+
+
+def test_films_of_two_splits_and_diverged_mlps_are_noted(tmp_path):
+    result = make_result("own", "ours", 0)
+    task = result["tasks"]["own"]
+    task["shared_films"] = 12
+    task["test_films"], task["zero_vectors"] = 60, {"train": 2, "validation": 0, "test": 1}
+    task["probes"]["mlp"]["figures"]["accuracy"]["interval"] = None
+    for seed, epoch in ((1, 7), (3, 2)):
+        task["probes"]["mlp"]["seeds"][seed] = {"accuracy": 0.5, "chosen": {"epoch": 1, "diverged_after": epoch}}
+    groups = by_group([read_result(path) for path in write(tmp_path, a=result)])
+    (table,) = group_tables("own", groups["own"])
+    assert table.notes == [
+        "own, ours: 12 of 60 test films have training scenes too.",
+        "own, ours: 3 scenes read a vector of zeros, as of a shot without keyframe.",
+        "own, ours: 2 of 5 MLPs diverged, after epochs 7, 2; their best epochs before count.",
+    ]
+    assert [row.cells[0].interval == "" for row in table.parts["Measured here"]] == [True, False]
+
+
 def test_tasks_of_an_encoder_may_come_from_two_files(tmp_path):
     first, second = make_result("lvu", "ours", 0), make_result("lvu", "ours", 0)
     second["tasks"] = {"lvu/scene": first["tasks"].pop("lvu/scene")}
@@ -358,8 +409,8 @@ def without(content: dict, *keys: str) -> dict:
 
 
 LVU = make_result("lvu", "ours", 0)
-OTHER_CLASSES = make_result("lvu", "clip", 1)
-OTHER_CLASSES["tasks"]["lvu/scene"]["classes"] = ["office", "airport"]
+OTHER_PROBLEM = make_result("lvu", "clip", 1)
+OTHER_PROBLEM["tasks"]["lvu/scene"]["problem"] = "multi_label_classification"
 OTHER_TASK = make_result("lvu", "clip", 1)
 OTHER_TASK["tasks"]["movienet/place"] = OTHER_TASK["tasks"].pop("lvu/scene")
 OTHER_SETTINGS = make_result("lvu", "ours", 1)
@@ -371,7 +422,7 @@ MLP = ("tasks", "lvu/scene", "probes", "mlp", "figures")
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        ({"a": LVU, "b": OTHER_CLASSES}, "a.json and .*b.json differ in classes of lvu/scene"),
+        ({"a": LVU, "b": OTHER_PROBLEM}, "a.json and .*b.json differ in problem of lvu/scene"),
         ({"a": LVU, "b": OTHER_TASK}, "b.json: task movienet/place is none of lvu's: scene, director"),
         ({"a": LVU, "b": LVU}, "a.json and .*b.json both have lvu/.* of encoder ours"),
         ({"a": LVU, "b": OTHER_SETTINGS}, "a.json and .*b.json have two encoders of the name ours"),

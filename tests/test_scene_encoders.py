@@ -1,6 +1,7 @@
 """Encoders of scenes against their models called by hand, scene by scene; what is refused."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -53,6 +54,13 @@ def test_a_scene_encoder_reads_all_frames_at_once(tiny_folder, vector):
         "vector": vector,
         "dtype": "float32",
     }
+
+
+def test_a_folder_goes_by_a_name_that_tells_it_from_others(tiny_folder, tmp_path, monkeypatch):
+    shutil.copytree(tiny_folder, tmp_path / "moco/model")
+    assert load_scene_encoder("scene", str(tmp_path / "moco/model")).settings["model"] == "moco/model"
+    monkeypatch.chdir(tmp_path / "moco")
+    assert load_scene_encoder("scene", "model").settings["model"] == "moco/model"
 
 
 def test_frames_are_the_mean_of_clips_image_embeds():
@@ -234,7 +242,7 @@ def test_efficientnet_lite0_reads_the_middle_of_256_pixels():
 def test_vectors_made_elsewhere(tmp_path):
     ids, vectors_ND = ["a", "b c", "ü"], np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     np.save(tmp_path / "slowfast.npy", vectors_ND)
-    (tmp_path / "slowfast.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
+    (tmp_path / "slowfast.txt").write_text("\n".join(ids) + "\n", encoding="utf-8-sig")
     columns = {"embedding": list(vectors_ND), "scene_id": ids, "label": [1, 2, 3]}
     pq.write_table(pa.table(columns), tmp_path / "slowfast.parquet")
     for name in ("slowfast.npy", "slowfast.parquet"):

@@ -351,12 +351,15 @@ def test_memory_does_not_change_intervals(monkeypatch):
 
 def test_degenerate_intervals():
     assert mean_interval([0.25] * 9) == Interval(0.25, 0.25)
-    assert mean_interval([3.0]) == Interval(3, 3)
     assert all(math.isnan(end) for end in average_precision_interval(np.zeros((5, 2)), np.zeros((5, 2))))
-    # One film: nothing varies.
+    # One film says nothing of others.
     scores, labels = tags(30, 1, None)
-    only = average_precision_interval(scores, labels, ["tt1"] * 30)
-    assert only == pytest.approx([average_precisions(scores, labels)[0]] * 2)
+    for only in (
+        average_precision_interval(scores, labels, ["tt1"] * 30),
+        mean_interval([1, 2, 3], ["tt1"] * 3),
+        mean_interval([3.0]),
+    ):
+        assert all(math.isnan(end) for end in only)
     with pytest.raises(ValueError, match="no scenes"):
         mean_interval([])
     with pytest.raises(ValueError, match="2 values, but 3 groups"):

@@ -89,6 +89,7 @@ def test_lvu_of_ma_lmm_has_seven_tasks(assets):
 def test_each_recipe_is_there():
     configs = Path(__file__).parent.parent / "eval/configs"
     names = [f"lvu_{task}.yaml" for task in LVU_TASKS] + [kind.recipe for kind in KINDS.values()]
+    assert names[-3:] == ["own.yaml", "own_tags.yaml", "own_values.yaml"]
     assert [
         name for name in (*names, "moderation.yaml", "movienet_boundaries.yaml") if not (configs / name).exists()
     ] == []
@@ -187,6 +188,32 @@ def test_a_boundary_is_read_with_two_shots_on_either_side():
     number = [scene.scene_id for scene in task.labeled.scenes].index("tt0000001/0004")
     assert [embeddings.ids[row] for row in embedded.rows_NW[number]] == [f"tt0000001/{n:04d}" for n in (3, 4, 5, 6)]
     assert [embeddings.ids[row] for row in embedded.rows_NW[0]] == [f"tt0000000/{n:04d}" for n in (0, 0, 1, 2)]
+
+
+def test_shots_without_keyframe_stay_and_are_counted():
+    films = small_films()
+    task, embeddings = boundary_task("movienet_boundaries", films), shots_of(films)
+    assert join(task, embeddings).zeros == {"train": 0, "validation": 0, "test": 0}
+    vectors = embeddings.vectors_ED.copy()
+    vectors[embeddings.ids.index("tt0000001/0006")] = 0  # four windows read it
+    embedded = join(task, shots_of(films, vectors))
+    assert embedded.zeros == {"train": 0, "validation": 4, "test": 0}
+    assert embedded.missing == {"train": 0, "validation": 0, "test": 0}
+
+
+def test_boundaries_of_a_split_without_any(tmp_path):
+    films = small_films()
+    films[1].labels_M[:] = False
+    with pytest.raises(LabelError, match="no scene of split validation has the label 'end of a scene'"):
+        join(boundary_task("movienet_boundaries", films), shots_of(films))
+
+
+def test_one_film_has_no_interval():
+    labeled = some_labels("single_label_classification")
+    one = LabeledScenes("own", labeled.problem, labeled.scenes[::7], labeled.labels[::7], labeled.classes)
+    assert {scene.movie_id for scene in one.scenes} == {"tt0"} and len(one) > 2
+    kind = KINDS[labeled.problem]
+    assert kind.measure([np.eye(3)[one.labels]], one)["accuracy"].as_json() == {"mean": 1.0, "interval": None}
 
 
 def test_boundary_figures_and_baselines_against_loops():
@@ -289,6 +316,15 @@ def test_retrieval_against_a_loop(assets):
     assert round(100 * retrieved.trivial["chance"]["precision_at_10"]) == 24
 
 
+def test_retrieval_among_films_of_one_scene_has_no_figures_of_other_films(assets):
+    """MA-LMM's labels know the clip, not its film."""
+    (task,) = read_tasks(["lvu_place_retrieval"], assets / "labels/lvu_malmm_json")
+    ids = [scene.scene_id for scene in task.labeled.scenes]
+    vectors = np.random.default_rng(8).normal(size=(len(ids), 4))
+    retrieved = place_retrieval.retrieve(join(task, Embeddings(Path("e"), {}, ids, vectors)))
+    assert list(retrieved.figures) == ["retrieval"] and list(retrieved.trivial) == ["chance"]
+
+
 def write(path: Path, content: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
@@ -333,6 +369,19 @@ def test_moderation_with_other_classes(tmp_path):
         read_tasks(["moderation"], path)
 
 
+@pytest.mark.parametrize(("split", "name"), [("validation", "sex"), ("test", "none"), ("train", "violence")])
+def test_moderation_needs_each_class_in_each_split(tmp_path, split, name):
+    path = moderation_csv(tmp_path / "clips.csv")
+    (task,) = read_tasks(["moderation"], path)
+    kept = [
+        scene.scene_id
+        for scene, label in zip(task.labeled.scenes, task.labeled.labels, strict=True)
+        if (scene.split, moderation.CLASSES[label]) != (split, name)
+    ]
+    with pytest.raises(LabelError, match=f"no scene of split {split} has the label '{name}'"):
+        join(task, Embeddings(Path("e"), {}, kept, np.ones((len(kept), 2))))
+
+
 def test_own_labels_of_three_kinds(tmp_path):
     rows = [f"v{n},{n % 2}.5,f{n},{('train', 'val', 'test')[n % 3]}" for n in range(9)]
     path = write(tmp_path / "own.csv", "video,label,film,split\n" + "\n".join(rows) + "\n")
@@ -358,6 +407,7 @@ def test_places_of_movienet_and_movieclip(tmp_path):
         ("bar", "pier"),
     )
     assert clip_and_best(task.name, task.figure)["CLIP"] == {"mean_average_precision": "9.26"}
+    assert task.recipe == "movienet_place.yaml"
     write(tmp_path / "multi_label_thresh_0_4_0_1_label_map.json", '{"bar": 0, "pier": 1}')
     for name in ("train", "val", "test"):
         write(tmp_path / f"{name}_multi_label_thresh_0_4_0_1_150_labels.txt", f"{name}/{name}-Scene-001.mp4 0 1\n")
@@ -365,6 +415,7 @@ def test_places_of_movienet_and_movieclip(tmp_path):
     write(tmp_path / "test_shots_human_verified_multi_labels_v1_complete.txt", verified)
     clips, checked = (read_tasks([name], tmp_path)[0] for name in ("movieclip", "movieclip/verified"))
     assert [task.labeled.scenes[-1].movie_id for task in (clips, checked)] == ["test", "other"]
+    assert clips.recipe == "own_tags.yaml"
 
 
 def photographs(folder: Path, sizes=(6, 5)) -> Path:
@@ -489,6 +540,9 @@ def test_scene_embeddings_are_read(tmp_path):
     found = read_scene_embeddings(folder)
     assert (found.ids, found.name, found.vectors_ED.tolist()) == (["3", "4", "5"], "m", [[3, 2], [4, 2], [5, 2]])
     assert found.settings["encoder"] == "scene"
+    settings = {"encoder": "frames", "model": "moco/model", "revision": "1"}
+    other = dataset(tmp_path / "f", [{"scene_id": "3", "embedding": [1.0]}], settings)
+    assert read_scene_embeddings(other).name == "moco/model (frames)"
 
 
 @pytest.mark.parametrize(
@@ -529,6 +583,7 @@ def test_shot_embeddings_are_named_by_film_and_shot(tmp_path):
     found = read_shot_embeddings(tmp_path)
     assert list(found.ids) == ["tt1/0000", "tt1/0001", "tt1/0002", "tt2/0000", "tt2/0001"]
     assert (found.vectors_ED == np.concatenate(list(features.values()))).all()
+    assert found.name == "m"
 
 
 def test_features_made_elsewhere(tmp_path):

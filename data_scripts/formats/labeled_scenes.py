@@ -116,6 +116,18 @@ class LabeledScenes:
         return replace(self, scenes=tuple(self.scenes[number] for number in kept), labels=self.labels[kept])
 
 
+def films_by_name(movie_ids: Iterable[str]) -> dict[str, list[str]]:
+    """The films of a dataset that a `video` can mean: the one of this id, else all whose id ends in `/` and this name.
+
+    Labels name a video by its file alone, but a film in a subfolder has an id such as `2012/abc`.
+    """
+    movie_ids = list(movie_ids)
+    found: dict[str, list[str]] = defaultdict(list)
+    for movie_id in movie_ids:
+        found[movie_id.rsplit("/", 1)[-1]].append(movie_id)
+    return {**found, **{movie_id: [movie_id] for movie_id in movie_ids}}
+
+
 def check_scenes(scenes: Sequence[LabeledScene], places: Sequence[str]) -> None:
     """Check that each scene has a name and a split of its own.
 

@@ -2,10 +2,11 @@
 
     video,start,end,label,film,split
     films/heat.mp4,0:01:20,0:01:25,violence,tt0113277,train
-    films/heat.mp4,95.5,101,drug use|violence,tt0113277,train
+    films/heat.mp4,95.5,101,drug-use|violence,tt0113277,train
     clip_0007.mp4,,,none,tt0133093,test
 
-`video` and `label` must be there. `start` and `end` are seconds, or [HH:]MM:SS; both empty, or without these columns,
+`video` and `label` must be there, in any case. Cells are separated by commas, semicolons or tabs, and rows of empty
+cells are passed over. `start` and `end` are seconds, or [HH:]MM:SS; both empty, or without these columns,
 the whole video is the scene. Labels between `|` make the task one of several labels a scene. `film` is any name of the
 film, by default the video. Without `split`, films are drawn into 70% train, 10% validation and 20% test.
 
@@ -13,17 +14,22 @@ The paper's moderation task is a file of this kind: clips of about five seconds 
 shares [4.4]. The paper does not say whether its split keeps films apart; ours does.
 """
 
+import csv
+import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from data_scripts.formats.label_files import SPLIT_NAMES, LabelRow, draw_splits, gather, label_errors
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Problem, Split
-from data_scripts.metadata_files import read_table
+from data_scripts.metadata_files import read_table, text_lines
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES
 
+REQUIRED = ("video", "label")
+SEPARATORS = (",", ";", "\t")  # not the fourth of tables, which stands between labels here
 SHARES: Mapping[Split, float] = {"validation": 0.1, "test": 0.2}
+NO_LABEL = ("", "nan")  # an empty cell, or what pandas makes of one
 TIME = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?)")
 
 
@@ -47,10 +53,10 @@ def read_own_labels(path: Path, problem: Problem | None = None, seed: int = 0) -
         seed: of the split, if the file has none.
 
     Raises:
-        LabelError: another separator, a missing column, a time or value that cannot be read, an unknown split, a scene
+        LabelError: no row, a missing column, a time or value that cannot be read, an unknown split, a scene
             twice, parts of two splits that overlap, too few films to draw a split.
     """
-    table = list(read_table(path, ("video", "label")))
+    table = _read_table(path)
     if not table:
         raise LabelError(f"{path}: holds a header, but no row")
     has_split = "split" in table[0][1]
@@ -67,19 +73,35 @@ def read_own_labels(path: Path, problem: Problem | None = None, seed: int = 0) -
     return gather(path.stem, problem, _labeled(rows, problem, classes, drawn), classes)
 
 
+def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells, without space around them, by column in lower case, of every row that is not empty."""
+    first_line = next(text_lines(path), "")
+    required, delimiter = REQUIRED, SEPARATORS[0]
+    for separator in SEPARATORS:
+        names = {name.strip().lower(): name.strip() for name in next(csv.reader([first_line], delimiter=separator), [])}
+        if names.keys() >= set(REQUIRED):
+            required, delimiter = tuple(names[name] for name in REQUIRED), separator
+            break
+    rows = (
+        (line, {name.lower(): cell.strip() for name, cell in cells.items()})
+        for line, cells in read_table(path, required, delimiter)
+    )
+    return [(line, cells) for line, cells in rows if any(cells.values())]
+
+
 def _row(place: str, cells: dict[str, str]) -> OwnRow:
-    name = Path(cells["video"].strip())
+    name = PureWindowsPath(cells["video"])  # takes both separators
     video = name.stem if name.suffix.lower() in VIDEO_SUFFIXES else name.name
     labels = tuple(dict.fromkeys(label.strip() for label in cells["label"].split("|")))
-    if not video or not all(labels):
+    if not video or any(label.lower() in NO_LABEL for label in labels):
         raise LabelError(
             f"{place}: a row needs a video and a label; video is {cells['video']!r}, label {cells['label']!r}"
         )
-    times = [cells.get(column, "").strip() for column in ("start", "end")]
+    times = [cells.get(column, "") for column in ("start", "end")]
     seconds = tuple(_seconds(time, place) for time in times) if any(times) else None
     if seconds and not seconds[0] < seconds[1]:
         raise LabelError(f"{place}: start {times[0]} is not before end {times[1]}")
-    return OwnRow(place, video, cells.get("film", "").strip() or video, seconds, labels, cells.get("split", "").strip())
+    return OwnRow(place, video, cells.get("film", "") or video, seconds, labels, cells.get("split", ""))
 
 
 def _seconds(time: str, place: str) -> float:
@@ -92,7 +114,7 @@ def _seconds(time: str, place: str) -> float:
 def _check_names(rows: list[OwnRow], paths: list[str]) -> None:
     """Refuse two videos of one name in different folders: scenes know their videos by name."""
     first: dict[str, str] = {}
-    for row, path in zip(rows, paths, strict=True):
+    for row, path in zip(rows, (PureWindowsPath(path).as_posix() for path in paths), strict=True):
         if first.setdefault(row.video, path) != path:
             raise LabelError(f"{row.place}: {path} has the name of another video, {first[row.video]}; rename one")
 
@@ -118,6 +140,9 @@ def _label(row: OwnRow, problem: Problem, indices: Mapping[str, int]) -> int | f
     if problem == "single_label_classification":
         return indices[row.labels[0]]
     try:
-        return float(row.labels[0])
+        value = float(row.labels[0])
     except ValueError:
-        raise LabelError(f"{row.place}: {row.labels[0]!r} is no number; a task of values needs one a row") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise LabelError(f"{row.place}: {row.labels[0]!r} is no number; a task of values needs one a row")
+    return value

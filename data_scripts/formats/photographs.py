@@ -15,7 +15,7 @@ from data_scripts.formats.label_files import LabelRow, draw_splits, gather, labe
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Split
 from data_scripts.metadata_files import read_table
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Picture(NamedTuple):

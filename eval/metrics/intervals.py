@@ -8,7 +8,7 @@
     Interval(low=0.44, high=0.49)
 
 Every function draws as many films as there are, with replacement, and computes the metric on their scenes. Where each
-scene is a film of its own, give no groups.
+scene is a film of its own, give no groups. One film says nothing of others: the ends of its interval are NaN.
 
 Shapes: N scenes, C classes, G groups (films), R resamples, B resamples at a time, P scenes that have a class.
 """
@@ -22,10 +22,13 @@ MOST_WEIGHTS = 2**22  # in memory at a time
 
 
 class Interval(NamedTuple):
-    """Ends of a confidence interval."""
+    """Ends of a confidence interval; NaN where none can be drawn."""
 
     low: float
     high: float
+
+
+UNKNOWN = Interval(float("nan"), float("nan"))
 
 
 def bootstrap_interval(
@@ -47,6 +50,8 @@ def bootstrap_interval(
         ValueError: no scenes.
     """
     groups, groups_N = np.unique(np.asarray(groups_N), return_inverse=True)
+    if len(groups) == 1:
+        return UNKNOWN
     most = max(1, MOST_WEIGHTS // max(len(groups_N), 1))
     draws = _draws(len(groups), resamples, most, seed)
     return _interval(np.concatenate([statistic(weights_GB[groups_N]) for weights_GB in draws]), confidence)
@@ -72,6 +77,8 @@ def mean_interval(
     if len(values_N) != len(groups_N):
         raise ValueError(f"{len(values_N)} values, but {len(groups_N)} groups")
     sums_G, counts_G = np.bincount(groups_N, values_N), np.bincount(groups_N)
+    if len(counts_G) == 1:
+        return UNKNOWN
     draws = _draws(len(counts_G), resamples, max(1, MOST_WEIGHTS // max(len(counts_G), 1)), seed)
     means = [(sums_G @ weights_GB) / (counts_G @ weights_GB) for weights_GB in draws]
     return _interval(np.concatenate(means), confidence)
@@ -155,6 +162,6 @@ def _draws(groups: int, resamples: int, most: int, seed: int) -> Iterator[np.nda
 def _interval(values_R: np.ndarray, confidence: float) -> Interval:
     values_R = values_R[~np.isnan(values_R)]
     if not len(values_R):
-        return Interval(float("nan"), float("nan"))
+        return UNKNOWN
     low, high = np.quantile(values_R, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))

@@ -56,7 +56,10 @@ class ProbeRecipe:
     dropout: float = field(default=0.25, metadata={"help": "share of hidden units left out, in both hidden layers"})
     standardize: bool = field(
         default=False,
-        metadata={"help": "give inputs mean 0 and variance 1 over the training scenes (the paper does not)"},
+        metadata={
+            "help": "give inputs, and values to predict, mean 0 and variance 1 over the training scenes (the paper "
+            "does not)"
+        },
     )
     validate_every: int = field(default=1, metadata={"help": "epochs between two looks at the validation scenes"})
 
@@ -93,7 +96,7 @@ class ProbeJob:
 
 @dataclass(frozen=True)
 class MLP:
-    """A trained probe, for embeddings as they are; with `standardize`, its first layer holds the statistics.
+    """A trained probe, for embeddings as they are; with `standardize`, its layers hold the statistics.
 
     Attributes:
         weights: of three layers, (D, H), (H, H) and (H, C), float32.
@@ -127,10 +130,12 @@ def train_probes(
         progress: show a bar, in a terminal.
 
     Returns:
-        A result for each job, in order; `chosen` is `{"epoch": …}`, counted from 1, and `mlp` the network.
+        A result for each job, in order; `chosen` is `{"epoch": …}`, counted from 1, and `mlp` the network. A probe that
+        diverges keeps its best epoch before that; `chosen` then has `diverged_after` too, the first epoch after which
+        its numbers were infinite.
 
     Raises:
-        ProbeError: training diverged.
+        ProbeError: training diverged before any validation.
     """
     device = torch.device(device)
     chunks = _chunks(jobs, device, probes_at_once)
@@ -245,6 +250,8 @@ class _Member:
         self.best_metric, self.best_epoch = -np.inf, 0
         self.best_layers: Layers = ()
         self.best_scores = np.empty(0)
+        self.diverged_after: int | None = None
+        self.value_mean, self.value_deviation = _value_statistics(job)
         count = len(self.task.labels("train"))
         self.place_SB = np.arange(self.steps_per_epoch * _batch_size(job)).reshape(self.steps_per_epoch, -1)
         real_SB = self.place_SB < count
@@ -271,20 +278,25 @@ class _Member:
         return self.training_rows_NW[samples_B], samples_B + self.first_target, self.weight_SB[position]
 
     def is_due(self, step: int) -> bool:
-        """Whether validation follows a step: an epoch that is due has ended, or the last one."""
+        """Whether validation follows a step: an epoch that is due has ended, or the last one; none after divergence."""
+        if self.diverged_after:
+            return False
         epoch, rest = divmod(step + 1, self.steps_per_epoch)
         return not rest and (epoch % self.job.recipe.validate_every == 0 or step + 1 == self.num_steps)
 
     def see(self, step: int, scores: np.ndarray, layers: Layers) -> None:
-        """Keep the weights if their validation scores are the best so far."""
+        """Keep the weights if their validation scores are the best so far, unless something is infinite."""
         epoch = (step + 1) // self.steps_per_epoch
-        if not np.isfinite(scores).all():
+        # A sigmoid of infinity is finite, so scores alone do not show it.
+        parts = (part for layer in layers for part in layer)
+        if not np.isfinite(scores).all() or not all(part.isfinite().all() for part in parts):
             if not self.best_epoch:
                 raise ProbeError(
                     f"{self.task.labeled.task}, seed {self.job.seed}: the weights are infinite after epoch {epoch}; "
                     f"learning_rate={self.job.recipe.learning_rate} is too high for these embeddings: lower it, or "
                     "set standardize"
                 )
+            self.diverged_after = epoch
             return
         reached = self.metric(scores, self.task.labels("validation"))
         if not self.best_epoch or reached > self.best_metric:
@@ -324,7 +336,7 @@ class _Group:
         """One table of embeddings and one of training targets for all members; an array that they share is in once."""
         num_classes = max(job.task.num_outputs for job in jobs)
         tables: dict[tuple, torch.Tensor] = {}
-        targets: dict[int, torch.Tensor] = {}
+        targets: dict[tuple, torch.Tensor] = {}
         members = []
         for job in jobs:
             statistics = self.statistics.get(id(job.task)) if job.recipe.standardize else None
@@ -335,8 +347,8 @@ class _Group:
                     mean_D, deviation_D = map(torch.from_numpy, statistics)
                     embeddings_ED = (embeddings_ED - mean_D) / deviation_D
                 tables[key] = embeddings_ED
-            targets.setdefault(id(job.task), _targets(job.task, num_classes))
-            members.append((job, _first(targets, id(job.task)), _first(tables, key)))
+            targets.setdefault((id(job.task), job.recipe.standardize), _targets(job, num_classes))
+            members.append((job, _first(targets, (id(job.task), job.recipe.standardize)), _first(tables, key)))
         self.members = [_Member(*member) for member in members]
         table_ED, *others = tables.values()
         self.table_ED = (torch.cat([table_ED, *others]) if others else table_ED).to(self.device)
@@ -354,7 +366,7 @@ class _Group:
             for number, member in enumerate(self.members[:active]):
                 if member.is_due(step):
                     layers = self._of(number, member.task.num_outputs)
-                    member.see(step, self._scores(layers, member.rows("validation")), layers)
+                    member.see(step, self._scores(member, layers, "validation"), layers)
             bar.update(active)
         return [self._result(member) for member in self.members]
 
@@ -399,14 +411,16 @@ class _Group:
         (w1, b1), (w2, b2), (w3, b3) = ((weight[number], bias[number, 0]) for weight, bias in self.layers)
         return (w1, b1), (w2, b2), (w3[:, :num_classes], b3[:num_classes])
 
-    def _scores(self, layers: Layers, rows_NW: np.ndarray) -> np.ndarray:
-        """Scores of samples, as in `ProbeResult`."""
+    def _scores(self, member: _Member, layers: Layers, split: Split) -> np.ndarray:
+        """Scores of a member's samples, as in `ProbeResult`."""
         logits = [
             _forward(self.table_ED[rows.to(self.device)].flatten(1), layers)
-            for rows in torch.from_numpy(rows_NW).split(BLOCK)
+            for rows in torch.from_numpy(member.rows(split)).split(BLOCK)
         ]
         scores_NC = _activated(torch.cat(logits).double(), self.problem).cpu().numpy()
-        return scores_NC[:, 0] if self.problem == "regression" else scores_NC
+        if self.problem == "regression":
+            return scores_NC[:, 0] * member.value_deviation + member.value_mean
+        return scores_NC
 
     def _result(self, member: _Member) -> ProbeResult:
         weights, biases = (
@@ -417,14 +431,17 @@ class _Group:
                 np.tile(each, member.task.rows.shape[1]) for each in self.statistics[id(member.task)]
             )
             first_DH = weights[0] / deviation_D[:, None].astype(np.float64)
-            biases = ((biases[0] - mean_D @ first_DH).astype(np.float32), *biases[1:])
-            weights = (first_DH.astype(np.float32), *weights[1:])
+            first_H = biases[0] - mean_D @ first_DH
+            last_HC, last_C = (part.astype(np.float64) * member.value_deviation for part in (weights[2], biases[2]))
+            weights = (first_DH.astype(np.float32), weights[1], last_HC.astype(np.float32))
+            biases = (first_H.astype(np.float32), biases[1], (last_C + member.value_mean).astype(np.float32))
+        diverged = {"diverged_after": member.diverged_after} if member.diverged_after else {}
         return ProbeResult(
             task=member.task.labeled.task,
             validation_scores=member.best_scores,
-            test_scores=self._scores(member.best_layers, member.rows("test")),
+            test_scores=self._scores(member, member.best_layers, "test"),
             validation_metric=member.best_metric,
-            chosen={"epoch": member.best_epoch},
+            chosen={"epoch": member.best_epoch, **diverged},
             mlp=MLP(weights, biases, member.job.recipe.dropout),
         )
 
@@ -441,11 +458,22 @@ def _statistics(task: ProbeTask) -> tuple[np.ndarray, np.ndarray]:
     return read_ED.mean(0).astype(np.float32), np.where(deviation_D > 0, deviation_D, 1).astype(np.float32)
 
 
-def _targets(task: ProbeTask, num_classes: int) -> torch.Tensor:
+def _value_statistics(job: ProbeJob) -> tuple[float, float]:
+    """Mean and standard deviation of the training values by which a probe's targets are standardized, or 0 and 1."""
+    if job.task.problem != "regression" or not job.recipe.standardize:
+        return 0.0, 1.0
+    values = job.task.labels("train")
+    return float(values.mean()), float(values.std())
+
+
+def _targets(job: ProbeJob, num_classes: int) -> torch.Tensor:
     """What the outputs should be, (N, C), of the training samples."""
-    labels = torch.from_numpy(task.labels("train"))
+    task, labels = job.task, torch.from_numpy(job.task.labels("train"))
     if task.problem == "single_label_classification":
         return F.one_hot(labels.long(), num_classes).float()
+    if task.problem == "regression":
+        mean, deviation = _value_statistics(job)
+        labels = (labels - mean) / deviation
     return F.pad(labels.float().view(len(labels), -1), (0, num_classes - task.num_outputs))
 
 

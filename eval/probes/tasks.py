@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
 from data_scripts.formats.labeled_scenes import SPLITS, LabeledScenes, Problem, Split
+from eval.metrics.classification import average_precisions, mean_average_precision
 from modeling_m2s.errors_m2s import UserError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class ProbeResult:
         validation_scores, test_scores: probabilities (N, C), or values (N,) for regression, float64, in the order of
             `LabeledScenes.of_split`.
         validation_metric: the figure by which it was selected.
-        chosen: what was selected, such as `{"epoch": 120}` or `{"k": 5}`.
+        chosen: what was selected, such as `{"epoch": 120}` or `{"k": 5}`, and whether training diverged later.
         mlp: the network, if it is one.
     """
 
@@ -146,8 +146,7 @@ def _accuracy(scores_NC: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def _mean_average_precision(scores_NC: np.ndarray, labels_NC: np.ndarray) -> float:
-    occur_C = labels_NC.any(0)
-    return float(average_precision_score(labels_NC[:, occur_C], scores_NC[:, occur_C])) if occur_C.any() else 0.0
+    return mean_average_precision(average_precisions(scores_NC, labels_NC)) if labels_NC.any() else 0.0
 
 
 def _negative_squared_error(scores_N: np.ndarray, labels_N: np.ndarray) -> float:

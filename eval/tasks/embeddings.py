@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_scripts.formats.labeled_scenes import SPLITS, LabeledScenes
-from data_scripts.shot_features import ShotFeatures
+from data_scripts.shot_features import ShotFeatures, has_keyframe
 from eval.scene_encoders import file_digest, read_features
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import FilmDataset
@@ -57,7 +57,9 @@ class Embeddings:
 
     @property
     def name(self) -> str:
-        return str(self.settings.get("model") or self.source.stem)
+        """What reports call the encoder: its model, and its kind unless it is our scene encoder."""
+        model, kind = str(self.settings.get("model") or self.source.stem), self.settings.get("encoder", "scene")
+        return model if kind in ("scene", "features") else f"{model} ({kind})"
 
 
 def read_scene_embeddings(folder: Path) -> Embeddings:
@@ -98,7 +100,9 @@ def read_shot_embeddings(folder: Path) -> Embeddings:
         for shot in range(count)
     ]
     vectors_ED = np.concatenate([features[movie_id] for movie_id in features.movie_ids])
-    return Embeddings(folder, features.record["settings"], ids, vectors_ED)
+    # The record of shot features calls a scene encoder's model its encoder.
+    settings = features.record["settings"]
+    return Embeddings(folder, {**settings, "encoder": "scene", "model": settings["encoder"]}, ids, vectors_ED)
 
 
 def shot_id(movie_id: str, shot: int) -> str:
@@ -124,12 +128,14 @@ class Embedded(NamedTuple):
         embeddings_ED: all embeddings, the same array for all tasks.
         rows_NW: those of each scene.
         missing: number of labeled scenes without, by split.
+        zeros: number of scenes, by split, that read a vector of zeros: a shot without keyframe.
     """
 
     labeled: LabeledScenes
     embeddings_ED: np.ndarray
     rows_NW: np.ndarray
     missing: dict[str, int]
+    zeros: dict[str, int]
 
 
 def join(task: Task, embeddings: Embeddings) -> Embedded:
@@ -137,6 +143,7 @@ def join(task: Task, embeddings: Embeddings) -> Embedded:
 
     Raises:
         EmbeddingError: no scene of a split has one; the message shows an id of both sides.
+        LabelError: the scenes that are left cannot be measured.
     """
     labeled = task.labeled
     task.require_inputs(embeddings.ids)
@@ -157,4 +164,8 @@ def join(task: Task, embeddings: Embeddings) -> Embedded:
     if not there_N.all():
         kept = [scene.scene_id for scene, is_there in zip(labeled.scenes, there_N, strict=True) if is_there]
         labeled = labeled.only(kept)
-    return Embedded(labeled, embeddings.vectors_ED, rows_NW[there_N], missing)
+    task.require_labels(labeled)
+    rows_NW = rows_NW[there_N]
+    has_zeros_N = ~has_keyframe(embeddings.vectors_ED)[rows_NW].all(1)
+    zeros = {split: int(has_zeros_N[labeled.of_split(split)].sum()) for split in SPLITS}
+    return Embedded(labeled, embeddings.vectors_ED, rows_NW, missing, zeros)

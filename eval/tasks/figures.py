@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_scripts.formats.labeled_scenes import LabeledScenes, Problem
+from data_scripts.formats.labeled_scenes import SPLITS, LabeledScenes, LabelError, Problem
 from eval.metrics.baselines import constant_errors, majority_accuracy
 from eval.metrics.classification import average_precisions, mean_average_precision
 from eval.metrics.intervals import average_precision_interval, mean_interval
@@ -30,6 +30,18 @@ class Kind(NamedTuple):
 def films(labeled: LabeledScenes) -> list[str]:
     """The film of each scene, from which bootstrap intervals draw."""
     return [scene.movie_id for scene in labeled.scenes]
+
+
+def require_all_classes(labeled: LabeledScenes) -> None:
+    """Raises: LabelError: a split lacks a class, so that its average precision is undefined there."""
+    for split in SPLITS:
+        found = set(labeled.labels[labeled.of_split(split)].tolist())
+        lacking = [name for index, name in enumerate(labeled.classes) if index not in found]
+        if lacking:
+            raise LabelError(
+                f"{labeled.task}: no scene of split {split} has the label {lacking[0]!r}, so its average precision "
+                "cannot be measured; give each split scenes of all classes, with embeddings"
+            )
 
 
 def mean_figure(values_SN: np.ndarray, groups_N: Sequence | np.ndarray) -> Figure:
@@ -87,11 +99,9 @@ def constant_scores(task: ProbeTask) -> Baselines:
     return {"prevalence": {"mean_average_precision": float(shares_C[shares_C > 0].mean())}}
 
 
-# Recipes of tasks that are not the paper's: one of our own, MovieNet's for places, LVU's for the number of views.
+# The recipes are our own, for tasks that are not the paper's; its tasks have the paper's.
 KINDS: dict[Problem, Kind] = {
     "single_label_classification": Kind("own.yaml", "accuracy", accuracy, constant_classes),
-    "multi_label_classification": Kind(
-        "movienet_place.yaml", "mean_average_precision", average_precision, constant_scores
-    ),
-    "regression": Kind("lvu_view_count.yaml", "mean_squared_error", squared_error, constant_values, False),
+    "multi_label_classification": Kind("own_tags.yaml", "mean_average_precision", average_precision, constant_scores),
+    "regression": Kind("own_values.yaml", "mean_squared_error", squared_error, constant_values, False),
 }

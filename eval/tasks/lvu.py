@@ -21,5 +21,5 @@ def names(labels: Path) -> tuple[str, ...]:
 def read(labels: Path, name: str) -> ProbedTask:
     """Raises: LabelError: as `read_lvu`."""
     labeled = read_lvu(labels, name)
-    kind = KINDS[labeled.problem]
-    return ProbedTask(name=f"lvu/{name}", labeled=labeled, **{**kind._asdict(), "recipe": f"lvu_{name}.yaml"})
+    kind = KINDS[labeled.problem]._replace(recipe=f"lvu_{name}.yaml")
+    return ProbedTask(name=f"lvu/{name}", labeled=labeled, **kind._asdict())

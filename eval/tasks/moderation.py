@@ -15,7 +15,7 @@ from data_scripts.formats.own_labels import read_own_labels
 from eval.metrics.classification import moderation_average_precisions
 from eval.probes import ProbeTask
 
-from .figures import average_precision_figure, films
+from .figures import average_precision_figure, films, require_all_classes
 from .task import Baselines, Figure, ProbedTask
 
 NONE = "none"
@@ -38,6 +38,7 @@ def read(labels: Path, name: str = "") -> ProbedTask:
         measure=measure,
         trivial=prevalence,
         select=_average,
+        require_labels=require_all_classes,
     )
 
 

@@ -1,7 +1,6 @@
 """A user's own labels, a CSV: one label a scene, several, or with `own/values` a number.
 
-With one label a scene, the MLP is trained by our own recipe; otherwise by the paper's for a task of that kind. Give
-another with `--recipe`.
+The MLP is trained by a recipe of our own for each of the three, `own*.yaml`; give another with `--recipe`.
 """
 
 from pathlib import Path

@@ -17,6 +17,5 @@ def read(labels: Path, name: str = "") -> ProbedTask:
     """Raises: LabelError: as `read_place_tags`."""
     labeled = read_place_tags(labels / "annotation", labels / "movie1K.split.v1.json")
     # Ninety logistic regressions for each strength take longer than all MLPs, so a linear probe must be asked for.
-    return ProbedTask(
-        name="movienet_places", labeled=labeled, **KINDS[labeled.problem]._asdict(), probes=("mlp", "knn")
-    )
+    kind = KINDS[labeled.problem]._replace(recipe="movienet_place.yaml")
+    return ProbedTask(name="movienet_places", labeled=labeled, **kind._asdict(), probes=("mlp", "knn"))

@@ -2,7 +2,8 @@
 
 A sample is four shots, two before the possible boundary and two after it, each embedded by itself, side by side. The
 table has the average precision of all test shots together; other papers average films, so both are here, beside LGSS's
-other figures. A film's embeddings must be of the shots that its shot list has.
+other figures. A film's embeddings must be of the shots that its shot list has. A shot without keyframe has zeros as its
+embedding, and the samples that read it stay: a film's figures need a prediction for each shot. They are counted.
 
 `cosine_distance` needs no training: one less the cosine of the shots before and after the boundary.
 
@@ -25,7 +26,7 @@ from eval.metrics.intervals import bootstrap_interval, mean_interval
 from eval.probes import ProbeTask
 
 from .embeddings import shot_id
-from .figures import average_precision_figure, films
+from .figures import average_precision_figure, films, require_all_classes
 from .task import Baselines, Figure, ProbedTask
 
 CLASSES = ("within a scene", "end of a scene")
@@ -71,6 +72,7 @@ def boundary_task(name: str, labeled_films: Sequence[FilmBoundaries]) -> ProbedT
         probes=("mlp",),
         inputs=inputs,
         require_inputs=lambda ids: _require_shots(labeled_films, ids),
+        require_labels=require_all_classes,
     )
 
 
@@ -122,7 +124,7 @@ def baselines(task: ProbeTask) -> Baselines:
 
 
 def _average_precision(scores_NC: np.ndarray, labels_N: np.ndarray) -> float:
-    return float(np.nan_to_num(average_precisions(scores_NC[:, 1:], labels_N[:, None])[0]))
+    return float(average_precisions(scores_NC[:, 1:], labels_N[:, None])[0])
 
 
 def _require_shots(labeled_films: Sequence[FilmBoundaries], ids: Sequence[str]) -> None:

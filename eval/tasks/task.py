@@ -42,6 +42,7 @@ class Task:
         figure: name of the figure that the paper's table has.
         inputs: ids of the embeddings that are the input of each scene, side by side; by default the scene's own.
         require_inputs: raises if embeddings of these ids cannot be the task's.
+        require_labels: raises if the scenes that have embeddings cannot be measured.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     higher_is_better: bool = True
     inputs: Sequence[tuple[str, ...]] | None = None
     require_inputs: Callable[[Sequence[str]], None] = lambda ids: None
+    require_labels: Callable[[LabeledScenes], None] = lambda labeled: None
 
 
 @dataclass(frozen=True, kw_only=True)
