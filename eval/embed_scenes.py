@@ -387,7 +387,7 @@ def _summarize(dataset: FilmDataset, missing: Mapping[str, str], notes: Mapping[
 
 
 def _settings(arguments: EmbedScenesArguments, training: Sequence[LabeledScene]) -> dict[str, Any]:
-    """What the record says besides encoder and media; of steps that are not taken, nothing."""
+    """Settings of the record besides encoder and media; steps that are not taken are not named."""
     settings: dict[str, Any] = {}
     if arguments.average_neighbors:
         settings["average_neighbors"] = arguments.average_neighbors

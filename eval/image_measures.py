@@ -1,4 +1,4 @@
-"""What the embeddings of single images tell: classes, neighbors, words, and how much of them is common to all.
+"""Measures of single images' embeddings: classes, neighbors, words, and how much of them is common to all.
 
 Shapes: N images, M queries, D dimensions, W words.
 """

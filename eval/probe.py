@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Measured(NamedTuple):
-    """What the results say of a task, and a row for each scene that was predicted."""
+    """The results' entry of a task, and a row for each scene that was predicted."""
 
     entry: dict[str, Any]
     predictions: pa.Table
@@ -363,7 +363,7 @@ def _encoder_of(arguments: ProbeArguments, embeddings: Embeddings) -> tuple:
 
 
 def made_with(device: str) -> dict[str, Any]:
-    """What the results were made with."""
+    """Device and versions that made the results."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "scikit-learn")}
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.machine()
     return {"device": name, "threads": torch.get_num_threads(), "movies2scenes": __version__, **versions}
@@ -402,7 +402,7 @@ def table_lines(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 
 def _notes(entry: Mapping[str, Any]) -> list[str]:
-    """What a reader of a task's table must know of it."""
+    """Notes that belong under a task's table."""
     notes = []
     if entry.get("shared_films"):
         notes.append(f"{entry['shared_films']} of {entry['test_films']} test films are also in train")

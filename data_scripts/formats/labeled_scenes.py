@@ -34,7 +34,7 @@ class LabelError(UserError, ValueError):
 
 
 class LabeledScene(NamedTuple):
-    """Where a labeled scene is. A part of a film is given in seconds or in shots; with neither it is the whole video.
+    """The place of a labeled scene: part of a video, in seconds or in shots, or all of it.
 
     Attributes:
         scene_id: its name within the task, and the key of its embedding.

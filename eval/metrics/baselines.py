@@ -1,4 +1,4 @@
-"""What predictions that look at no scene reach: printed beside every result.
+"""Baselines of predictions that look at no scene, printed beside every result.
 
 Shapes: M training scenes, N scenes that are predicted.
 """

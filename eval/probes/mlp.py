@@ -176,7 +176,7 @@ def _in_threads(train: Callable[[list[int]], None], chunks: list[list[int]], sto
 
 
 def _shape(job: ProbeJob) -> tuple:
-    """What probes of one computation have in common."""
+    """Properties that all probes of one computation share."""
     return job.task.problem, _batch_size(job), job.recipe.hidden_size, job.task.width, job.task.rows.shape[1]
 
 
@@ -240,7 +240,7 @@ def dropout_threshold(dropout: float) -> int:
 
 
 class _Member:
-    """What one probe of a group has of its own: its batches, and its best epoch."""
+    """The own state of one probe in a group: its batches, and its best epoch."""
 
     def __init__(self, job: ProbeJob, first_target: int, first_embedding: int):
         self.job, self.task, self.draws = job, job.task, Draws(job.seed)
@@ -467,7 +467,7 @@ def _value_statistics(job: ProbeJob) -> tuple[float, float]:
 
 
 def _targets(job: ProbeJob, num_classes: int) -> torch.Tensor:
-    """What the outputs should be, (N, C), of the training samples."""
+    """Desired outputs (N, C) of the training samples."""
     task, labels = job.task, torch.from_numpy(job.task.labels("train"))
     if task.problem == "single_label_classification":
         return F.one_hot(labels.long(), num_classes).float()

@@ -1,4 +1,4 @@
-"""What every task has: labels, the recipe of its probe, figures, and what figures without looking at a scene are.
+"""A task in general: labels, the recipe of its probe, figures, and what figures without looking at a scene are.
 
 Shapes: S seeds, N scenes.
 """
