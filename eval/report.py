@@ -1,4 +1,4 @@
-"""What encoders reach on the paper's tasks, on one page beside trivial baselines and the paper's own numbers.
+"""A page of encoders' results on the paper's tasks, beside trivial baselines and the paper's own numbers.
 
     python -m eval.report --results results/lvu-m2s.json results/lvu-clip.json --output report.html
     … --markdown report.md                                        the same tables as Markdown

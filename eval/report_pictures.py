@@ -35,7 +35,7 @@ class Keyframe(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """What an encoder's probes say: rows by task and scene."""
+    """Predictions of an encoder's probes, by task and scene."""
 
     encoder: str
     rows: Rows

@@ -12,7 +12,7 @@ from modeling_m2s.errors_m2s import UserError
 
 
 class Group(NamedTuple):
-    """What the page says of a task group.
+    """Texts of the page about a task group.
 
     Attributes:
         by_task: whether a table has a column a task; otherwise each task has a table, with a column a figure.

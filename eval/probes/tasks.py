@@ -1,4 +1,4 @@
-"""What every probe reads and returns: labeled scenes with their embeddings, and scores of validation and test scenes.
+"""Input and output of every probe: labeled scenes with their embeddings; scores of validation and test scenes.
 
 Shapes: E embeddings, D dimensions, N scenes, W embeddings a scene, C classes (1 for regression).
 """
@@ -114,7 +114,7 @@ class ProbeTask:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe says of the validation and test scenes.
+    """A probe's predictions for the validation and test scenes.
 
     Attributes:
         validation_scores, test_scores: probabilities (N, C), or values (N,) for regression, float64, in the order of
