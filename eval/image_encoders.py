@@ -36,6 +36,7 @@ from modeling_m2s.storage_m2s import write_json
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Encoder = Callable[[Sequence[Image.Image]], np.ndarray]
 BASELINES = {"efficientnet_lite0": "EfficientNet-Lite0 (ImageNet)", "places": "SqueezeNet (Places365)"}
+NOT_SHOWN = "student not shown these kinds of place"
 TEST_PART = "miniplaces"  # whose test pictures no encoder of ours has seen
 
 
@@ -52,6 +53,10 @@ class EncoderArguments:
     )
     seen_video: Path | None = field(
         default=None, metadata={"help": "another video, on which spread is measured; the student may have seen it"}
+    )
+    student_without: str | None = field(
+        default=None,
+        metadata={"help": "folder of a student that was made alike, but not shown the kinds of place that PLACES has"},
     )
     world: Path | None = field(default=None, metadata={"help": "folder of a film world"})
     world_films: int = field(default=40, metadata={"help": "number of the film world's films to read"})
@@ -76,16 +81,19 @@ class ImageSet(NamedTuple):
 
 
 def clip_encoder(
-    model: CLIPVisionModelWithProjection, processor: CLIPImageProcessorPil, batch_size: int = 32
+    model: CLIPVisionModelWithProjection,
+    processor: CLIPImageProcessorPil,
+    pooled: bool = False,
+    batch_size: int = 32,
 ) -> Encoder:
-    """Images to `image_embeds` (images, projection_dim), float32, as they are."""
+    """Images to `image_embeds` (images, projection_dim) or `pooler_output` (images, width), float32, as they are."""
 
     @torch.inference_mode()
     def encode(images: Sequence[Image.Image]) -> np.ndarray:
         batches = [list(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-        return np.concatenate(
-            [model(**processor(batch, return_tensors="pt")).image_embeds.numpy() for batch in batches]
-        )
+        pixels = (processor(batch, return_tensors="pt")["pixel_values"] for batch in batches)
+        outputs = [model.vision_model(each).pooler_output for each in pixels]
+        return torch.cat(outputs if pooled else [model.visual_projection(each) for each in outputs]).numpy()
 
     return encode
 
@@ -108,16 +116,16 @@ def load_encoders(arguments: EncoderArguments) -> dict[str, Encoder]:
     Raises:
         ModelError: a baseline that is not installed, or whose files are missing.
     """
+    names = {"teacher": arguments.teacher, "student": arguments.student, NOT_SHOWN: arguments.student_without}
     models = {
         name: CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
-        for name, path in (("student", arguments.student), ("teacher", arguments.teacher))
+        for name, path in names.items()
+        if path
     }
-    processors = {name: CLIPImageProcessorPil.from_pretrained(getattr(arguments, name)) for name in models}
-    encoders: dict[str, Encoder] = {
-        "teacher": clip_encoder(models["teacher"], processors["teacher"]),
-        "student": clip_encoder(models["student"], processors["student"]),
-        "random student": clip_encoder(random_student(models["student"]), processors["student"]),
-    }
+    processors = {name: CLIPImageProcessorPil.from_pretrained(names[name]) for name in models}
+    encoders: dict[str, Encoder] = {name: clip_encoder(model, processors[name]) for name, model in models.items()}
+    encoders["student, pooler_output"] = clip_encoder(models["student"], processors["student"], pooled=True)
+    encoders["random student"] = clip_encoder(random_student(models["student"]), processors["student"])
     baselines = {}
     if arguments.efficientnet_lite0:
         baselines["efficientnet_lite0"] = load_efficientnet_lite0()

@@ -30,6 +30,7 @@ from train.crops import (
     normalize,
     plan_chunks,
     small_views,
+    used_rows,
     write_chunk,
 )
 
@@ -380,6 +381,14 @@ def test_cached_crops_are_the_images_in_order_with_their_labels(damaged, teacher
             distances = [(found - label[name].float()).abs().mean().item() for label in labels]
             assert distances[row] < tolerance < min(distances[:row] + distances[row + 1 :])
     assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == sorted(path.name for path in paths)
+    left_out = ("1.png", "below/2.JPG")
+    rows = [used_rows(chunk, path, left_out) for chunk, path in zip(chunks, paths, strict=True)]
+    some = CachedCrops(paths, rows)
+    kept = [row for row, (name, _) in enumerate(expected) if name not in left_out]
+    assert (len(some), some.skipped) == (len(kept), cached.skipped)
+    assert torch.equal(some.embeds(), cached.embeds()[kept])
+    for index, row in enumerate(kept):
+        assert all(torch.equal(some[index][name], cached[row][name]) for name in cached[row])
 
 
 def test_images_too_large_to_be_true_are_skipped(folder, teacher, tmp_path, monkeypatch):

@@ -10,10 +10,21 @@ import torch
 from make_videos import make_video
 from moco_world import movie_ids, num_shots, write_shots
 from PIL import Image
-from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from eval.image_encoders import EncoderArguments, main, measure, pixel_encoder, read_classes, read_words
+from eval.image_encoders import (
+    NOT_SHOWN,
+    EncoderArguments,
+    clip_encoder,
+    main,
+    measure,
+    pixel_encoder,
+    read_classes,
+    read_words,
+)
 from eval.image_measures import classify, common_share, named_words, neighbor_agreement, spread
+
+POOLED = "student, pooler_output"
 
 
 def cosine(a, b):
@@ -141,9 +152,9 @@ def test_the_command_measures_every_encoder(inputs, tmp_path, monkeypatch, capsy
     results = json.loads((tmp_path / "out.json").read_text())
     rows = results["encoders"]
     assert results["sizes"] == {"classes": 3, "gallery": 15, "queries": 15, "shots": 4}
-    assert list(rows) == ["teacher", "student", "random student", "8×8 pixels", "chance"]
+    assert list(rows) == ["teacher", "student", POOLED, "random student", "8×8 pixels", "chance"]
     assert rows["teacher"]["film"]["nearest"] == 1 and rows["chance"]["places"]["retrieval"] == pytest.approx(1 / 3)
-    assert rows["student"] != rows["random student"]
+    assert rows["student"] != rows["random student"] and rows["student"] != rows[POOLED]
     assert results.keys() == {"sizes", "encoders"}
     table = capsys.readouterr().out
     assert all(name in table for name in rows) and "33.3 %" in table
@@ -183,14 +194,33 @@ def test_spread_and_words_are_measured_where_their_inputs_are_given(inputs, more
     assert (sizes["photographs"], sizes["named_photographs"], sizes["named_words"], sizes["words"]) == (8, 8, 2, 6)
     assert (sizes["seen_shots"], sizes["world_shots"]) == (4, num_shots(0) + num_shots(1))
     assert results["spread"].keys() == {"photographs", "seen_film", "film_world"}
-    encoders = {"teacher", "student", "random student", "8×8 pixels"}
+    encoders = {"teacher", "student", POOLED, "random student", "8×8 pixels"}
     for rows in results["spread"].values():
         assert rows.keys() == encoders
         assert all(0 <= value <= 1 for row in rows.values() for value in row.values())
     assert results["spread"]["seen_film"]["teacher"]["centered"] == 1
-    assert results["words"].keys() == encoders - {"8×8 pixels"}
+    assert results["words"].keys() == {"teacher", "student", "random student"}
     table = capsys.readouterr().out
     assert "film_world, in common" in table and "right word first" in table
+
+
+def test_vectors_are_those_of_transformers(inputs):
+    model = CLIPVisionModelWithProjection.from_pretrained(inputs["student"]).eval()
+    processor = CLIPImageProcessorPil.from_pretrained(inputs["student"])
+    images, _ = read_classes(Path(inputs["places"]) / "train")
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        embeds, pooled = model(pixels).image_embeds, CLIPVisionModel.from_pretrained(inputs["student"])(pixels)
+    np.testing.assert_allclose(clip_encoder(model, processor, batch_size=4)(images), embeds, atol=1e-5)
+    found = clip_encoder(model, processor, pooled=True, batch_size=4)(images)
+    np.testing.assert_allclose(found, pooled.pooler_output.detach(), atol=1e-5)
+
+
+def test_another_student_is_another_row(inputs):
+    arguments = {**inputs, "places": Path(inputs["places"]), "student_without": inputs["teacher"]}
+    rows = measure(EncoderArguments(**arguments))["encoders"]
+    assert list(rows)[1:3] == ["student", NOT_SHOWN]
+    assert rows[NOT_SHOWN] == rows["teacher"] != rows["student"]
 
 
 def test_a_places_network_is_another_row(inputs, assets):

@@ -11,7 +11,7 @@ import itertools
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -255,27 +255,30 @@ def mirror_cosine(chunks: Sequence[Chunk], teacher: Teacher, most: int = 64) -> 
 class CachedCrops(Dataset):
     """Crops with the teacher's labels, out of files that `write_chunk` wrote; files are mapped, not read whole.
 
+    Args:
+        rows: which crops of each file are used; by default all.
+
     Attributes:
         skipped: names of images that do not open.
     """
 
-    def __init__(self, paths: Iterable[Path]):
+    def __init__(self, paths: Iterable[Path], rows: Iterable[Sequence[int]] | None = None):
         paths = list(paths)
-        self.parts = [part for part in map(load_file, paths) if part]
-        self.skipped = sorted({name for path in paths for name in _skipped(path)})
-        self.ends = np.cumsum([len(part["pixels"]) for part in self.parts])
+        self.parts = list(map(load_file, paths))
+        self.skipped = sorted({name for path in paths for name in skipped_names(path)})
+        self.rows = list(map(list, rows)) if rows is not None else [range(len(_embeds(part))) for part in self.parts]
+        self.places = [(number, row) for number, used in enumerate(self.rows) for row in used]
 
     def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
+        return len(self.places)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        number = int(np.searchsorted(self.ends, index, side="right"))
-        row = index - (int(self.ends[number - 1]) if number else 0)
+        number, row = self.places[index]
         return {name: tensor[row] for name, tensor in self.parts[number].items()}
 
     def embeds(self) -> torch.Tensor:
         """The teacher's embeddings of all crops, (crops, projection_dim), fp16."""
-        return torch.cat([part["embeds"] for part in self.parts])
+        return torch.cat([_embeds(part)[list(used)] for part, used in zip(self.parts, self.rows, strict=True) if used])
 
     def token_scale(self) -> torch.Tensor:
         """One over the standard deviation of each channel of normed tokens, (layers, 2, width), over the first crops.
@@ -288,7 +291,19 @@ class CachedCrops(Dataset):
         return 1 / torch.stack(deviations, 1).clamp(min=1e-3)
 
 
-def _skipped(path: Path) -> list[str]:
+def _embeds(part: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return part.get("embeds", torch.empty(0))  # a file none of whose images opens is empty
+
+
+def used_rows(chunk: Chunk, path: Path, left_out: Collection[str]) -> list[int]:
+    """Rows of a chunk's file whose images are not left out."""
+    unreadable = {*skipped_names(path)}
+    readable = [name for name in chunk.names if name not in unreadable]
+    return [row for row, name in enumerate(readable) if name not in left_out]
+
+
+def skipped_names(path: Path) -> list[str]:
+    """Names of a chunk's images that did not open."""
     with safe_open(path, "pt") as file:
         return json.loads(file.metadata()["skipped"])
 

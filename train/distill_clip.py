@@ -48,9 +48,11 @@ from train.crops import (
     normalize,
     plan_chunks,
     small_views,
+    used_rows,
     write_chunk,
 )
 from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
+from train.distillation.pooled import center_pooled
 from train.distillation.recipe import DistillationData, DistillationRecipe
 from train.distillation.sources import ImageFilter, count_by_source
 from train.runs import RunArguments, RunFolder, command_line, made_with
@@ -67,16 +69,10 @@ class Distillation(nn.Module):
         super().__init__()
         self.student, self.mean, self.std = student, mean, std
 
-    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """uint8 pixels (batch, 3, size, size) to embeddings, the output before the projection, and tokens.
-
-        Returns:
-            (batch, dim), (batch, width) and (batch, layers, tokens, width).
-        """
-        tower = self.student.vision_model
-        outputs = tower(normalize(pixels, self.mean, self.std), output_hidden_states=True)
-        pooled = outputs.pooler_output
-        return self.student.visual_projection(pooled), pooled, torch.stack(outputs.hidden_states[1:], 1)
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim) and tokens (batch, layers, tokens, width)."""
+        outputs = self.student(normalize(pixels, self.mean, self.std), output_hidden_states=True)
+        return outputs.image_embeds, torch.stack(outputs.hidden_states[1:], 1)
 
     def embed(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 pixels (batch, 3, size, size) to embeddings (batch, dim) and the output before the projection."""
@@ -132,6 +128,7 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
     folders = [*map(Path, data.images), *frames]
     chosen = ImageFilter(recipe.test_part, recipe.leave_out)
     images = {folder: chosen.images(folder) for folder in folders}
+    left_out = {folder: chosen.left_out(folder) for folder in folders}
     chunks = plan_crops(images, recipe, teacher.config.image_size)
     teacher = teacher.eval().requires_grad_(False).to(accelerator.device, torch.bfloat16)
     normalized = functools.partial(normalize, mean=processor.image_mean, std=processor.image_std)
@@ -145,12 +142,20 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
     with run.held():
         labeler = Teacher(teacher, processor.image_mean, processor.image_std, borders[1:], basis)
         label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], labeler, accelerator)
-        crops, held_out = map(CachedCrops, paths)
+        crops, held_out = (
+            CachedCrops(
+                files,
+                [used_rows(chunk, file, left_out[chunk.folder]) for chunk, file in zip(part, files, strict=True)],
+            )
+            for part, files in zip(chunks, paths, strict=True)
+        )
+        check_enough(len(crops), len(held_out), recipe.batch_size)  # again: some are left out or do not open
         if recipe.compress and not run.has_checkpoint():
             some = calibration_crops(crops, recipe)
             inputs, embeds = (tensor.to(accelerator.device) for tensor in (normalized(some["pixels"]), some["embeds"]))
             compress(student.to(accelerator.device), teacher, inputs, embeds.float(), borders, basis, energies)
         state = train(model, crops, held_out, recipe, run, arguments)
+        center_pooled(student, pooled_outputs(model, calibration_crops(crops, recipe)["pixels"], accelerator.device))
         mirroring = {"mirror_cosine": mirror_cosine(chunks[1], labeler)} if recipe.mirror else {}
         results = {
             "recipe": asdict(recipe),
@@ -158,10 +163,11 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
             "sources": [
                 source
                 for name, folder in zip([*data.images, *data.videos], folders, strict=True)
-                for source in count_by_source(images[folder], Path(name).name)
+                for source in count_by_source({*images[folder]} - left_out[folder], Path(name).name)
             ],
             "skipped_images": sorted({*crops.skipped, *held_out.skipped}),
             "crops": len(crops),
+            "held_out_images": len(held_out),
             "parameters": sum(parameter.numel() for parameter in student.parameters()),
             "steps": state["step"],
             "training_minutes": round(state["seconds"] / 60, 1),
@@ -272,6 +278,12 @@ def calibration_crops(crops: CachedCrops, recipe: DistillationRecipe) -> dict[st
     return default_collate([{name: crops[index][name] for name in ("pixels", "embeds")} for index in chosen])
 
 
+@torch.no_grad()
+def pooled_outputs(model: Distillation, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The student's outputs before the projection, (crops, width), of uint8 pixels (crops, 3, size, size)."""
+    return torch.cat([model.embed(batch.to(device))[1].float().cpu() for batch in pixels.split(64)])
+
+
 def digest_of(paths: list[list[Path]]) -> str:
     """Sixteen hex digits that change with the images, the crops of them or the labels."""
     return hashlib.sha256(" ".join(path.name for part in paths for path in part).encode()).hexdigest()[:16]
@@ -303,7 +315,6 @@ def train(
 ) -> dict[str, Any]:
     """All epochs, from the latest checkpoint on; returns the last state: `step` and `seconds` of training."""
     accelerator = run.accelerator
-    check_enough(len(crops), len(held_out), recipe.batch_size)  # again: some images may not have opened
     loader = DataLoader(crops, recipe.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
     token_scale = crops.token_scale().to(accelerator.device)
@@ -367,9 +378,8 @@ def distillation_losses(
     recipe: DistillationRecipe,
 ) -> dict[str, torch.Tensor]:
     """The losses of a batch and, as `loss`, their weighted sum."""
-    embeds, pooled, tokens = model(batch["pixels"])
-    teacher = batch["embeds"].float()
-    losses = embedding_losses(embeds.float(), pooled.float(), teacher, space, recipe.relation_temperature)
+    embeds, tokens = model(batch["pixels"])
+    losses = embedding_losses(embeds.float(), batch["embeds"].float(), space, recipe.relation_temperature)
     losses["token"] = token_loss(tokens.float(), batch["tokens"].float(), token_scale)
     return {"loss": sum(getattr(recipe, f"{name}_weight") * value for name, value in losses.items()), **losses}
 
@@ -398,8 +408,8 @@ def measure(model: Distillation, held_out: CachedCrops, accelerator: Accelerator
     Returns:
         `cosine` and `length`: means of the cosine to the teacher's embedding and of the ratio of their lengths.
         `correlation`: of the cosines of all pairs of images, after each encoder's mean embedding is taken off.
-        `nearest`, `pooled_nearest`: share of images whose nearest other one is the teacher's, by the embedding less its
-        mean and by the output before the projection as it is.
+        `nearest`, `pooled_nearest`: share of images whose nearest other one is the teacher's, by the embedding and by
+        the output before the projection, each less its mean.
         `common`, `pooled_common`, `teacher_common`: share of the squared length that all images have in common.
         `mean_cosine` and `chance`: the same cosine when every image gets the teacher's mean; 1 / (images - 1).
     """
@@ -410,14 +420,14 @@ def measure(model: Distillation, held_out: CachedCrops, accelerator: Accelerator
     student_ND, pooled_Nd, teacher_ND = (
         torch.cat([each.float().cpu() for each in sides]) for sides in zip(*read, strict=True)
     )
-    similarities = [_similarities(embeds - embeds.mean(0)) for embeds in (student_ND, teacher_ND)]
+    similarities = [_similarities(embeds - embeds.mean(0)) for embeds in (student_ND, teacher_ND, pooled_Nd)]
     upper = torch.triu(torch.ones_like(similarities[0]), 1).bool()
-    nearest = [matrix.argmax(1) for matrix in (*similarities, _similarities(pooled_Nd))]
+    nearest = [matrix.argmax(1) for matrix in similarities]
     cosine = F.cosine_similarity(student_ND, teacher_ND)
     measures = {
         "cosine": cosine.mean(),
         "length": (student_ND.norm(dim=1) / teacher_ND.norm(dim=1)).mean(),
-        "correlation": torch.corrcoef(torch.stack([matrix[upper] for matrix in similarities]))[0, 1],
+        "correlation": torch.corrcoef(torch.stack([matrix[upper] for matrix in similarities[:2]]))[0, 1],
         "nearest": (nearest[0] == nearest[1]).float().mean(),
         "pooled_nearest": (nearest[2] == nearest[1]).float().mean(),
         "common": common_share(student_ND),

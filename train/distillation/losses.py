@@ -1,6 +1,6 @@
-"""What a student loses against its teacher: on embeddings, on the output before the projection, on tokens.
+"""What a student loses against its teacher, on embeddings and on tokens.
 
-Most of the length of CLIP's embeddings lies along their mean, so a plain cosine is nearly met by the mean alone.
+Half of the squared length of CLIP's embeddings lies along their mean, so a plain cosine is nearly met by the mean alone.
 Whitening takes the teacher's mean off both sides and scales its principal axes to about the same deviation.
 
 Shapes: B images, D dimensions of the embedding, K in the teacher's space, L layers, T tokens, d width of the student.
@@ -22,15 +22,13 @@ class TeacherSpace(NamedTuple):
     axes_DK: Tensor
 
     @classmethod
-    def fit(cls, embeds_ND: Tensor, shrinkage: float | None) -> "TeacherSpace":
+    def fit(cls, embeds_ND: Tensor, shrinkage: float) -> "TeacherSpace":
         """The space of the teacher's embeddings (N, D).
 
         Args:
             shrinkage: share of the mean variance that is added to the variance of each axis; the larger, the more axes
-                keep the weight that they have in the teacher's space. None leaves embeddings as they are.
+                keep the weight that they have in the teacher's space.
         """
-        if shrinkage is None:
-            return cls(torch.zeros(embeds_ND.shape[1]), torch.eye(embeds_ND.shape[1]))
         moments = Moments(embeds_ND.shape[1])
         moments.add(embeds_ND)
         whitening = Whitening.fit(moments, shrinkage=shrinkage)
@@ -45,20 +43,18 @@ class TeacherSpace(NamedTuple):
 
 
 def embedding_losses(
-    student_BD: Tensor, pooled_Bd: Tensor, teacher_BD: Tensor, space: TeacherSpace, temperature: float
+    student_BD: Tensor, teacher_BD: Tensor, space: TeacherSpace, temperature: float
 ) -> dict[str, Tensor]:
     """How far embeddings are from the teacher's.
 
     Args:
-        pooled_Bd: the student's output before the projection.
         temperature: divides similarities before the softmax.
 
     Returns:
         `cosine`: mean of 1 - cos(student, teacher).
         `norm`: mean squared relative error of the length.
         `whitened`: mean of 1 - cosine in the teacher's space.
-        `relation`, `pooled`: how the similarities of an image to the others of the batch, in that space and by the
-        output before the projection as it is, diverge from the teacher's in that space.
+        `relation`: how the similarities of an image to the others of the batch diverge from the teacher's in that space.
     """
     cosine = 1 - F.cosine_similarity(student_BD, teacher_BD).mean()
     norm = (student_BD.norm(dim=-1) / teacher_BD.norm(dim=-1) - 1).square().mean()
@@ -68,7 +64,6 @@ def embedding_losses(
         "norm": norm,
         "whitened": 1 - (student_BK * teacher_BK).sum(-1).mean(),
         "relation": relation_loss(student_BK, teacher_BK, temperature),
-        "pooled": relation_loss(F.normalize(pooled_Bd, dim=-1), teacher_BK, temperature),
     }
 
 

@@ -54,24 +54,17 @@ class DistillationRecipe:
         default=1.0, metadata={"help": "weight of the squared relative error of the embedding's length"}
     )
     relation_weight: float = field(
-        default=1.0, metadata={"help": "weight of the difference in similarities within the batch"}
+        default=1.0, metadata={"help": "weight of the difference in whitened similarities within the batch"}
     )
     relation_temperature: float = field(
-        default=0.05, metadata={"help": "temperature that divides the similarities within the batch"}
+        default=0.1, metadata={"help": "temperature that divides the similarities within the batch"}
     )
-    whitening_shrinkage: float | None = field(
-        default=None,
-        metadata={
-            "help": "whiten embeddings before similarities are taken, after adding this share of the mean variance to "
-            "the variance of each axis; by default they stay as they are"
-        },
+    whitening_shrinkage: float = field(
+        default=0.1,
+        metadata={"help": "share of the mean variance that is added to the variance of each axis before whitening"},
     )
     whitened_weight: float = field(
-        default=0.0, metadata={"help": "weight of the loss 1 - cosine to the teacher's embedding after whitening"}
-    )
-    pooled_weight: float = field(
-        default=0.0,
-        metadata={"help": "weight of the difference in similarities of the student's output before the projection"},
+        default=4.0, metadata={"help": "weight of the loss 1 - cosine to the teacher's embedding after whitening"}
     )
     token_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the tokens"})
     bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16; weights stay in float32"})

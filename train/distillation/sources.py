@@ -1,4 +1,7 @@
-"""Which images a student may learn from: all of a folder but its test part and the groups that are left out.
+"""Which images a student learns from: all of a folder but its test part and the groups that are left out.
+
+The test part is not even labeled. Labels do not depend on what is left out, so that students with and without some
+groups share them.
 
 A folder may have a `manifest.tsv` that tells the group of each image, in columns `file` (its path below the folder) and
 `group`. An image without a group there is known by its path alone.
@@ -17,7 +20,7 @@ MANIFEST = "manifest.tsv"
 
 @dataclass(frozen=True)
 class ImageFilter:
-    """What is never shown to a student, neither to learn from nor to measure on.
+    """What a student neither learns from nor is measured on in training.
 
     Args:
         test_part: `FOLDER/EVERY`, such as `miniplaces/3`: images in a folder of that name whose number divides by that.
@@ -36,21 +39,27 @@ class ImageFilter:
             raise ValueError(f"test_part is {self.test_part}; it must be FOLDER/EVERY, such as miniplaces/3")
 
     def images(self, folder: Path) -> list[str]:
-        """Names of the images below a folder that may be used, relative to it, in order.
+        """Names of the images below a folder that are not of the test part, relative to it, in order.
 
         Raises:
-            ValueError: none is left; an image of the test part's folder has no number; the manifest lacks a column.
+            ValueError: all are; an image of the test part's folder has no number.
         """
-        groups = read_groups(folder) if self.leave_out else {}
-        names = [
-            name
-            for name in list_images(folder)
-            if not self.tests(folder, name)
-            and not {*(folder / name).parts, *groups.get(name, "").split("/")}.intersection(self.leave_out)
-        ]
+        names = [name for name in list_images(folder) if not self.tests(folder, name)]
         if not names:
-            raise ValueError(f"{folder}: all its images are of the test part or of groups that are left out")
+            raise ValueError(f"{folder}: all its images are of the test part")
         return names
+
+    def left_out(self, folder: Path) -> set[str]:
+        """Names of the images below a folder, relative to it, that are of groups or folders that are left out.
+
+        Raises:
+            ValueError: the manifest lacks a column.
+        """
+        if not self.leave_out:
+            return set()
+        groups = read_groups(folder)
+        parts = {name: {*(folder / name).parts, *groups.get(name, "").split("/")} for name in list_images(folder)}
+        return {name for name, names in parts.items() if names.intersection(self.leave_out)}
 
     def tests(self, folder: Path, name: str) -> bool:
         """Whether an image is of the test part."""

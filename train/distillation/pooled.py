@@ -1,0 +1,40 @@
+"""Take what all images have in common out of a student's output before the projection, in closed form.
+
+`pooler_output` is what scenes are compared by, and most of its length is the same for every image. Its mean can be taken
+off in the bias of the last layer norm, if the projection then adds what the mean gave to the embedding. The projection
+has no bias, so one channel is made constant and carries it. Nothing is lost: a layer norm's channels sum to zero, so one
+of them follows from the others. Embeddings stay as they were.
+
+Shapes: D width, P width of the embedding.
+"""
+
+import torch
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+CONSTANT_SHARE = 0.01  # of the mean squared length of outputs less their mean
+
+
+@torch.no_grad()
+def center_pooled(student: CLIPVisionModelWithProjection, pooled_ND: Tensor) -> None:
+    """Change the last layer norm and the projection so that outputs have no mean but one constant channel.
+
+    Args:
+        pooled_ND: `pooler_output` of images (at least two different ones), whose mean is taken off.
+    """
+    norm, projection = student.vision_model.post_layernorm, student.visual_projection
+    gain_D, bias_D, weight_PD = (tensor.double() for tensor in (norm.weight, norm.bias, projection.weight))
+    mean_D, variance_D = (pooled_ND.to(gain_D).mean(0), pooled_ND.to(gain_D).var(0, correction=0))
+    carrier = int(variance_D.argmin())
+    others = torch.arange(len(gain_D)) != carrier
+    # The layer norm's channels n sum to zero: weight * gain * n of the carrier is spread over all others.
+    spread_PD = weight_PD.clone()
+    spread_PD[:, others] -= weight_PD[:, [carrier]] * gain_D[carrier] / gain_D[others]
+    centered_D = bias_D - mean_D
+    constant = (CONSTANT_SHARE * variance_D.sum()).sqrt()
+    centered_D[carrier] = constant
+    missing_P = weight_PD @ bias_D - spread_PD[:, others] @ centered_D[others]
+    spread_PD[:, carrier] = missing_P / constant
+    gain_D[carrier] = 0.0
+    for target, value in ((norm.weight, gain_D), (norm.bias, centered_D), (projection.weight, spread_PD)):
+        target.copy_(value)
