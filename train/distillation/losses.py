@@ -1,6 +1,6 @@
 """What a student loses against its teacher, on embeddings and on tokens.
 
-Half of the squared length of CLIP's embeddings lies along their mean, so a plain cosine is nearly met by the mean alone.
+Half of the squared length of CLIP's embeddings lies along their mean, so plain cosine is nearly met by the mean alone.
 Whitening takes the teacher's mean off both sides and scales its principal axes to about the same deviation.
 
 Shapes: B images, D dimensions of the embedding, K in the teacher's space, L layers, T tokens, d width of the student.
@@ -54,7 +54,7 @@ def embedding_losses(
         `cosine`: mean of 1 - cos(student, teacher).
         `norm`: mean squared relative error of the length.
         `whitened`: mean of 1 - cosine in the teacher's space.
-        `relation`: how the similarities of an image to the others of the batch diverge from the teacher's in that space.
+        `relation`: how similarities of an image to others of the batch diverge from the teacher's in that space.
     """
     cosine = 1 - F.cosine_similarity(student_BD, teacher_BD).mean()
     norm = (student_BD.norm(dim=-1) / teacher_BD.norm(dim=-1) - 1).square().mean()

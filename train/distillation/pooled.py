@@ -1,9 +1,9 @@
 """Take what all images have in common out of a student's output before the projection, in closed form.
 
-`pooler_output` is what scenes are compared by, and most of its length is the same for every image. Its mean can be taken
+`pooler_output` is what scenes are compared by, and most of it is the same for every image. Its mean can be taken
 off in the bias of the last layer norm, if the projection then adds what the mean gave to the embedding. The projection
-has no bias, so one channel is made constant and carries it. Nothing is lost: a layer norm's channels sum to zero, so one
-of them follows from the others. Embeddings stay as they were.
+has no bias, so a channel is made constant and carries it. Nothing is lost: the layer norm's channels sum to zero, so
+one of them follows from the others. Embeddings stay as they were.
 
 Shapes: D width, P width of the embedding.
 """
