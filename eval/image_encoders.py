@@ -58,7 +58,7 @@ class EncoderArguments:
         default=None,
         metadata={"help": "folder of a student that was made alike, but not shown the kinds of place that PLACES has"},
     )
-    world: Path | None = field(default=None, metadata={"help": "folder of a film world"})
+    world: Path | None = field(default=None, metadata={"help": "folder of a film world made with --keyframes-only"})
     world_films: int = field(default=40, metadata={"help": "number of the film world's films to read"})
     words: Path | None = field(
         default=None, metadata={"help": "folder with words.json and vectors.npy, text vectors of the teacher"}
@@ -202,6 +202,7 @@ def measure(arguments: EncoderArguments) -> dict[str, Any]:
         VideoError, StorageError, ModelError: an input that cannot be read.
     """
     encoders = load_encoders(arguments)
+    world = read_world(arguments.world, arguments.world_films) if arguments.world else None  # first: it may be unusable
     gallery, gallery_classes = read_classes(arguments.places / "train")
     queries, classes = read_classes(arguments.places / "test")
     shots = read_shots(arguments.video)
@@ -237,11 +238,10 @@ def measure(arguments: EncoderArguments) -> dict[str, Any]:
         shots = read_shots(arguments.seen_video)
         sizes["seen_shots"] = len(shots)
         more["spread"]["seen_film"] = spread_of_film({name: encode(shots) for name, encode in encoders.items()})
-    if arguments.world:
-        read = read_world(arguments.world, arguments.world_films)
-        sizes["world_shots"] = len(read.images)
+    if world:
+        sizes["world_shots"] = len(world.images)
         more["spread"]["film_world"] = {
-            name: spread(encode(read.images), read.labels, read.groups) for name, encode in encoders.items()
+            name: spread(encode(world.images), world.labels, world.groups) for name, encode in encoders.items()
         }
     return {"sizes": sizes, "encoders": rows, **{name: each for name, each in more.items() if each}}
 

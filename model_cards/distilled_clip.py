@@ -2,8 +2,9 @@
 
     python -m model_cards.distilled_clip model_cards/m2s-clip-tiny
 
-reads in that folder `run.json` (the `results.json` of `train.distill_clip`) and `evaluation.json` (of
-`eval.image_encoders`) and writes `README.md` there: no number on the card is typed by hand.
+reads in that folder `run.json` (the `results.json` of `train.distill_clip`), `evaluation.json` (of `eval.image_encoders`) and
+`trials.json` (short runs with other losses, as their logs have them) and writes `README.md` there: no number on the card is
+typed by hand.
 """
 
 import json
@@ -16,7 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(run: dict[str, Any], evaluation: dict[str, Any]) -> str:
+INPUTS = ("run", "evaluation", "trials")
+
+
+def render(run: dict[str, Any], evaluation: dict[str, Any], trials: dict[str, Any]) -> str:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
@@ -25,15 +29,15 @@ def render(run: dict[str, Any], evaluation: dict[str, Any]) -> str:
     of_the_film = sum(count for name, count in counts.items() if name.startswith("big_buck_bunny"))
     template = environment.get_template("distilled_clip.md")
     total = sum(counts.values())
-    return template.render(run=run, evaluation=evaluation, image_count=total, film_share=of_the_film / total)
+    return template.render(
+        run=run, evaluation=evaluation, trials=trials, image_count=total, film_share=of_the_film / total
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     folder = Path((sys.argv[1:] if argv is None else argv)[0])
-    run, evaluation = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("run.json", "evaluation.json")
-    )
-    (folder / "README.md").write_text(render(run, evaluation), encoding="utf-8")
+    facts = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in INPUTS]
+    (folder / "README.md").write_text(render(*facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import yaml
 from train.distillation.recipe import DistillationRecipe
 from train.distillation.sources import ImageFilter, count_by_source, read_groups
 
-RECIPE = Path(__file__).parent.parent / "train/configs/m2s_clip_tiny_next.yaml"
+RECIPE = Path(__file__).parent.parent / "train/configs/m2s_clip_tiny.yaml"
 NAMES = ["food/007.jpg", "food/pizza.jpg", "places/00000.jpg", "places/00007.jpg", "places/00009.jpg", "top.jpg"]
 
 

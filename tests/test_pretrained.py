@@ -118,9 +118,9 @@ def index(tmp_path_factory) -> Path:
 )
 def test_search_finds_scenes_of_the_same_place(index, capsys, time, begin, end):
     capsys.readouterr()
-    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "4"]) == 0
-    found = capsys.readouterr().out.splitlines()[1:5]
-    assert len(found) == 4
+    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "3"]) == 0
+    found = capsys.readouterr().out.splitlines()[1:4]
+    assert len(found) == 3
     for line in found:
         start, stop = (60 * int(part[3:5]) + float(part[6:]) for part in line.split()[2].split("-"))
         assert begin - 1 <= start < stop <= end + 1, line
