@@ -2,9 +2,9 @@
 
     python -m model_cards.distilled_clip model_cards/m2s-clip-tiny
 
-reads in that folder `run.json` (the `results.json` of `train.distill_clip`), `evaluation.json` (of `eval.image_encoders`) and
-`trials.json` (short runs with other losses, as their logs have them) and writes `README.md` there: no number on the card is
-typed by hand.
+reads in that folder `run.json` (the `results.json` of `train.distill_clip`), `evaluation.json` (of
+`eval.image_encoders`) and `trials.json` (short runs with other losses, as their logs have them) and writes `README.md`
+there: no number on the card is typed by hand.
 """
 
 import json
