@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIP := .cache/clip-vit-base-patch16
 DEMO := .cache/demo
 
-.PHONY: demo demo-film test lint test-fast test-slow bench clean
+.PHONY: demo demo-film test lint test-fast test-slow test-oldest test-newest bench clean
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,10 +39,24 @@ test-fast: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
+# The library's tests with the oldest versions that it supports (gigabytes: PyTorch for CUDA), and with newer ones.
+LIBRARY_TESTS := modeling_m2s processing_m2s pretrained pipeline hub push hostile_files
+
+test-oldest test-newest: test-%: .cache/%/installed
+	.cache/$*/bin/python -m pytest -m "not slow" $(LIBRARY_TESTS:%=tests/test_%.py)
+
+.cache/%/installed: tests/environments/%.txt setup.cfg
+	$(PYTHON) -m venv .cache/$*
+	.cache/$*/bin/pip install --quiet --requirement $< --editable '.[video]' accelerate parameterized peft psutil pytest \
+		scikit-learn
+	touch $@
+
 bench: $(CLIP)/model.safetensors
 	$(BIN)/python benchmarks/shots.py --assets $(M2S_ASSETS)
 	$(BIN)/python benchmarks/embedding.py --assets $(M2S_ASSETS) --model $(CLIP)
 	$(BIN)/python benchmarks/encoders.py --model $(CLIP)
+	$(BIN)/python -m benchmarks.export --photographs $(M2S_ASSETS)/images/photographs \
+		--video $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4
 	$(BIN)/python benchmarks/memory.py --assets $(M2S_ASSETS) --model $(CLIP)
 	$(BIN)/python -m benchmarks.film_world
 	$(BIN)/python -m benchmarks.features --model $(CLIP)

@@ -15,7 +15,10 @@ from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "scenedetect-headless", "opencv-python-headless", "decord", "av", "numpy")
+PACKAGES = (
+    *("torch", "transformers", "scenedetect-headless", "opencv-python-headless", "decord", "av", "numpy"),
+    *("onnxruntime", "openvino"),
+)
 
 
 def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import film_rows
 from modeling_m2s.schemas_m2s import SCHEMAS
-from modeling_m2s.storage_m2s import RECORD_NAME, FilmDataset, StorageError
+from modeling_m2s.storage_m2s import RECORD_NAME, FilmDataset, StorageError, shard_names
 
 
 @dataclass
@@ -173,8 +173,8 @@ CHECKS: dict[str, Callable[[FilmDataset], Iterator[str]]] = {
 
 def _shards(dataset: FilmDataset, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """A dataset's tables; of each, a film's rows are together."""
-    for shard in dataset.record["shards"]:
-        yield pq.read_table(dataset.folder / "data" / shard["file"], columns=columns)
+    for shard in shard_names(dataset.folder, dataset.record):
+        yield pq.read_table(dataset.folder / "data" / shard, columns=columns)
 
 
 def _beside(dataset: FilmDataset, kind: str) -> FilmDataset | None:

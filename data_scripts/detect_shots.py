@@ -20,12 +20,13 @@ from functools import partial
 from pathlib import Path
 
 from data_scripts.film_stage import StageSummary, store_catalog
-from data_scripts.inputs import finished
+from data_scripts.inputs import finished, license_of
 from data_scripts.movienet_keyframes import KeyframeSettings, import_keyframes
 from data_scripts.runner import RunnerArguments
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import store_shots
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
+from modeling_m2s.storage_m2s import FilmDataset
 
 
 @dataclass(kw_only=True)
@@ -117,7 +118,8 @@ def detect_catalog_shots(
     if without:
         print(f"{without} of {len(catalog)} films of the catalog have no video")
     store = partial(store_shots, settings=settings, allow_damaged=allow_damaged)
-    facts = {"versions": DECODER_VERSIONS, "films_without_video": without}
+    license = license_of(FilmDataset(movies, "movies"))
+    facts = {"versions": DECODER_VERSIONS, "films_without_video": without, **license}
     return store_catalog(videos, output, asdict(settings), store, runner, **facts)
 
 

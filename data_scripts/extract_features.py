@@ -42,7 +42,7 @@ from accelerate import PartialState
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data_scripts.inputs import finished
+from data_scripts.inputs import finished, license_of
 from data_scripts.ranks import ranks
 from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames, normalize
@@ -305,6 +305,7 @@ def _finish(
         {},
         inputs={"shots": shots.record["settings"]},
         without_keyframe=without,
+        **license_of(shots),
         versions={"torch": torch.__version__, "transformers": transformers.__version__},
     )
     print(

@@ -1,6 +1,7 @@
 """What stages read: datasets that an earlier stage has finished."""
 
 from pathlib import Path
+from typing import Any
 
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
@@ -23,3 +24,9 @@ def finished(folder: Path, kind: str) -> FilmDataset:
     if not dataset.record.get("complete"):
         raise StorageError(f"{folder}: no finished {kind} dataset; run python -m data_scripts.{MADE_BY[kind]}")
     return dataset
+
+
+def license_of(dataset: FilmDataset) -> dict[str, Any]:
+    """The license of its films as a fact for the record of what is made from them; empty if none was recorded."""
+    license = dataset.record.get("license")
+    return {"license": license} if license else {}

@@ -66,6 +66,10 @@ class CatalogArguments:
     require_imdb_id: bool = field(
         default=False, metadata={"help": "leave out films without IMDb id, which benchmarks' lists cannot name"}
     )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "license of films and metadata, as text, for the cards of all that is made from them"},
+    )
 
 
 @dataclass(eq=False)
@@ -140,7 +144,8 @@ def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:
         dataset.begin({"year_tolerance": arguments.year_tolerance, "require_imdb_id": arguments.require_imdb_id})
         dataset.reopen()
         records = [source.record() for source in sources]
-        dataset.write_all(rows, sources=records, known=known, videos=videos, excluded=excluded)
+        license = {"license": arguments.license} if arguments.license else {}
+        dataset.write_all(rows, sources=records, known=known, videos=videos, excluded=excluded, **license)
         return dataset.record
 
 

@@ -24,7 +24,8 @@ partly gone since, so a row of the paper is an orientation, not a rival on the s
 same bytes.
 
 With --export FOLDER the best MLP of each task on validation is saved with its encoder as a classifier of frames:
-`M2SSceneForClassification.from_pretrained("FOLDER/lvu/scene")`. The nine LVU tasks take minutes on two cores.
+`M2SSceneForClassification.from_pretrained("FOLDER/lvu/scene")`. With --card FOLDER, the encoder's, the results go
+onto its model card. The nine LVU tasks take minutes on two cores.
 """
 
 import importlib.metadata
@@ -69,6 +70,7 @@ from eval.tasks import (
 from eval.tasks.paper import clip_and_best
 from eval.tasks.place_retrieval import retrieve
 from modeling_m2s import __version__
+from modeling_m2s.cards_m2s import add_evaluations, write_training
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import ModelError, load_encoder
 from modeling_m2s.storage_m2s import atomic_write, write_json
@@ -125,6 +127,15 @@ class ProbeArguments:
         default=None,
         metadata={"help": "with --export, the encoder's folder or Hub id; by default as the embeddings' record has it"},
     )
+    card: Path | None = field(
+        default=None, metadata={"help": "folder of the encoder that was measured: put the results on its model card"}
+    )
+    hub_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "with --card: id of the benchmark's dataset on the Hub, for .eval_results/ and its leaderboard"
+        },
+    )
 
     def __post_init__(self) -> None:
         """Raises: ValueError: not one source of embeddings, an unknown probe, no seed, no name ending in .json."""
@@ -138,6 +149,8 @@ class ProbeArguments:
             raise ValueError(f"output={self.output} must end in .json")
         if self.export and self.probes and "mlp" not in self.probes:
             raise ValueError("export saves MLPs: add mlp to probes, or leave probes out")
+        if self.hub_dataset and not self.card:
+            raise ValueError("hub_dataset goes onto a card: give --card")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -162,6 +175,7 @@ def probe(arguments: ProbeArguments, command: str = "") -> dict[str, Any]:
     """Measure all tasks, write the results and the predictions; returns the results.
 
     Raises:
+        CardError: `card` is a folder of other weights, or has a card that was written by hand.
         LabelError: the labels cannot be read.
         EmbeddingError: the embeddings cannot be used, or are of other scenes.
         ProbeError: a task that cannot be learned, or training that diverged.
@@ -193,7 +207,41 @@ def probe(arguments: ProbeArguments, command: str = "") -> dict[str, Any]:
         arguments.output.with_suffix(".predictions.parquet"), pa.concat_tables(each.predictions for each in measured)
     )
     write_json(arguments.output, record)
+    if arguments.card:
+        add_evaluations(
+            arguments.card, str(embeddings.settings.get("revision")), card_entries(record), arguments.hub_dataset
+        )
+    if arguments.export:
+        for task in tasks:
+            write_training(arguments.export / task.name, training_record(task.name, record))
     return record
+
+
+def card_entries(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The results by task as model cards have them: figures and facts, without seeds and classes."""
+    left_out = ("probes", "classes")
+    return {
+        name: {
+            **{key: value for key, value in entry.items() if key not in left_out},
+            "labels": record["labels"],
+            "probes": {probe: {"figures": each["figures"]} for probe, each in entry["probes"].items()},
+        }
+        for name, entry in record["tasks"].items()
+    }
+
+
+def training_record(task: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card of an exported classifier has; the best MLP on validation is exported, the figures are of all."""
+    entry = card_entries(record)[task]
+    return {
+        "made_by": "eval.probe",
+        "encoder": record["encoder"]["settings"],
+        "recipe": record["tasks"][task]["probes"]["mlp"]["recipe"],
+        "labels": record["labels"],
+        "scenes": entry["scenes"],
+        "evaluations": {task: {**entry, "probes": {"mlp, all seeds": entry["probes"]["mlp"]}}},
+        "made_with": record["made_with"],
+    }
 
 
 def measure_retrieval(task: Task, embedded: Embedded) -> Measured:

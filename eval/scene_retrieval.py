@@ -31,8 +31,9 @@ from data_scripts.shot_features import ShotFeatures, has_keyframe
 from data_scripts.whitening import Moments, Whitening
 from eval.film_worlds import TrueScene, read_truth, true_scenes
 from eval.metrics.retrieval import average_precision, chance, clustered_standard_error, precision_at_k
+from modeling_m2s.cards_m2s import add_evaluations
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.pretrained_m2s import load_encoder, model_revision
 from modeling_m2s.storage_m2s import write_json
 
 SPACES = ("raw", "centered", "whitened")
@@ -67,11 +68,14 @@ class SceneRetrievalArguments:
     )
     bf16: bool = field(default=True, metadata={"help": "compute in bfloat16"})
     seed: int = field(default=0, metadata={"help": "seed of the draw of films and training scenes"})
+    card: bool = field(default=False, metadata={"help": "put the figures on the model card in the folder --model"})
 
     def __post_init__(self) -> None:
         """Raises: ValueError: not one of model and features; a number below 1."""
         if (self.model is None) == (self.features is None):
             raise ValueError("give --model or --features, one of them")
+        if self.card and not (self.model and Path(self.model).is_dir()):
+            raise ValueError("card is for a model's folder, named by --model")
         for name in ("num_films", "num_training_scenes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -81,6 +85,9 @@ def main(argv: list[str] | None = None) -> None:
     def run(arguments: SceneRetrievalArguments) -> None:
         measurement = measure(arguments)
         write_json(arguments.output, measurement)
+        if arguments.card:
+            folder = Path(str(arguments.model))
+            add_evaluations(folder, model_revision(str(folder), None), card_entry(measurement, arguments.world.name))
         print_measurement(measurement)
 
     run_command("python -m eval.scene_retrieval", SceneRetrievalArguments, run, argv)
@@ -123,6 +130,26 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
             "movie_id": films,
             "first_shot": [scene.first_shot for scene in queries],
             **{name: np.round(each, 5).tolist() for name, each in values.items()},
+        },
+    }
+
+
+def card_entry(measurement: dict[str, Any], world: str) -> dict[str, dict[str, Any]]:
+    """The figures as model cards have them: retrieval by space, beside chance, and the probe."""
+    figures, counts = measurement["figures"], measurement["counts"]
+    spaces = {
+        space: {"figures": {name.partition("/")[2]: each for name, each in figures.items() if name.startswith(space)}}
+        for space in SPACES
+    }
+    facts = {"labels": world, "scenes": {"test": counts["queries"]}, "films": counts["films"]}
+    chances = {"chance": {"precision_at_1": measurement["chance"], "precision_at_5": measurement["chance"]}}
+    return {
+        "place retrieval": {"figure": "precision_at_1", **facts, "probes": spaces, "trivial": chances},
+        "place probe": {
+            "figure": "accuracy",
+            **facts,
+            "probes": {"logistic regression": {"figures": {"accuracy": figures["probe"]}}},
+            "trivial": {},
         },
     }
 

@@ -1,4 +1,6 @@
-"""The command line: `m2s embed` films into an index, `m2s search` in it, `m2s info` about it."""
+"""The command line: `m2s embed` films into an index, `m2s search` in it, `m2s info` about it, `m2s app`, a page to try
+it, `m2s push` to the Hub, `m2s export-model` to ONNX.
+"""
 
 import argparse
 import contextlib
@@ -52,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     embed = commands.add_parser("embed", parents=[common], help="films to an index of scenes", formatter_class=default)
     embed.set_defaults(run=run_embed)
     embed.add_argument("films", nargs="+", metavar="FILM_OR_FOLDER", help="video files, or folders of them")
-    embed.add_argument("--model", default=TINY_MODEL, help="scene encoder or CLIP checkpoint: a folder or a Hub id")
+    embed.add_argument(
+        "--model", default=TINY_MODEL, help="scene encoder or CLIP checkpoint: a folder, a Hub id or ID@REVISION"
+    )
     embed.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
     embed.add_argument("--shots-per-scene", type=int, default=9, help="shots that one scene spans")
     embed.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
@@ -86,6 +90,50 @@ def build_parser() -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
     info.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
     info.add_argument("--check", action="store_true", help="read everything and report what is wrong")
+
+    app = commands.add_parser(
+        "app", parents=[common], help="a page to drop films on and to search", formatter_class=default
+    )
+    app.set_defaults(run=run_app)
+    app.add_argument("indexes", nargs="*", type=Path, metavar="DIR", help="indexes that m2s embed wrote, to open")
+    app.add_argument("--model", help=f"scene encoder for dropped films (default: the first index's, else {TINY_MODEL})")
+    app.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other computers in")
+    app.add_argument("--port", type=int, default=7860, help="port to listen at; 0 takes a free one")
+    app.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    app.add_argument("--shots-per-scene", type=int, help="shots that a dropped film's scenes span (default: 9)")
+    app.add_argument("--example", type=Path, action="append", default=[], help="film to try by a click; repeatable")
+    app.add_argument("--probe", type=Path, help="folder that eval.probe --export saved: its labels become tags")
+    app.add_argument("--max-upload", help='largest file to accept, e.g. "500mb" (default: any)')
+
+    push = commands.add_parser("push", parents=[common], help="a model or a dataset to a repository of the Hub")
+    push.set_defaults(run=run_push)
+    push.add_argument("folder", type=Path, metavar="DIR", help="a model, a training's output, a dataset or an index")
+    push.add_argument("repo_id", metavar="REPO_ID", help="USER/NAME; made when there is none")
+    push.add_argument("--private", action="store_true", help="make the repository private")
+    push.add_argument("--revision", metavar="BRANCH", help="branch to push to, made when there is none (default: main)")
+    push.add_argument(
+        "--with-keyframes",
+        action="store_true",
+        help="push keyframes too; they are pictures of films, so whoever publishes them needs the right to",
+    )
+    push.add_argument("--dry-run", action="store_true", help="only list the files and their sizes in bytes")
+
+    export = commands.add_parser("export-model", parents=[common], help="an encoder to ONNX or torch.export")
+    export.set_defaults(run=run_export_model)
+    export.add_argument(
+        "model", metavar="MODEL", help="scene encoder or CLIP checkpoint: a folder, a Hub id, ID@REVISION"
+    )
+    export.add_argument("output", type=Path, metavar="OUTPUT", help="folder; an earlier export in it is replaced")
+    export.add_argument(
+        "--formats",
+        nargs="+",
+        default=["onnx"],
+        choices=["onnx", "int8", "pt2"],
+        help="onnx: model.onnx; int8: model_int8.onnx, faster and less exact; pt2: model.pt2 of torch.export "
+        "(default: onnx)",
+    )
+    export.add_argument("--shots-per-scene", type=int, help="the only number that is read (default: any)")
+    export.add_argument("--scenes-per-batch", type=int, help="the only number that is read (default: any)")
     return parser
 
 
@@ -220,6 +268,56 @@ def run_info(options: argparse.Namespace) -> int:
     if options.check and not problems:
         print("checked: all there")
     return 1 if problems else 0
+
+
+def run_app(options: argparse.Namespace) -> int:
+    from .app_m2s import AppSettings, serve
+    from .pipeline_m2s import scene_windows
+    from .search_m2s import SceneIndex
+
+    return_large_blocks()
+    if options.shots_per_scene is not None:
+        scene_windows(1, options.shots_per_scene)
+    model, dtype = options.model, "float32"
+    if options.indexes:
+        record = SceneIndex(options.indexes[0]).record
+        model, dtype = model or record["model"], record["settings"]["dtype"]
+    pipeline, revision = load_pipeline(model or TINY_MODEL, options.device, dtype)
+    settings = AppSettings(options.indexes, options.example, options.probe, options.shots_per_scene, options.max_upload)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(
+            pipeline,
+            revision,
+            settings,
+            options.host,
+            options.port,
+            lambda address: print(f"{address}   (Ctrl-C ends)", flush=True),
+        )
+    return 0
+
+
+def run_push(options: argparse.Namespace) -> int:
+    from .push_m2s import collect, push
+
+    upload = collect(options.folder, options.repo_id, options.with_keyframes)
+    print(upload.listing())
+    if options.dry_run:
+        print("nothing was uploaded (--dry-run)")
+    else:
+        print(push(upload, options.repo_id, options.private, options.revision))
+    return 0
+
+
+def run_export_model(options: argparse.Namespace) -> int:
+    from .export_m2s import ExportSettings, export_model
+
+    settings = ExportSettings(options.formats, options.shots_per_scene, options.scenes_per_batch)
+    for name, facts in export_model(options.model, options.output, settings)["files"].items():
+        print(
+            f"{options.output / name}: {facts['bytes']:,} bytes; largest difference from PyTorch "
+            f"{facts['largest_difference']:.1e}, smallest cosine {facts['smallest_cosine']:.4f}"
+        )
+    return 0
 
 
 def load_pipeline(model: str, device: str | None, dtype: str) -> tuple[Any, str]:

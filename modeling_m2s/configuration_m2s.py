@@ -13,6 +13,8 @@ from transformers.activations import ACT2CLS
 
 POSITION_INTERPOLATIONS = ("grid", "mosaic", "sequence", "repeat")
 CLIP_MODEL_TYPES = ("clip", "clip_vision_model")
+# Frames taken from a video file whose shots are unknown; the paper's scene is nine shots (§3).
+FRAMES_PER_VIDEO = 9
 
 
 @strict
@@ -63,6 +65,11 @@ class M2SSceneConfig(PreTrainedConfig):
     def image_size(self) -> int:
         """Height and width of the frames, in pixels."""
         return self.vision_config.image_size
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that pipelines take from a video file; the model itself reads any number."""
+        return FRAMES_PER_VIDEO
 
     @property
     def hidden_size(self) -> int:

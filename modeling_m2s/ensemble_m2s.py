@@ -10,10 +10,10 @@ from torch import nn
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_m2s import M2SSceneEnsembleConfig
-from .modeling_m2s import M2SSceneModel, M2SSceneModelOutput, M2SScenePreTrainedModel
+from .modeling_m2s import M2SSceneEncoder, M2SSceneModel, M2SSceneModelOutput, scene_inputs
 
 
-class M2SSceneEnsembleModel(M2SScenePreTrainedModel):
+class M2SSceneEnsembleModel(M2SSceneEncoder):
     """
     Scene encoders that were trained by different sources of similarity; each reads the same frames.
 
@@ -57,7 +57,12 @@ class M2SSceneEnsembleModel(M2SScenePreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        padding_mask_videos: torch.Tensor | None = None,
+        **kwargs,
     ) -> M2SSceneModelOutput:
         """
         Inputs as in [`M2SSceneModel.forward`].
@@ -67,6 +72,7 @@ class M2SSceneEnsembleModel(M2SScenePreTrainedModel):
             their order. Tokens, hidden states and attentions are None, since their shapes differ between members; ask
             one of `members` for them.
         """
+        pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
         outputs = [member(pixel_values, frame_mask=frame_mask, **kwargs) for member in self.members]
         return M2SSceneModelOutput(
             pooler_output=self._concatenate([output.pooler_output for output in outputs]),

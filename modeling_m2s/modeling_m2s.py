@@ -7,7 +7,10 @@ One scene costs L·(24·S·D² + 4·S²·D) + 6·F·N·D·patch² floating-point
 ViT-B/16, 35 for one.
 """
 
+import json
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,6 +29,28 @@ from .configuration_m2s import CLIP_MODEL_TYPES, POSITION_INTERPOLATIONS, M2SSce
 # A folder of `CLIPVisionModel` alone may name its weights without the tower's prefix.
 BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vision_model.\1."}
 
+# What `SentenceTransformer(folder)` reads beside the model and its processor. sentence-transformers takes
+# `projection_dim` for the width of vectors that a model pools itself, so it pools the one token of `scene_tokens`.
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
+        {
+            "idx": 1,
+            "name": "1",
+            "path": "1_Pooling",
+            "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+        },
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "image": {"method": "get_image_features", "method_output_name": "scene_tokens"},
+            "video": {"method": "get_video_features", "method_output_name": "scene_tokens"},
+        },
+        "module_output_name": "token_embeddings",
+    },
+}
+
 
 @dataclass
 class M2SSceneModelOutput(BaseModelOutputWithPooling):
@@ -36,6 +61,11 @@ class M2SSceneModelOutput(BaseModelOutputWithPooling):
 
     scene_embeds: torch.Tensor | None = None
 
+    @property
+    def scene_tokens(self) -> torch.Tensor:
+        """`pooler_output` as a sequence of one token (B, 1, D), for libraries that pool tokens themselves."""
+        return self.pooler_output[:, None]
+
 
 @dataclass
 class M2SSceneContrastiveOutput(ModelOutput):
@@ -45,6 +75,29 @@ class M2SSceneContrastiveOutput(ModelOutput):
     pooler_output: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+def scene_inputs(
+    pixel_values: torch.Tensor | None,
+    frame_mask: torch.Tensor | None,
+    pixel_values_videos: torch.Tensor | None,
+    padding_mask_videos: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`pixel_values` and `frame_mask`, whichever of their two names they were given by.
+
+    Raises:
+        ValueError: both names are given for one input, or no pixels at all.
+    """
+    for name, value, synonym, other in (
+        ("pixel_values", pixel_values, "pixel_values_videos", pixel_values_videos),
+        ("frame_mask", frame_mask, "padding_mask_videos", padding_mask_videos),
+    ):
+        if value is not None and other is not None:
+            raise ValueError(f"{name} and {synonym} are two names of one input; give one of them")
+    pixel_values = pixel_values_videos if pixel_values is None else pixel_values
+    if pixel_values is None:
+        raise ValueError("pixel_values is missing; M2SSceneProcessor makes it")
+    return pixel_values, padding_mask_videos if frame_mask is None else frame_mask
 
 
 def bicubic_weights(coordinates: torch.Tensor, size: int) -> torch.Tensor:
@@ -216,8 +269,74 @@ class M2SScenePreTrainedModel(PreTrainedModel):
         """The convolution that embeds patches."""
         return self.base_model.vision_model.embeddings.patch_embedding
 
+    def _refuse_pictures(self, pixel_values: torch.Tensor) -> None:
+        """Heads do not guess: pixels of four dimensions may be pictures, or the frames of one scene."""
+        if pixel_values.ndim == 4:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; {type(self).__name__} reads (scenes, frames, "
+                "channels, height, width): pixel_values[None] for the frames of one scene, pixel_values[:, None] for "
+                'single images. pipeline("video-classification") passes frames as images, unless it has a video '
+                "processor; call the model on M2SSceneProcessor's processor(videos=[path]) instead"
+            )
 
-class M2SSceneModel(M2SScenePreTrainedModel):
+
+class M2SSceneEncoder(M2SScenePreTrainedModel):
+    """What a single scene encoder and an ensemble have in common: how other libraries call them."""
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> M2SSceneModelOutput:
+        """Single images (B, C, Y, X), each as a scene of one frame; outputs as of a call.
+
+        `pooler_output` is the representation itself, as everywhere in this package; the projection that CLIP's method
+        of this name returns there is `scene_embeds`.
+
+        Raises:
+            ValueError: `pixel_values` is not four-dimensional, or of another size than the model's.
+        """
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; images are (images, channels, height, width). "
+                "get_video_features takes scenes of several frames"
+            )
+        return self(pixel_values, **kwargs)
+
+    def get_video_features(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        padding_mask_videos: torch.Tensor | None = None,
+        **kwargs,
+    ) -> M2SSceneModelOutput:
+        """Scenes (B, F, C, Y, X) of several frames; inputs and outputs as of a call.
+
+        Raises:
+            ValueError: the pixels are not five-dimensional, or as in a call.
+        """
+        pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
+        if pixel_values.ndim != 5:
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; videos are (videos, frames, channels, height, "
+                "width). get_image_features takes single images"
+            )
+        return self(pixel_values, frame_mask=frame_mask, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        """As [`M2SScenePreTrainedModel`]'s, with the files by which sentence-transformers loads the folder."""
+        if kwargs.get("is_main_process", True) and not getattr(self, "_hf_peft_config_loaded", False):
+            folder = Path(save_directory)
+            pooling = {"embedding_dimension": self.config.hidden_size, "pooling_mode": "cls"}
+            for name, content in {**SENTENCE_TRANSFORMERS_FILES, "1_Pooling/config.json": pooling}.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
+        # transformers pushes what is newer than this; these files were written just before.
+        times = super()._get_files_timestamps(working_dir)
+        return {name: time for name, time in times.items() if name not in {*SENTENCE_TRANSFORMERS_FILES, "1_Pooling"}}
+
+
+class M2SSceneModel(M2SSceneEncoder):
     """
     The scene encoder E_scene (paper §3.2.1): one to many shots in, one vector out.
 
@@ -236,26 +355,34 @@ class M2SSceneModel(M2SScenePreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
         kept_patches: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        padding_mask_videos: torch.Tensor | None = None,
         **kwargs,
     ) -> M2SSceneModelOutput:
         """
         Args:
             pixel_values (`torch.Tensor` of shape (B, F, C, Y, X)):
-                Frames of B scenes, shot after shot, normalized as [`M2SSceneProcessor`] does.
+                Frames of B scenes, shot after shot, normalized as [`M2SSceneProcessor`] does. Single images (B, C, Y,
+                X) are scenes of one frame.
             frame_mask (`torch.Tensor` of shape (B, F), *optional*):
                 True for real frames, False for padding, wherever it stands. Without it all frames are real. Scenes of
                 different lengths in one batch give what each gives alone.
             kept_patches (`torch.Tensor` of shape (B, P), *optional*):
                 Numbers from 0 to F·N - 1 of the patches that are read, for training with patch dropout (ours). The
                 other patches are left out. Without it all patches are read.
+            pixel_values_videos, padding_mask_videos:
+                Other models' names of `pixel_values` and `frame_mask`.
 
         Raises:
-            ValueError: `pixel_values` is not five-dimensional, its frames are not of the model's size, or the mask
-                has another shape.
+            ValueError: `pixel_values` is missing or of neither shape, its frames are not of the model's size, the mask
+                has another shape, or an input is given by both of its names.
         """
+        pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
+        if pixel_values.ndim == 4:
+            pixel_values = pixel_values[:, None]
         self._check_inputs(pixel_values, frame_mask)
         outputs = self.vision_model(pixel_values, frame_mask=frame_mask, kept_patches=kept_patches, **kwargs)
         return M2SSceneModelOutput(
@@ -272,7 +399,7 @@ class M2SSceneModel(M2SScenePreTrainedModel):
         if pixel_values.ndim != 5 or tuple(pixel_values.shape[2:]) != frame_shape:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (scenes, frames, *{frame_shape}). "
-                "M2SSceneProcessor makes it; for single images add a dimension: pixel_values[:, None]"
+                "M2SSceneProcessor makes it"
             )
         if frame_mask is not None and frame_mask.shape != pixel_values.shape[:2]:
             raise ValueError(
@@ -295,9 +422,16 @@ class M2SSceneForContrastiveLearning(M2SScenePreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor, frame_mask: torch.Tensor | None = None, **kwargs
+        self,
+        pixel_values: torch.Tensor | None = None,
+        frame_mask: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        padding_mask_videos: torch.Tensor | None = None,
+        **kwargs,
     ) -> M2SSceneContrastiveOutput:
-        """Inputs as in [`M2SSceneModel.forward`]."""
+        """Inputs as in [`M2SSceneModel.forward`], except that single images are refused (`ValueError`)."""
+        pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
+        self._refuse_pictures(pixel_values)
         outputs = self.scene_model(pixel_values, frame_mask=frame_mask, **kwargs)
         projected = self.contrastive_projection(outputs.pooler_output)
         return M2SSceneContrastiveOutput(
@@ -330,19 +464,23 @@ class M2SSceneForClassification(M2SScenePreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
         frame_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        padding_mask_videos: torch.Tensor | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
         """
-        Inputs as in [`M2SSceneModel.forward`], and:
+        Inputs as in [`M2SSceneModel.forward`], except that single images are refused (`ValueError`), and:
 
         Args:
             labels (`torch.Tensor` of shape (B,) or (B, num_labels), *optional*):
                 Class indices (`problem_type="single_label_classification"`), zeros and ones as floats
                 (`"multi_label_classification"`) or values (`"regression"`). With them the loss is returned.
         """
+        pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
+        self._refuse_pictures(pixel_values)
         outputs = self.scene_model(pixel_values, frame_mask=frame_mask, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)

@@ -1,6 +1,5 @@
 """`pipeline("scene-embedding")`: a video file to its scenes, each with its place in time and its embedding."""
 
-import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -83,10 +82,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
     def __call__(self, inputs: Any, **kwargs) -> Any:  # type: ignore[override]
         """
         Args:
-            inputs: a video file's path; a `Film` that `detect_shots` made; or a list of these.
+            inputs: a video file's path, address (http:// or https://) or bytes; a row `{"path", "bytes"}` of
+                `datasets.Video(decode=False)`; a `VideoDecoder` of torchcodec; a `Film` that `detect_shots` made; or a
+                list of these.
             shots_per_scene (`int`, defaults to 9): shots that one scene spans.
             stride (`int`, defaults to `shots_per_scene`): shots from one scene's start to the next one's.
-            shot_settings (`ShotSettings`): detector, thresholds and keyframes, when the input is a path.
+            shot_settings (`ShotSettings`): detector, thresholds and keyframes, when the input is no `Film`.
             scenes_per_batch (`int`): scenes that the model reads at a time; 1 on a CPU, where more are slower
                 (`benchmarks/embedding.py`), else 16.
 
@@ -95,7 +96,8 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             embedding a float32 array (hidden size,): the model's `pooler_output`, which the paper's probes use.
 
         Raises:
-            VideoError: the file cannot be read.
+            VideoError: the file cannot be read or downloaded.
+            TypeError: an input is none of these.
             ValueError: a film without any keyframe, or windows that make no sense.
         """
         if kwargs.get("batch_size") not in (None, 1):
@@ -123,10 +125,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         shot_settings: "ShotSettings | None" = None,
         scenes_per_batch: int | None = None,
     ) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        if isinstance(film, (str, os.PathLike)):
+        if not hasattr(film, "shots"):
             from .shots_m2s import detect_shots
+            from .video_m2s import video_file
 
-            film = detect_shots(film, shot_settings)
+            with video_file(film) as path:
+                film = detect_shots(path, shot_settings)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)
         batches = list(_batches(film.shots, windows, scenes_per_batch or (1 if self.device.type == "cpu" else 16)))
         if not batches:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 TINY_MODEL = "m2s-clip-tiny"
 # What decides on embeddings besides the weights.
 REVISED_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 class ModelError(UserError, ValueError):
@@ -28,7 +31,8 @@ def tiny_model() -> str:
     """The folder of m2s-clip-tiny, a CLIP image tower of 4.3 million parameters, distilled from CLIP ViT-B/16.
 
     For research and demonstration: `model_cards/m2s-clip-tiny/README.md` says what it was trained on and what it
-    cannot do. It loads like any CLIP checkpoint: `M2SSceneModel.from_pretrained(tiny_model())`.
+    cannot do. `M2SSceneModel.from_pretrained` and transformers' `AutoModel` load it as a scene encoder, transformers'
+    `CLIPVisionModelWithProjection` as an image tower.
     """
     return str(Path(__file__).resolve().parent / "m2s_clip_tiny")
 
@@ -49,38 +53,123 @@ def load_encoder(
     """A scene encoder or an ensemble in evaluation mode on the CPU, its image processor, and its weights' revision.
 
     Images are resized by Pillow, whether or not torchvision is installed, so that embeddings do not depend on it.
+    Neither pickles nor code are loaded from a folder or repository. Without a network, the Hub's cache serves.
 
     Args:
-        name: CLIP checkpoint, scene encoder or ensemble: a folder, a Hub id, or m2s-clip-tiny.
+        name: CLIP checkpoint, scene encoder or ensemble: a folder, a Hub id, or m2s-clip-tiny. `ID@REVISION` pins a
+            commit, tag or branch of the Hub.
         position_interpolation: how position embeddings serve several frames; by default the model's own way.
 
     Raises:
         ModelError: it cannot be loaded.
     """
+    from huggingface_hub.errors import HTTPError
     from safetensors import SafetensorError
     from transformers import AutoImageProcessor, PreTrainedConfig
 
     from .ensemble_m2s import M2SSceneEnsembleModel
     from .modeling_m2s import M2SSceneModel
 
-    source = model_source(name)
+    source, revision = model_source(name), None
     if os.path.isdir(source):
         source = os.path.abspath(source)  # records name it, and they outlive the working directory
-    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
+    else:
+        source, revision = _download(name)
+    settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "revision": revision}
     if position_interpolation is not None:
         settings["position_interpolation"] = position_interpolation
     try:
         with quiet_transformers():
-            found = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
-            is_ensemble = found == M2SSceneEnsembleModel.config_class.model_type
+            config = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
+            _refuse_pickles(source, revision, config)
+            is_ensemble = config.get("model_type") == M2SSceneEnsembleModel.config_class.model_type
             if is_ensemble and position_interpolation is not None:
                 raise ValueError("it is an ensemble, whose members have a position interpolation each")
             model_class = M2SSceneEnsembleModel if is_ensemble else M2SSceneModel
             encoder = model_class.from_pretrained(source, **settings).eval()
-            image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
-    return encoder, image_processor, model_revision(source, getattr(encoder.config, "_commit_hash", None))
+            image_processor = AutoImageProcessor.from_pretrained(
+                source, backend="pil", revision=revision, trust_remote_code=False
+            )
+    except (OSError, ValueError, RuntimeError, HTTPError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # a timeout says nothing
+        raise ModelError(f"model {name} cannot be loaded: {reason}") from error
+    if "@" in name and revision:
+        encoder.config.name_or_path = name  # records name the revision that was asked for
+    return encoder, image_processor, model_revision(source, revision)
+
+
+def _download(name: str) -> tuple[str, str]:
+    """Bring `ID` or `ID@REVISION` of the Hub into the cache, where it is not there yet; the id and the commit.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError
+
+    repo, _, revision = name.partition("@")
+    try:
+        commit = Path(hf_hub_download(repo, "config.json", revision=revision or None)).parent.name
+        with contextlib.suppress(EntryNotFoundError):  # in several files, or not in this format
+            hf_hub_download(repo, WEIGHTS, revision=commit)
+    except HFValidationError:
+        reason = "it is neither a folder nor a Hub id, which reads USER/NAME or USER/NAME@REVISION"
+    except (HfHubHTTPError, EntryNotFoundError, HTTPError, OSError) as error:
+        reason = _why_not_downloaded(error, revision)
+    else:
+        return repo, commit
+    raise ModelError(f"model {name} cannot be loaded: {reason}")
+
+
+def _why_not_downloaded(error: Exception, revision: str) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return "access to this repository has to be asked for on its page"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such folder or repository, or the repository is private: run hf auth login, or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"the repository has no revision {revision}"
+    if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+        return "there is no such folder, and the Hub cannot be reached and its cache does not hold it"
+    if isinstance(error, errors.EntryNotFoundError):
+        return "the repository has no config.json"
+    if isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+        return f"the Hub refuses the token ({error.response.status_code}): run hf auth login, or set HF_TOKEN"
+    return f"the download broke off ({str(error) or type(error).__name__}); the same command continues it"
+
+
+def _refuse_pickles(source: str, commit: str | None, config: dict[str, Any]) -> None:
+    """Raise a ValueError where transformers would read weights from a pickle, or from files of another place."""
+    named = [config["transformers_weights"]] if config.get("transformers_weights") else []
+    weights = _find_file(source, commit, WEIGHTS)
+    if not weights and (index := _find_file(source, commit, WEIGHTS_INDEX)):
+        weight_map = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+        named += weight_map.values() if isinstance(weight_map, dict) else [weight_map]
+    for file in named:
+        plain = isinstance(file, str) and os.path.basename(file) == file
+        if not plain or not file.endswith((".safetensors", WEIGHTS_INDEX)):
+            raise ValueError(f"it names {file!r} as a file of its weights; only safetensors beside it are loaded")
+    if pickles := [file for file in PICKLES if not named and not weights and _find_file(source, commit, file)]:
+        raise ValueError(
+            f"it has its weights only as a pickle ({pickles[0]}), which can run code and is never loaded; "
+            f"ask its author for {WEIGHTS}"
+        )
+
+
+def _find_file(source: str, commit: str | None, file: str) -> Path | None:
+    """A file of a folder; with a commit, of a Hub repository, brought into the cache unless it is a pickle."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+    from transformers.utils import has_file
+
+    if commit is None or file in PICKLES:
+        there = Path(source, file).is_file() if commit is None else has_file(source, file, revision=commit)
+        return Path(source, file) if there else None
+    try:
+        return Path(hf_hub_download(source, file, revision=commit))
+    except EntryNotFoundError:
+        return None
 
 
 def model_revision(folder_or_id: str, commit: str | None) -> str:

@@ -1,12 +1,17 @@
 """Frames of scenes to model inputs: CLIP's own image processing on every frame, padded to the longest scene."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
+from transformers.video_utils import load_video
+
+from .configuration_m2s import FRAMES_PER_VIDEO
 
 
 class M2SSceneProcessor(ProcessorMixin):
@@ -21,39 +26,66 @@ class M2SSceneProcessor(ProcessorMixin):
     def __init__(self, image_processor, **kwargs):
         super().__init__(image_processor, **kwargs)
 
-    def __call__(self, scenes: Sequence[Any], return_tensors: str | None = "pt", **kwargs) -> BatchFeature:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self,
+        scenes: Sequence[Any] | None = None,
+        return_tensors: str | None = "pt",
+        *,
+        images: Any = None,
+        videos: Any = None,
+        **kwargs,
+    ) -> BatchFeature:
         """
         Args:
             scenes: a list of scenes; a scene is a list of shots; a shot is one frame or a list of frames, each of any
                 length. A frame is a PIL image, a numpy array (height, width, 3) or a torch tensor (3, height, width)
                 of uint8; an array of one dimension more is a list of frames.
             return_tensors: `"pt"` or `"np"`.
-            kwargs: passed to the image processor.
+            images: in place of scenes, single images: one or a list of frames, paths or URLs.
+            videos: in place of scenes, one or a list of videos, each read as one scene: all frames of a list or of an
+                array; of a path, a URL or torchcodec's `VideoDecoder` the middles of `num_frames` equal parts.
+            kwargs: passed to the image processor, except `num_frames` (9 by default; shorter videos are read whole)
+                and, as in transformers' processors, `images_kwargs`, `videos_kwargs` and `common_kwargs`. A video's
+                frames are also sampled if `video_metadata` has an entry for it, and read whole with
+                `do_sample_frames=False`.
 
         Returns:
             `BatchFeature` with `pixel_values` (scenes, frames, channels, height, width), float32, zeros where padded,
-            and `frame_mask` (scenes, frames), True where a frame is real.
+            and `frame_mask` (scenes, frames), True where a frame is real. Of `images` it holds only `pixel_values`
+            (images, channels, height, width).
 
         Raises:
-            ValueError: no scenes, a scene without frames, frames where a list of scenes was expected, or what is
-                not a frame.
+            ValueError: not exactly one of scenes, images and videos; an empty one; a scene or video without frames;
+                frames where a list of scenes was expected; what is not a frame; a file that cannot be read.
+            ImportError: a path or URL of a video, and no PyAV to read it.
         """
-        if _is_frame(scenes) or not len(scenes) or any(_is_frame(scene) for scene in scenes):
-            raise ValueError(
-                "expected a list of scenes, each a list of shots: processor([[shot_1, shot_2, …], …]); "
-                "wrap one scene as processor([scene])"
-            )
-        frames_per_scene = [list(_frames(scene)) for scene in scenes]
+        given = {"scenes": scenes, "images": images, "videos": videos}
+        given.update({name: kwargs.pop(name) for name in ("text", "audio") if name in kwargs})
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1 or names[0] in ("text", "audio"):
+            raise ValueError(f"expected one of scenes, images and videos; got {' and '.join(names) or 'none of them'}")
+        own = "images" if videos is None else "videos"
+        groups = {name: kwargs.pop(f"{name}_kwargs", None) for name in ("text", "audio", "images", "videos", "common")}
+        options = {**kwargs, **(groups["common"] or {}), **(groups[own] or {})}
+        return_tensors = options.pop("return_tensors", return_tensors)
+
+        if images is not None:
+            pixels = self._pixels(_images(images), options)
+            return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
+        frames_per_scene = _frames_of_scenes(scenes) if videos is None else _frames_of_videos(videos, options)
         lengths = [len(frames) for frames in frames_per_scene]
         if 0 in lengths:
-            raise ValueError(f"scene {lengths.index(0)} has no frames")
+            raise ValueError(f"{names[0].removesuffix('s')} {lengths.index(0)} has no frames")
 
-        flat = [frame for frames in frames_per_scene for frame in frames]
-        pixels = self.image_processor(images=flat, return_tensors="np", **kwargs)["pixel_values"]
+        pixels = self._pixels([frame for frames in frames_per_scene for frame in frames], options)
         frame_mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
         pixel_values = np.zeros((*frame_mask.shape, *pixels.shape[1:]), dtype=pixels.dtype)
         pixel_values[frame_mask] = pixels
         return BatchFeature({"pixel_values": pixel_values, "frame_mask": frame_mask}, tensor_type=return_tensors)
+
+    def _pixels(self, frames: list[Any], options: dict[str, Any]) -> np.ndarray:
+        """CLIP's pixels (frames, channels, height, width)."""
+        return self.image_processor(images=frames, return_tensors="np", **options)["pixel_values"]
 
     @property
     def model_input_names(self) -> list[str]:
@@ -64,7 +96,118 @@ def _is_frame(item: Any) -> bool:
     return isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim <= 3)
 
 
-def _frames(item: Any):
+def _frames_of_scenes(scenes: Any) -> list[list[Any]]:
+    """All frames of each scene."""
+    if _is_frame(scenes) or not len(scenes) or any(_is_frame(scene) for scene in scenes):
+        raise ValueError(
+            "expected a list of scenes, each a list of shots: processor([[shot_1, shot_2, …], …]); "
+            "wrap one scene as processor([scene])"
+        )
+    return [list(_frames(scene)) for scene in scenes]
+
+
+def _images(images: Any) -> list[Any]:
+    """Single images, those behind paths and URLs loaded."""
+    images = [images] if isinstance(images, str | os.PathLike) or _is_frame(images) else images
+    frames = list(_frames(_loaded(images)))
+    if not frames:
+        raise ValueError("images is empty")
+    return frames
+
+
+def _loaded(frames: Any) -> Any:
+    """A list of frames with images in place of their paths and URLs; anything else as it is."""
+    if not isinstance(frames, list | tuple):
+        return frames
+    return [_load(load_image, frame) if isinstance(frame, str | os.PathLike) else frame for frame in frames]
+
+
+def _load(loader: Any, source: str | os.PathLike, **options) -> Any:
+    """What one of transformers' loaders makes of a path or URL."""
+    try:
+        return loader(os.fspath(source), **options)
+    except ImportError:
+        raise
+    except Exception as error:  # of files, networks and decoders, which have no class in common
+        raise ValueError(f"{os.fspath(source)} cannot be read: {error}") from error
+
+
+def _frames_of_videos(videos: Any, options: dict[str, Any]) -> list[list[Any]]:
+    """The frames that are read of each video; takes the options that say which out of `options`."""
+    num_frames = options.pop("num_frames", None)
+    num_frames = FRAMES_PER_VIDEO if num_frames is None else num_frames
+    do_sample_frames = options.pop("do_sample_frames", None)
+    metadata = options.pop("video_metadata", None)
+    if num_frames < 1:
+        raise ValueError(f"num_frames={num_frames} must be at least 1")
+    if _is_video(videos):
+        videos = [videos]
+        metadata = [metadata] if isinstance(metadata, Mapping) else metadata
+    if _is_frame(videos) or not hasattr(videos, "__len__") or not len(videos):
+        raise ValueError("expected videos: each a path, a URL, a list of frames, an array of frames or a VideoDecoder")
+    metadata = metadata or [None] * len(videos)
+    if len(metadata) != len(videos):
+        raise ValueError(f"video_metadata has {len(metadata)} entries for {len(videos)} videos")
+    return [
+        _frames_of_video(video, None if is_whole else num_frames)
+        for video, known in zip(videos, metadata, strict=True)
+        for is_whole in [not do_sample_frames if do_sample_frames is not None else _is_in_memory(video) and not known]
+    ]
+
+
+def _frames_of_video(video: Any, num_frames: int | None) -> list[Any]:
+    """Frames in the middles of so many equal parts of a video; with None, all of them."""
+    if isinstance(video, str | os.PathLike):
+        path = os.fspath(video)
+
+        def sample(metadata: Any, **_: Any) -> list[int]:
+            return _middles(metadata.total_num_frames or _count_frames(path), num_frames)
+
+        return list(_load(load_video, path, sample_indices_fn=sample)[0])
+    if _is_decoder(video):
+        if not video.metadata.num_frames:
+            raise ValueError("the VideoDecoder does not know its number of frames (metadata.num_frames)")
+        return list(video.get_frames_at(_middles(video.metadata.num_frames, num_frames)).data)
+    frames = list(_frames(_loaded(video)))
+    return [frames[index] for index in _middles(len(frames), num_frames)]
+
+
+def _middles(total: int, num_frames: int | None) -> list[int]:
+    """The middles of `num_frames` equal parts of `total` frames; all frames if there are no more."""
+    if num_frames is None or num_frames >= total:
+        return list(range(total))
+    return [(2 * part + 1) * total // (2 * num_frames) for part in range(num_frames)]
+
+
+def _count_frames(path: str) -> int:
+    """Frames of a file whose container does not say how many."""
+    try:
+        import av
+    except ImportError:
+        raise ImportError("reading videos needs PyAV: pip install av") from None
+    with av.open(path) as container:
+        return sum(packet.size > 0 for packet in container.demux(video=0))
+
+
+def _is_decoder(item: Any) -> bool:
+    """Whether it is used as torchcodec's `VideoDecoder` is."""
+    return hasattr(item, "get_frames_at") and hasattr(item, "metadata")
+
+
+def _is_in_memory(video: Any) -> bool:
+    return not (isinstance(video, str | os.PathLike) or _is_decoder(video))
+
+
+def _is_video(item: Any) -> bool:
+    """Whether it is one video and not a list of them."""
+    if not _is_in_memory(item):
+        return True
+    if isinstance(item, np.ndarray | torch.Tensor):
+        return item.ndim == 4
+    return isinstance(item, list | tuple) and bool(item) and all(map(_is_frame, item))
+
+
+def _frames(item: Any) -> Iterator[Any]:
     """All frames below `item`, in order."""
     if _is_frame(item):
         if not isinstance(item, Image.Image) and not str(item.dtype).endswith("uint8"):

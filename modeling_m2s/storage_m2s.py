@@ -32,6 +32,7 @@ from .schemas_m2s import SCHEMAS
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "m2s.json"
+SHARD_NAME = re.compile(r"train-\d{5}\.parquet")
 
 
 class StorageError(UserError):
@@ -131,6 +132,25 @@ def file_name(movie_id: str) -> str:
     """A safe file name for a film: what is legible of its id, and a hash that tells ids apart."""
     legible = re.sub(r"[^A-Za-z0-9._-]+", "_", movie_id).lstrip(".")[:80]
     return f"{legible}-{hashlib.sha256(movie_id.encode()).hexdigest()[:8]}"
+
+
+def shard_names(name: Path | str, record: Mapping[str, Any]) -> list[str]:
+    """File names of a finished dataset's shards by its record; records come from others too, so none leaves `data/`.
+
+    Args:
+        name: the dataset's folder or URL, for messages.
+        record: the content of `m2s.json`.
+
+    Raises:
+        StorageError: the record names no shards, or something else as one.
+    """
+    try:
+        names = [shard["file"] for shard in record["shards"]]
+    except (KeyError, TypeError) as error:
+        raise StorageError(f"{name}/{RECORD_NAME}: names no shards; make the dataset again") from error
+    if wrong := [shard for shard in names if not (isinstance(shard, str) and SHARD_NAME.fullmatch(shard))]:
+        raise StorageError(f"{name}/{RECORD_NAME}: {wrong[0]!r} is no name of a shard")
+    return names
 
 
 @dataclass
@@ -331,7 +351,7 @@ class FilmDataset:
         if not record.get("complete"):
             return [f"{self.folder}: not finished" if record else f"{self.folder}: no {RECORD_NAME}"]
         paths = self._shard_paths()
-        if [path.name for path in paths] != [shard["file"] for shard in record["shards"]]:
+        if [path.name for path in paths] != shard_names(self.folder, record):
             problems.append(f"{self.folder}: shards on disk and in the record differ")
         previous, num_rows, num_films = None, 0, 0
         for path in paths:
@@ -412,9 +432,9 @@ def require_settings(folder: Path, found: Mapping[str, Any], needed: Mapping[str
 def _films_in(path: Path) -> list[StoredFilm]:
     try:
         entries = json.loads((pq.read_metadata(path).metadata or {})[b"m2s.films"])
-    except (OSError, pa.ArrowException, KeyError) as error:
+        return [StoredFilm(path=path, **entry) for entry in entries]
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise StorageError(f"{path}: holds no films ({error}); remove it, and they are made again") from error
-    return [StoredFilm(path=path, **entry) for entry in entries]
 
 
 def _undecodable(table: pa.Table) -> list[str]:

@@ -7,12 +7,14 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from huggingface_hub.utils import httpx
 
 try:
     import av
@@ -28,6 +30,8 @@ VIDEO_SUFFIXES = tuple(
     f".{suffix}"
     for suffix in "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogm ogv ts vob webm wmv".split()  # noqa: SIM905
 )
+
+_FRAMES_DECODED_AT_A_TIME = 16
 
 
 class VideoError(UserError):
@@ -223,6 +227,94 @@ def openable(path: str | os.PathLike) -> Iterator[str]:
             yield link
     else:
         yield name
+
+
+@contextlib.contextmanager
+def video_file(video: Any) -> Iterator[str | os.PathLike]:
+    """The path of a file that holds this video; where there was none, it is gone when the block ends.
+
+    Args:
+        video: a path; an address that starts with http:// or https://, which is downloaded; a file's bytes; a row
+            `{"path", "bytes"}` of `datasets.Video(decode=False)`; or what is used as torchcodec's `VideoDecoder` is
+            (`get_frames_at`, `metadata`): the file behind it if it comes from `datasets`, else its frames, which are
+            stored without loss, at their average rate.
+
+    Raises:
+        VideoError: the download fails, or there is nothing to read; also what the block says of the file, which then
+            names the address, or the kind of thing that was given.
+        TypeError: `video` is none of these.
+    """
+    name, video = _named(video)
+    is_address = isinstance(video, str) and video.startswith(("http://", "https://"))
+    if isinstance(video, str | os.PathLike) and not is_address:
+        yield video
+        return
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "video")
+        try:
+            if is_address:
+                _download(video, path)
+            elif isinstance(video, bytes | bytearray | memoryview):
+                path.write_bytes(video)
+            elif hasattr(video, "get_frames_at") and hasattr(video, "metadata"):
+                _store_frames(video, path)
+            else:
+                raise TypeError(
+                    f"{name} is no video; a video is a path, an address, bytes, a row with path and "
+                    "bytes, or a VideoDecoder"
+                )
+            yield path
+        except VideoError as error:
+            raise VideoError(name, error.reason) from error
+
+
+def _named(video: Any) -> tuple[str, Any]:
+    """What errors call a video, and the path, address, bytes or decoder that it comes down to."""
+    encoded = getattr(video, "_hf_encoded", None)  # by this, datasets remembers what its decoders decode
+    if isinstance(encoded, Mapping) and (encoded.get("bytes") or encoded.get("path")):
+        video = encoded
+    if isinstance(video, Mapping):
+        path, content = video.get("path"), video.get("bytes")
+        if path is None and content is None:
+            raise VideoError("video", "the row has neither bytes nor a path")
+        return path or "video in bytes", path if content is None else content
+    if isinstance(video, bytes | bytearray | memoryview):
+        return "video in bytes", video
+    return video if isinstance(video, str) else type(video).__name__, video
+
+
+def _download(address: str, path: Path) -> None:
+    try:
+        with httpx.stream("GET", address, follow_redirects=True) as response, path.open("wb") as file:
+            response.raise_for_status()
+            for block in response.iter_bytes():
+                file.write(block)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise VideoError(address, f"cannot be downloaded ({str(error) or type(error).__name__})") from error
+
+
+def _store_frames(decoder: Any, path: Path) -> None:
+    """All frames of a decoder as a file, without loss."""
+    num_frames, rate = decoder.metadata.num_frames, decoder.metadata.average_fps
+    if not num_frames or not rate:
+        raise VideoError("decoder", "its metadata has no number of frames or no frame rate")
+    with av.open(str(path), "w", format="avi") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(rate).limit_denominator(1001))
+        stream.pix_fmt = "bgr0"
+        for image in _decoded(decoder, num_frames):
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = image.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _decoded(decoder: Any, num_frames: int) -> Iterator[np.ndarray]:
+    """Every frame of a decoder, RGB (height, width, 3)."""
+    for first in range(0, num_frames, _FRAMES_DECODED_AT_A_TIME):
+        indices = list(range(first, min(first + _FRAMES_DECODED_AT_A_TIME, num_frames)))
+        for frame in np.asarray(decoder.get_frames_at(indices).data):
+            yield np.ascontiguousarray(frame if frame.shape[-1] == 3 else frame.transpose(1, 2, 0))
 
 
 @contextlib.contextmanager

@@ -114,6 +114,11 @@ class TestSceneModels(ModelTesterMixin, unittest.TestCase):
         ):
             self.enterContext(unittest.mock.patch.dict(lists, {M2SSceneConfig.model_type: classes}))
 
+    def _image_features_prepare_config_and_inputs(self):
+        """Overridden: images are the first frames of the scenes."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        return config, {"pixel_values": inputs["pixel_values"][:, 0]}
+
     def test_config(self):
         self.config_tester.run_common_tests()
 

@@ -62,7 +62,7 @@ def test_flags_in_the_readme_exist():
         for command in (getattr(action, "choices", None) or {}).values():
             known |= set(command._option_string_actions)
     for name in TRACKED:
-        if name.split("/")[0] in ("data_scripts", "train", "eval") and name.endswith(".py"):
+        if name.split("/")[0] in ("data_scripts", "train", "eval", "model_cards") and name.endswith(".py"):
             module = importlib.import_module(name.removesuffix(".py").replace("/", "."))
             kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and is_dataclass(kind)]
             names = {field.name for kind in kinds for field in fields(kind) if "help" in field.metadata}
@@ -82,7 +82,7 @@ def test_folders_import_one_way():
         "eval": {"eval", "data_scripts", "model_cards", "modeling_m2s"},
         "train": {"train", "data_scripts", "model_cards", "modeling_m2s"},
         "data_scripts": {"data_scripts", "modeling_m2s"},
-        "model_cards": {"model_cards"},
+        "model_cards": {"model_cards", "modeling_m2s"},
         "modeling_m2s": {"modeling_m2s"},
     }
     for name in TRACKED:
@@ -112,3 +112,11 @@ def test_the_wheel_installs_the_library_alone(tmp_path):
     modules = {path for path in TRACKED if path.startswith("modeling_m2s/")}
     assert modules <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_the_oldest_environment_is_what_the_package_asks_for_at_least():
+    bounds = dict(re.findall(r"^    ([\w-]+)>=([\d.]+)", (ROOT / "setup.cfg").read_text().split("\ndata =")[0], re.M))
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests/environments/oldest.txt").read_text(), re.M))
+    assert pins.pop("torchvision")
+    shorter = {name: re.sub(r"(\.0)+$", "", version) for name, version in pins.items()}
+    assert shorter == {name: re.sub(r"(\.0)+$", "", version) for name, version in bounds.items()}

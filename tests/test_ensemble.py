@@ -158,10 +158,16 @@ def test_members_are_copies_and_every_one_is_trained(members, scenes):
 
 def test_auto_classes_load_what_the_command_saved(ensemble_folder, members, scenes):
     assert sorted(path.name for path in ensemble_folder.iterdir()) == [
+        "1_Pooling",
+        "README.md",
         "config.json",
         "model.safetensors",
+        "modules.json",
         "processor_config.json",
+        "sentence_bert_config.json",
+        "training.json",
     ]
+    assert "Made with `train.concatenate_encoders` from " in (ensemble_folder / "README.md").read_text()
     config = AutoConfig.from_pretrained(ensemble_folder)
     assert type(config) is M2SSceneEnsembleConfig
     assert (config.names, config.image_size) == (NAMES, 32)
@@ -303,8 +309,8 @@ def test_wrong_folders_are_named(ensemble_folder, folders, tmp_path):
 
 def test_wrong_shapes_are_refused(members):
     ensemble = M2SSceneEnsembleModel.from_encoders(members, NAMES)
-    with pytest.raises(ValueError, match=r"pixel_values has shape \(2, 3, 32, 32\)"):
-        ensemble(torch.zeros(2, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"pixel_values has shape \(3, 32, 32\)"):
+        ensemble(torch.zeros(3, 32, 32))
     with pytest.raises(ValueError, match=r"frame_mask has shape \(2, 2\)"):
         ensemble(torch.zeros(2, 3, 3, 32, 32), torch.ones(2, 2, dtype=torch.bool))
 

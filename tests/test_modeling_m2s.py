@@ -317,6 +317,8 @@ def test_heads_train_everything_but_the_projection_into_clip(head_class):
 @pytest.fixture
 def strict_compiler():
     """A fresh compiler that refuses to compile anything twice."""
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+        pytest.skip("older versions, 2.6 for one, cannot compile transformers' wrappers of forward")
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
         yield
@@ -406,7 +408,9 @@ def test_classification_loss(problem_type, num_labels, labels, expected_loss):
 @pytest.mark.parametrize(
     ("shape", "mask_shape", "message"),
     [
-        ((2, 3, 24, 24), None, r"pixel_values has shape \(2, 3, 24, 24\).*pixel_values\[:, None\]"),
+        ((3, 24, 24), None, r"pixel_values has shape \(3, 24, 24\); expected \(scenes, frames"),
+        ((2, 3, 24, 32), None, r"pixel_values has shape \(2, 1, 3, 24, 32\)"),
+        ((2, 3, 24, 24), (2, 3), r"frame_mask has shape \(2, 3\), pixel_values holds \(2, 1\)"),
         ((2, 1, 3, 24, 32), None, r"pixel_values has shape \(2, 1, 3, 24, 32\).*\(3, 24, 24\)"),
         ((2, 1, 1, 24, 24), None, r"pixel_values has shape \(2, 1, 1, 24, 24\)"),
         ((2, 3, 3, 24, 24), (2, 2), r"frame_mask has shape \(2, 2\), pixel_values holds \(2, 3\)"),
@@ -476,7 +480,9 @@ def test_encoder_and_heads_load_each_other(tmp_path, head_class):
 def test_saved_models_load_as_they_were(tmp_path, model_class):
     model = tiny(model_class, position_interpolation="mosaic", num_labels=5, contrastive_dim=7, projection_dim=13)
     model.save_pretrained(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    sentence_transformers = ["1_Pooling", "modules.json", "sentence_bert_config.json"]
+    files = ["config.json", "model.safetensors", *(sentence_transformers if model_class is M2SSceneModel else [])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(files)
 
     loaded = model_class.from_pretrained(tmp_path, attn_implementation="eager")
     for name in ("position_interpolation", "num_labels", "contrastive_dim", "projection_dim"):

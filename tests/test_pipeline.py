@@ -4,12 +4,16 @@ import functools
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import cv2
+import datasets
 import numpy as np
 import pytest
 import torch
 from make_videos import make_video
 from PIL import Image
+from range_server import serve
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -237,6 +241,71 @@ def test_files_that_are_no_video_are_refused(embed, tmp_path):
     for name in ("notes.mp4", "missing.mp4"):
         with pytest.raises(VideoError, match=name):
             embed(str(tmp_path / name))
+
+
+class Decoder:
+    """Used as torchcodec's VideoDecoder is; its frames are those that OpenCV reads of a file."""
+
+    def __init__(self, path):
+        video = cv2.VideoCapture(str(path))
+        frames = []
+        while (read := video.read())[0]:
+            frames.append(torch.from_numpy(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)).permute(2, 0, 1))
+        self.frames = torch.stack(frames)
+        self.metadata = SimpleNamespace(num_frames=len(frames), average_fps=video.get(cv2.CAP_PROP_FPS))
+
+    def get_frames_at(self, indices):
+        return SimpleNamespace(data=self.frames[indices])
+
+
+def test_what_holds_a_file_gives_what_its_path_gives(embed, video):
+    content, name = video.read_bytes(), str(video)
+    expected = embed(name, shots_per_scene=2)
+    with serve(video.parent) as address:
+        url = f"{address}/{video.name}"
+        remembered = SimpleNamespace(_hf_encoded={"path": name, "bytes": None})
+        rows = [{"path": None, "bytes": content}, {"path": name, "bytes": None}, {"path": "gone.mp4", "bytes": content}]
+        for given in (url, {"path": url, "bytes": None}, content, bytearray(content), *rows, remembered):
+            assert_same_scenes(embed(given, shots_per_scene=2), expected, tolerance=0)
+        together = embed([url, content, rows[0], name], shots_per_scene=2)
+    for scenes in together:
+        assert_same_scenes(scenes, expected, tolerance=0)
+
+
+def test_rows_of_datasets_are_films(embed, video):
+    rows = datasets.Dataset.from_dict({"video": [str(video)]}).cast_column("video", datasets.Video(decode=False))
+    assert_same_scenes(embed(rows[0]["video"]), embed(video), tolerance=0)
+
+
+def test_a_decoder_gives_what_its_frames_give(embed, video):
+    found = embed(Decoder(video), shots_per_scene=2)
+    assert len(found) == 3
+    assert_same_scenes(found, embed(video, shots_per_scene=2), tolerance=0)
+
+
+def test_what_cannot_be_read_is_named(embed, video, tmp_path):
+    (tmp_path / "notes.mp4").write_text("no video")
+    with serve(tmp_path) as address:
+        for name, reason in (("missing.mp4", "cannot be downloaded .*404"), ("notes.mp4", "not a readable video")):
+            with pytest.raises(VideoError, match=f"^{address}/{name}: {reason}"):
+                embed(f"{address}/{name}")
+    with pytest.raises(VideoError, match=f"^{address}/notes.mp4: cannot be downloaded"):  # the server is gone
+        embed(f"{address}/notes.mp4")
+    no_length = Decoder(video)
+    no_length.metadata.num_frames = None
+    for given, message in (
+        (b"no video", "^video in bytes: not a readable video"),
+        (b"", "^video in bytes: the file is empty"),
+        ({"path": "clip.mp4", "bytes": b"no video"}, "^clip.mp4: not a readable video"),
+        ({"path": None, "bytes": None}, "neither bytes nor a path"),
+        ({}, "neither bytes nor a path"),
+        (no_length, "^Decoder: its metadata has no number of frames"),
+    ):
+        with pytest.raises(VideoError, match=message):
+            embed(given)
+    for given in (7, object()):
+        with pytest.raises(TypeError, match=f"{type(given).__name__} is no video; a video is a path"):
+            embed(given)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -61,12 +61,23 @@ def test_encoders_load_by_name_with_their_processor_and_revision(tiny_folder, tm
 def test_a_scene_of_one_shot_is_the_tower_itself(tower, processor):
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 3, 150, 200), dtype=np.uint8))
     inputs = processor(list(pixels), return_tensors="pt")["pixel_values"]
-    scenes = AutoModel.from_pretrained(tiny_model())
-    model = M2SSceneModel.from_pretrained(tiny_model()).eval()
     with torch.no_grad():
         expected = tower(inputs).image_embeds
-        torch.testing.assert_close(model(inputs[:, None]).scene_embeds, expected, atol=1e-5, rtol=1e-5)
-    assert scenes.config.model_type == "clip_vision_model"
+        for auto_class in (AutoModel, M2SSceneModel):
+            model = auto_class.from_pretrained(tiny_model()).eval()
+            assert type(model) is M2SSceneModel
+            torch.testing.assert_close(model(inputs[:, None]).scene_embeds, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_its_folder_still_is_clips_image_tower(tower):
+    """Nothing missing or left over, and the same number format as the scene encoder's."""
+    loaded, info = CLIPVisionModelWithProjection.from_pretrained(tiny_model(), output_loading_info=True)
+    assert not any(info.values())
+    weights, expected = loaded.state_dict(), M2SSceneModel.from_pretrained(tiny_model()).state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(
+        torch.equal(weights[name], tensor) and tensor.dtype == torch.float32 for name, tensor in expected.items()
+    )
 
 
 def test_it_knows_places_as_its_card_says(assets, tower, processor):

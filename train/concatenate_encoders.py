@@ -15,6 +15,7 @@ from pathlib import Path
 from transformers import BaseImageProcessor
 
 from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel, M2SSceneProcessor
+from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder
 
@@ -47,7 +48,7 @@ def concatenate_encoders(arguments: ConcatenateArguments) -> None:
     """
     if arguments.output.exists() and any(arguments.output.iterdir()):
         raise ValueError(f"output {arguments.output} is not empty; name a new folder")
-    encoders, image_processors, _ = zip(*map(load_encoder, map(model_folder, arguments.encoders)), strict=True)
+    encoders, image_processors, revisions = zip(*map(load_encoder, map(model_folder, arguments.encoders)), strict=True)
     for name, encoder in zip(arguments.encoders, encoders, strict=True):
         if not isinstance(encoder, M2SSceneModel):
             raise ValueError(f"{name} is an ensemble; name its members instead")
@@ -55,6 +56,9 @@ def concatenate_encoders(arguments: ConcatenateArguments) -> None:
     ensemble = M2SSceneEnsembleModel.from_encoders(encoders, arguments.names, arguments.normalize)
     ensemble.save_pretrained(arguments.output)
     M2SSceneProcessor(image_processors[0]).save_pretrained(arguments.output)
+    settings = {"normalize": arguments.normalize, **dict(zip(arguments.names, revisions, strict=True))}
+    members = [Path(name).name if Path(name).is_dir() else name for name in arguments.encoders]
+    write_training(arguments.output, {"made_by": "train.concatenate_encoders", "members": members, "recipe": settings})
     print(f"{arguments.output}: {' + '.join(arguments.names)}, vectors of {ensemble.config.hidden_size} numbers")
 
 

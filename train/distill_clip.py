@@ -34,6 +34,7 @@ from tqdm import tqdm
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.optimization import get_cosine_schedule_with_warmup
 
+from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import model_revision
 from modeling_m2s.storage_m2s import atomic_write, write_json
@@ -85,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         results = distill(recipe, data, arguments)
         if PartialState().is_main_process:
             print_summary(results, arguments.output)
+            arguments.push()
 
     kinds = (DistillationRecipe, DistillationData, RunArguments)
     run_command("python -m train.distill_clip", kinds, run, argv)
@@ -138,7 +140,7 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
     labels = {"revision": revision, "layers": borders[1:], "basis": tensor_digest(basis)}
     paths = [[chunk.path(cache, labels) for chunk in part] for part in chunks]
     facts = {"teacher_revision": revision, "images_and_crops": digest_of(paths)}
-    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with)
+    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with, arguments)
     with run.held():
         labeler = Teacher(teacher, processor.image_mean, processor.image_std, borders[1:], basis)
         label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], labeler, accelerator)
@@ -158,6 +160,8 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
         center_pooled(student, pooled_outputs(model, calibration_crops(crops, recipe)["pixels"], accelerator.device))
         mirroring = {"mirror_cosine": mirror_cosine(chunks[1], labeler)} if recipe.mirror else {}
         results = {
+            "made_by": "train.distill_clip",
+            "teacher": Path(data.teacher).name if Path(data.teacher).is_dir() else data.teacher,
             "recipe": asdict(recipe),
             "data": facts,
             "sources": [
@@ -177,10 +181,30 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
         }
         if accelerator.is_main_process:
             save_student(student, processor, recipe.image_size, arguments.output / "model")
+            write_training(arguments.output / "model", training_record(results), arguments.push_to_hub)
             write_json(arguments.output / "results.json", results)
         accelerator.wait_for_everyone()
     accelerator.end_training()
     return results
+
+
+def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results as the student's card has them: measures on held-out images in the form of `eval.probe`."""
+    measured = dict(results["held_out"])
+    trivial = {"teacher's mean": {"cosine": measured.pop("mean_cosine")}, "chance": {"nearest": measured.pop("chance")}}
+    return {
+        **{name: value for name, value in results.items() if name not in ("command", "held_out", "skipped_images")},
+        "counts": {name: results[name] for name in ("crops", "held_out_images")}
+        | {"images_that_do_not_open": len(results["skipped_images"])},
+        "evaluations": {
+            "held-out images": {
+                "figure": "cosine",
+                "scenes": {"test": results["held_out_images"]},
+                "probes": {"student, beside its teacher": {"figures": {k: {"mean": v} for k, v in measured.items()}}},
+                "trivial": trivial,
+            }
+        },
+    }
 
 
 def plan_crops(

@@ -3,7 +3,8 @@
 RUN/
   recipe.json                 the recipe and the facts of its data; another recipe is refused here
   log.jsonl                   one line for each logged step
-  checkpoints/step-00000400/  all that the next step depends on, and state.json to read; the two latest stay
+  checkpoints/step-00000400/  all that the next step depends on, and state.json to read; the two latest stay;
+                              with --push-checkpoints the latest is on the Hub too, for --resume
   trackers/                   what trackers such as TensorBoard write, with --log-with
 """
 
@@ -28,8 +29,10 @@ from accelerate.tracking import GeneralTracker, filter_trackers
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from modeling_m2s.push_m2s import collect, push, require_repo_id, require_token
 from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, require_settings, write_json
 from modeling_m2s.version import __version__
+from train.hub_checkpoints import fetch_checkpoint, push_checkpoint
 
 CHECKPOINTS = 2  # that stay: if the latest one is damaged, the run goes on from the other
 PROJECT = "movies2scenes"  # under which trackers file a run
@@ -47,11 +50,42 @@ class RunArguments:
         metadata={"help": "experiment trackers that get the log as well, such as tensorboard, trackio or wandb"},
     )
 
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={"help": "USER/NAME: repository of the Hub that the trained model is pushed to, with its card"},
+    )
+    private: bool = field(default=False, metadata={"help": "with --push-to-hub: make the repository private"})
+    push_checkpoints: bool = field(
+        default=False,
+        metadata={"help": "with --push-to-hub: push each checkpoint to the branch checkpoints as well, for --resume"},
+    )
+    resume: str | None = field(
+        default=None,
+        metadata={
+            "help": "USER/NAME or USER/NAME@REVISION: go on from the checkpoint that a run of the same recipe pushed; "
+            "an output folder with checkpoints goes on from its own"
+        },
+    )
+
     def __post_init__(self) -> None:
-        """Raises: ValueError: a number of steps below 1."""
+        """Raises: ValueError: a number of steps below 1, no name of a repository, or no token for it."""
+        if self.push_checkpoints and not self.push_to_hub:
+            raise ValueError("push_checkpoints needs --push-to-hub USER/NAME")
+        if self.push_to_hub:  # now, not after hours of training
+            require_repo_id(self.push_to_hub)
+            require_token()
         for name in ("checkpoint_steps", "log_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def push(self) -> None:
+        """Push what the run has left in `output`, if that was asked for, and print the commit's address.
+
+        Raises:
+            PushError: the Hub does not take it, or cannot be reached; `m2s push` does the same later.
+        """
+        if self.push_to_hub:
+            print(push(collect(self.output, self.push_to_hub), self.push_to_hub, self.private))
 
 
 class BestWeights:
@@ -78,9 +112,11 @@ class RunFolder:
         recipe: everything that the trained weights depend on, as JSON holds it.
         log_with: names of trackers (or trackers of your own) that get the log as well. The log of a run that goes on
             from a checkpoint is cut back to it; trackers keep what they got, and get these steps again.
+        hub: where checkpoints are pushed to and fetched from; by default nowhere.
 
     Raises:
-        StorageError: the folder holds a run of another recipe; names the fields that differ with both values.
+        StorageError: the folder, or the run to resume, is of another recipe; names the fields that differ with both
+            values. The run to resume cannot be downloaded.
         ValueError: a tracker that is unknown or not installed.
     """
 
@@ -90,8 +126,9 @@ class RunFolder:
         recipe: Mapping[str, Any],
         accelerator: Accelerator,
         log_with: Sequence[str | GeneralTracker] = (),
+        hub: RunArguments | None = None,
     ):
-        self.folder, self.accelerator = folder, accelerator
+        self.folder, self.accelerator, self.hub = folder, accelerator, hub
         self.recipe = json.loads(json.dumps(recipe))
         accelerator.project_configuration.logging_dir = str(folder / "trackers")
         accelerator.log_with = filter_trackers(list(log_with), accelerator.logging_dir)
@@ -106,6 +143,8 @@ class RunFolder:
                 raise StorageError(f"{path}: not readable ({error}); use another folder") from error
             require_settings(folder, dict(_flat(found)), dict(_flat(self.recipe)))
         elif accelerator.is_main_process:
+            if hub and hub.resume:
+                fetch_checkpoint(hub.resume, folder, self.recipe)
             write_json(path, recipe)
         accelerator.wait_for_everyone()
 
@@ -176,7 +215,14 @@ class RunFolder:
             kept = [path for path in self._checkpoints() if path <= final][-CHECKPOINTS:]
             for other in {*final.parent.glob("step-*")} - {*kept}:
                 shutil.rmtree(other)
+            self._share(final)
         self.accelerator.wait_for_everyone()
+
+    def _share(self, checkpoint: Path) -> None:
+        """Push a checkpoint, if that was asked for; if it fails, say so and go on."""
+        repo_id = self.hub.push_to_hub if self.hub and self.hub.push_checkpoints else None
+        if repo_id and (reason := push_checkpoint(checkpoint, repo_id, self.hub.private)):
+            self.accelerator.print(f"checkpoint {checkpoint.name} was not pushed, training goes on: {reason}")
 
     def has_checkpoint(self) -> bool:
         return bool(self._checkpoints())

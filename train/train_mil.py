@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
             results = train_mil(recipe, data, arguments)
             if state.is_main_process:
                 print_summary(results, data, arguments.output)
+                arguments.push()
 
     run_command("python -m train.train_mil", (MILRecipe, MILData, RunArguments), run, argv)
 
@@ -71,13 +72,15 @@ def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict
     )
     set_seed(recipe.seed, device_specific=True)
     facts = {"features": encoder, "films_and_pairs": films.digest(features)}
-    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with)
+    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with, arguments)
     with run.held():
         state = train(model, material, recipe, run, arguments)
         results = {}
         if accelerator.is_main_process:
             record = {"data": {**facts, "sources": data.sources or "all"}, "leak_guard": guard.record()}
-            results = save_results(model, material, state, recipe, record, run)
+            if license := features.record.get("license"):
+                record["license"] = license
+            results = save_results(model, material, state, recipe, record, run, arguments.push_to_hub)
         accelerator.wait_for_everyone()
     accelerator.free_memory()
     return results

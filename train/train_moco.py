@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             results = train_moco(recipe, data, arguments)
             if state.is_main_process:
                 print_summary(results, arguments.output)
+                arguments.push()
 
     run_command("python -m train.train_moco", (MoCoRecipe, MoCoData, RunArguments), run, argv)
 
@@ -91,14 +92,14 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
         "shots": digest(json.dumps([frames.record.get("settings"), frames.num_shots], sort_keys=True).encode()),
         "labels": digest(data.labels.read_bytes()) if data.labels else None,
     }
-    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with)
+    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with, arguments)
     with run.held():
         training = Training(contrast, batches, recipe, data, run, arguments, labeled)
         state = training.run()
         results = {}
         if accelerator.is_main_process:
-            pair_record = finished(data.pairs, "scene_pairs").record["settings"]
-            results = save_results(training, state, {**pairs.counts, "films": len(pairs.movie_ids)}, facts, pair_record)
+            counts = {**pairs.counts, "films": len(pairs.movie_ids)}
+            results = save_results(training, state, counts, facts, finished(data.pairs, "scene_pairs"))
         accelerator.wait_for_everyone()
     accelerator.free_memory()
     return results

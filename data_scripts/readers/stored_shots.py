@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_scripts.inputs import finished
-from modeling_m2s.storage_m2s import RECORD_NAME, StorageError
+from modeling_m2s.storage_m2s import RECORD_NAME, StorageError, shard_names
 
 COLUMNS = ["start_frame", "end_frame", "keyframe_frames", "keyframes"]
 
@@ -60,7 +60,7 @@ class ParquetShots:
         self._connection: _Connection | None = None
         self._footers: dict[int, pq.FileMetaData] = {}
         self.record: dict[str, Any] = self._read_record()
-        self.shards: list[str] = [shard["file"] for shard in self.record["shards"]]
+        self.shards: list[str] = shard_names(self.name, self.record)
         self.films: dict[str, Place] = {}
         self.num_rows: list[int] = []  # of each shard
         for number, shard in enumerate(self.shards):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_m2s import M2SMovieSimilarityModel
+from modeling_m2s.cards_m2s import list_names, write_training
 from modeling_m2s.storage_m2s import atomic_write, write_json
 from train.curves import draw_curves
 from train.mil.pairs import Material
@@ -21,17 +22,20 @@ def save_results(
     recipe: MILRecipe,
     facts: Mapping[str, Any],
     run: RunFolder,
+    repo_id: str | None = None,
 ) -> dict[str, Any]:
-    """Write `model/`, `curves.png` and `results.json` of a run.
+    """Write `model/` with its card, `curves.png` and `results.json` of a run.
 
     Args:
         state: the last one.
         facts: what else the results record.
+        repo_id: where the model will be pushed to, for its card.
 
     Returns:
         The results.
     """
     results = {
+        "made_by": "train.train_mil",
         "recipe": asdict(recipe),
         **facts,
         "counts": material.counts(),
@@ -44,9 +48,29 @@ def save_results(
         "command": command_line(),
     }
     model.save_pretrained(run.folder / "model")
+    write_training(run.folder / "model", training_record(results), repo_id)
     draw_run(run, state["best_step"])
     write_json(run.folder / "results.json", results)
     return results
+
+
+def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results as the model's card has them: scores in the form of `eval.probe`, without films and places."""
+    left_out = ("command", "held_out_films", "held_out", "baselines")
+    record = {name: value for name, value in results.items() if name not in left_out}
+    record["leak_guard"] = list_names(results["leak_guard"])
+    if results["held_out"]:
+        figures = {name: {"mean": value} for name, value in results["held_out"].items()}
+        record["evaluations"] = {
+            "similar films": {
+                "figure": "auc",
+                "pairs": results["counts"]["held_out_pairs"] * (1 + results["recipe"]["negatives"]),
+                "films": results["counts"]["held_out_films"],
+                "probes": {"network": {"figures": figures}},
+                "trivial": results["baselines"],
+            }
+        }
+    return record
 
 
 def draw_run(run: RunFolder, best_step: int) -> None:

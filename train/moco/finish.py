@@ -1,41 +1,21 @@
-"""The end of a contrastive training: the encoder with a minimal card, results, curves."""
+"""The end of a contrastive training: the encoder with its card, results, curves."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from modeling_m2s import M2SSceneProcessor
-from modeling_m2s.pretrained_m2s import TINY_MODEL
-from modeling_m2s.storage_m2s import atomic_write, write_json
+from modeling_m2s.cards_m2s import list_names, write_training
+from modeling_m2s.storage_m2s import FilmDataset, atomic_write, write_json
 from train.curves import draw_curves
 from train.moco.loop import Training
 from train.runs import RunFolder, command_line, made_with
 
-CARD = """---
-library_name: transformers
-pipeline_tag: image-feature-extraction
-{base_model}tags:
-- video-feature-extraction
-- movies2scenes
----
-
-# A scene encoder trained by contrast on mined pairs of scenes
-
-It starts from {model} and was trained with `train.train_moco` (objective `{objective}`, {steps} steps of {batch_size} \
-pairs, {scene_pairs} pairs of scenes of {films} films). `training.json` has the recipe and everything that was measured.
-
-```python
-import modeling_m2s
-from transformers import pipeline
-
-embed = pipeline("scene-embedding", model="FOLDER_OR_HUB_ID")
-```
-
-`pooler_output` is the trained representation. `scene_embeds` is its projection by the original CLIP layer, which was
-not trained: it can no longer be compared with words.
-"""
+SPEED = ("pairs_per_second", "share_of_peak", "data_wait")
 
 
 def save_results(
@@ -43,45 +23,52 @@ def save_results(
     state: Mapping[str, Any],
     counts: Mapping[str, int],
     facts: Mapping[str, Any],
-    pair_record: Mapping[str, Any],
+    pairs: FilmDataset,
 ) -> dict[str, Any]:
-    """Write `model/`, `results.json` and `curves.png` of a run; returns the results."""
+    """Write `model/` with its card, `results.json` and `curves.png` of a run; returns the results."""
     recipe, run, output = training.recipe, training.run_folder, training.run_folder.folder
     log = run.read_log()
     measured = [line for line in log if "precision_at_1" in line]
-    is_local = recipe.model == TINY_MODEL or os.path.isdir(recipe.model)
     name = Path(recipe.model).resolve().name if os.path.isdir(recipe.model) else recipe.model  # no path of this machine
+    pair_record, shot_record = pairs.record, training.batches.frames.record
     results = {
+        "made_by": "train.train_moco",
         "recipe": {**asdict(recipe), "model": name},
-        "data": {**facts, "mined": dict(pair_record)},
+        "data": {**facts, "mined": pair_record["settings"]},
         "counts": dict(counts),
+        "scene_pairs_by_source": dict(sorted(Counter(pairs.read(["source"])["source"].to_pylist()).items())),
+        **({"leak_guard": list_names(pair_record["leak_guard"])} if "leak_guard" in pair_record else {}),
+        **({"license": shot_record["license"]} if shot_record.get("license") else {}),
+        "preprocessing": {"shots": shot_record.get("settings", {})},
         "steps": state["step"],
         "training_minutes": round(state["seconds"] / 60, 2),
         "frames": {"read": state["frames"], "unreadable": state["unreadable"]},
+        "speed": speed(log),
         "last_log": next((line for line in reversed(log) if "loss" in line), None),
         "retrieval": {"best_step": state["best_step"], "scenes": len(training.labeled.scenes), "measured": measured}
         if training.labeled
         else None,
+        "evaluations": {
+            "retrieval on labeled scenes": training.labeled.evaluation(training.contrast.encoder, recipe.bf16)
+        }
+        if training.labeled
+        else {},
         "made_with": made_with(training.accelerator),
     }
     model = output / "model"
     training.contrast.encoder.save_pretrained(model)
     M2SSceneProcessor(training.contrast.image_processor).save_pretrained(model)
-    write_json(model / "training.json", results)
-    card = CARD.format(
-        base_model="" if is_local else f"base_model: {name}\n",
-        model=name,
-        objective=recipe.objective,
-        steps=state["step"],
-        batch_size=recipe.batch_size,
-        **counts,
-    )
-    with atomic_write(model / "README.md") as file:
-        file.write(card.encode())
+    write_training(model, results, training.arguments.push_to_hub)
     with atomic_write(output / "curves.png") as file:
         file.write(draw_curves(panels(run), state["best_step"] or None))
     write_json(output / "results.json", {**results, "command": command_line()})
     return results
+
+
+def speed(log: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over the lines of the log; the first one, of the steps in which things warm up, is left out."""
+    lines = [line for line in log if "pairs_per_second" in line][1:]
+    return {name: round(median(line[name] for line in lines), 4) for name in SPEED} if lines else {}
 
 
 def panels(run: RunFolder) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -3,12 +3,14 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
-from eval.metrics.retrieval import precision_at_k
+from eval.metrics.intervals import mean_interval
+from eval.metrics.retrieval import chance, precision_at_k
 from modeling_m2s import M2SSceneModel
 
 COLUMNS = ("movie_id", "first_shot", "num_shots", "label")
@@ -57,7 +59,32 @@ class LabeledScenes:
 
     def measure(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, float]:
         """Precision at 1 and 5 by cosine, among scenes of other films."""
+        return {name: round(float(hits_N.mean()), 4) for name, hits_N in self.hits(encoder, bf16).items()}
+
+    def hits(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, np.ndarray]:
+        """Precision (scenes,) of each scene, at 1 and 5."""
         embeddings_ND = embed_scenes(encoder, self.frames, self.scenes, bf16)
-        films = np.array([scene.movie_id for scene in self.scenes])
-        found = precision_at_k(embeddings_ND, np.array(self.labels), films, (1, 5))
-        return {f"precision_at_{k}": round(float(hits.mean()), 4) for k, hits in found.items()}
+        found = precision_at_k(embeddings_ND, np.array(self.labels), self.films_N(), (1, 5))
+        return {f"precision_at_{k}": hits_N for k, hits_N in found.items()}
+
+    def films_N(self) -> np.ndarray:
+        """The film of each scene."""
+        return np.array([scene.movie_id for scene in self.scenes])
+
+    def evaluation(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, Any]:
+        """The figures for the card, in the form of `eval.probe`: with intervals by film, and beside chance."""
+        films_N = self.films_N()
+        figures = {}
+        for name, hits_N in self.hits(encoder, bf16).items():
+            ends = mean_interval(hits_N, films_N)
+            interval = None if np.isnan(ends).any() else [round(end, 4) for end in ends]
+            figures[name] = {"mean": round(float(hits_N.mean()), 4), "interval": interval}
+        guessed = round(float(chance(self.labels, films_N).mean()), 4)
+        return {
+            "figure": "precision_at_1",
+            "scenes": {"test": len(self.scenes)},
+            "films": len(self.movie_ids),
+            "chosen_on": True,  # the best weights are kept
+            "probes": {"nearest scenes of other films": {"figures": figures}},
+            "trivial": {"chance": dict.fromkeys(figures, guessed)},
+        }

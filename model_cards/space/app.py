@@ -1,0 +1,18 @@
+"""The page of `m2s app` as a Space of the Hugging Face Hub: opens `index/` and offers films of `films/`, if there."""
+
+from pathlib import Path
+
+from modeling_m2s.cli import main
+
+HERE = Path(__file__).resolve().parent
+
+
+def arguments(folder: Path) -> list[str]:
+    """What `m2s app` is started with for what lies in a folder."""
+    index = [str(folder / "index")] if (folder / "index").is_dir() else []
+    examples = [f"--example={film}" for film in sorted(folder.glob("films/*.*"))]
+    return ["app", *index, *examples, "--host", "0.0.0.0", "--port", "7860", "--max-upload", "500mb"]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(arguments(HERE)))

@@ -1,0 +1,328 @@
+"""The films of the page that `m2s app` shows: opened indexes for everybody, dropped films for whoever dropped them.
+
+A visit has a folder of its own, which goes when the visitor has left. Every dropped film is an index of its own in it.
+"""
+
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors_m2s import UserError
+from .index_m2s import SceneSettings, embed_films, read_shots
+from .modeling_m2s import M2SSceneForClassification
+from .pipeline_m2s import SceneEmbeddingPipeline
+from .pretrained_m2s import quiet_transformers
+from .search_m2s import Scene, SceneIndex
+from .shots_m2s import ShotSettings
+from .storage_m2s import require_settings
+from .video_m2s import printable
+
+# Seconds for which a visit is kept after its page was closed: phones close connections when their screen goes dark.
+GRACE_SECONDS = 600.0
+
+
+class AppError(UserError):
+    """A request of a visitor, or a setting of the page, that cannot be carried out; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class PlacedShot:
+    """A shot's place in time, and whether it has a picture."""
+
+    start_seconds: float
+    end_seconds: float
+    has_keyframe: bool
+
+
+@dataclass
+class PageFilm:
+    """A film on the page: where its scenes are, its name for people, its file if that can be played."""
+
+    index: SceneIndex
+    movie_id: str
+    title: str
+    path: Path | None
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        """In the order of their first shots."""
+        return [scene for scene in self.index.scenes if scene.movie_id == self.movie_id]
+
+    @cached_property
+    def shots(self) -> list[PlacedShot]:
+        shots = read_shots(self.index.shots, self.index.films[self.movie_id])
+        return [PlacedShot(shot.start_seconds, shot.end_seconds, bool(shot.keyframes)) for shot in shots]
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.index.films[self.movie_id].facts["duration_seconds"]
+
+    def keyframe(self, shot: int) -> bytes | None:
+        """The JPEG file of a shot's first keyframe; None where the film has no such shot or the shot no keyframe."""
+        stored = self.index.films[self.movie_id]
+        if not 0 <= shot < stored.num_rows:
+            return None
+        keyframes = read_shots(self.index.shots, stored, shot, 1)[0].keyframes
+        return keyframes[0] if keyframes else None
+
+    def picture_of(self, scene: Scene) -> int | None:
+        """The shot that stands for a scene: of those with a picture the one nearest its middle."""
+        shots = [k for k in range(scene.first_shot, scene.first_shot + scene.num_shots) if self.shots[k].has_keyframe]
+        middle = scene.first_shot + (scene.num_shots - 1) / 2
+        return min(shots, key=lambda shot: abs(shot - middle), default=None)
+
+
+@dataclass
+class Match:
+    """A scene found: the number of its film on the page, its place among the film's scenes, and how alike it is.
+
+    `similarity` is 1 for the same vector and 0 for two as far apart as scenes here are on average (root mean square).
+    It falls with the distance by which scenes are ranked.
+    """
+
+    film: int
+    number: int
+    scene: Scene
+    similarity: float
+
+
+@dataclass
+class Probe:
+    """A classifier that `eval.probe --export` saved, to be read off embeddings."""
+
+    model: M2SSceneForClassification
+
+    @classmethod
+    def load(cls, folder: Path, pipeline: SceneEmbeddingPipeline) -> "Probe":
+        """
+        Raises:
+            AppError: no such classifier there, or it reads another encoder's embeddings.
+        """
+        try:
+            with quiet_transformers():
+                model = M2SSceneForClassification.from_pretrained(
+                    str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
+                ).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise AppError(f"--probe {folder}: no probe that eval.probe --export saved ({reason})") from error
+        own, theirs = pipeline.model.state_dict(), model.scene_model.state_dict()
+        same = own.keys() == theirs.keys() and all(
+            torch.equal(own[name].float().cpu(), weights.float()) for name, weights in theirs.items()
+        )
+        if not same:
+            raise AppError(f"--probe {folder}: it was trained on another encoder; name that one by --model")
+        return cls(model)
+
+    @torch.no_grad()
+    def tags(self, vector: np.ndarray, top: int = 3) -> list[tuple[str, float]]:
+        """The likeliest labels with their probabilities, the likeliest first; for regression its value."""
+        logits = self.model.classifier(torch.from_numpy(vector)[None].to(self.model.dtype))[0].float()
+        problem = self.model.config.problem_type
+        if problem == "regression":
+            values = logits
+        else:
+            values = logits.sigmoid() if problem == "multi_label_classification" else logits.softmax(0)
+        order = values.argsort(descending=True, stable=True)[:top].tolist()
+        return [(self.model.config.id2label[number], float(values[number])) for number in order]
+
+
+@dataclass
+class Visit:
+    """What one visitor sees: the films of all, and those that this one dropped, in `folder`."""
+
+    folder: Path
+    films: list[PageFilm]
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(18))
+    has_left: bool = False
+    is_over: bool = False
+
+    def film(self, number: int) -> PageFilm:
+        """
+        Raises:
+            AppError: no film of this number.
+        """
+        if not 0 <= number < len(self.films):
+            raise AppError("This film is no longer here; drop it again.")
+        return self.films[number]
+
+    def scene(self, film: int, number: int) -> Scene:
+        """
+        Raises:
+            AppError: no film or no scene of this number.
+        """
+        scenes = self.film(film).scenes
+        if not 0 <= number < len(scenes):
+            raise AppError("This scene is no longer here; drop its film again.")
+        return scenes[number]
+
+    def similar(self, film: int, number: int, top: int = 8, films: str = "all") -> list[Match]:
+        """Scenes like a scene, over all films of the visit, the most alike first.
+
+        Args:
+            film, number: the film's and the scene's numbers.
+            films: `"all"`, or only those `"across"` from the scene's.
+        """
+        query, own = self.scene(film, number), self.film(film)
+        vector = own.index.vectors[query.row]
+        indexes = list({id(each.index): each.index for each in self.films}.values())
+        found = [
+            (index, scene)
+            for index in indexes
+            for scene in index.search(vector, top, query if index is own.index else None, films)
+        ]
+        found.sort(key=lambda each: each[1].distance)
+        vectors = np.concatenate([index.vectors for index in indexes])
+        spread = float(vectors.var(0).sum()) or 1.0
+        numbers = {(id(each.index), each.movie_id): at for at, each in enumerate(self.films)}
+        matches = []
+        for index, scene in found[:top]:
+            at = numbers[id(index), scene.movie_id]
+            place = next(k for k, other in enumerate(self.films[at].scenes) if other.row == scene.row)
+            matches.append(Match(at, place, scene, 1 - scene.distance**2 / (2 * spread)))
+        return matches
+
+
+class FilmPage:
+    """Everything behind the page: encoder, opened indexes, visits.
+
+    Args:
+        folder: for the visits' folders.
+        pipeline: the encoder for films that are dropped.
+        revision: of the encoder's weights.
+        indexes: folders that `m2s embed` wrote; everybody sees them.
+        probe: a folder of `eval.probe --export`, for tags.
+        shots_per_scene: of dropped films; by default as in the first index, else nine.
+
+    Raises:
+        StorageError: no finished index, or one of another encoder.
+        AppError: a probe that cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pipeline: SceneEmbeddingPipeline,
+        revision: str,
+        indexes: Sequence[Path] = (),
+        probe: Path | None = None,
+        shots_per_scene: int | None = None,
+    ):
+        self.folder, self.pipeline = Path(folder), pipeline
+        opened = [SceneIndex(index) for index in indexes]
+        for index in opened:
+            require_settings(index.folder, {"revision": index.record["settings"]["revision"]}, {"revision": revision})
+        self.films = [film for index in opened for film in _films_of(index, len(opened) > 1)]
+        self.shot_settings = ShotSettings(short_side=max(224, pipeline.model.config.image_size))
+        self.scene_settings = SceneSettings(revision, dtype=str(pipeline.model.dtype).removeprefix("torch."))
+        if opened:
+            self.shot_settings = ShotSettings(**opened[0].shots.record["settings"])
+            self.scene_settings = SceneSettings(**opened[0].record["settings"])
+        if shots_per_scene is not None:
+            self.scene_settings = replace(self.scene_settings, shots_per_scene=shots_per_scene, stride=shots_per_scene)
+        self.probe = Probe.load(probe, pipeline) if probe else None
+        self.visits: dict[str, Visit] = {}
+        self.by_token: dict[str, Visit] = {}
+        self.embedding = threading.Semaphore()
+
+    def visit(self, name: str) -> Visit:
+        """The visit of this name, begun if there is none."""
+        if name not in self.visits:
+            visit = Visit(self.folder / secrets.token_hex(8), list(self.films))
+            self.visits[name] = self.by_token[visit.token] = visit
+        self.visits[name].has_left = False
+        return self.visits[name]
+
+    def leave(self, name: str, grace: float = GRACE_SECONDS) -> None:
+        """The visitor has closed the page: unless something is asked for until then, the visit ends after `grace`."""
+        if visit := self.visits.get(name):
+            visit.has_left = True
+            timer = threading.Timer(grace, self._end, (name, visit))
+            timer.daemon = True
+            timer.start()
+
+    def _end(self, name: str, visit: Visit) -> None:
+        if visit.has_left and self.visits.get(name) is visit:
+            del self.visits[name], self.by_token[visit.token]
+            visit.is_over = True
+            shutil.rmtree(visit.folder, ignore_errors=True)
+
+    def add_film(
+        self,
+        visit: Visit,
+        path: Path,
+        shots_per_scene: int | None = None,
+        report: Callable[[str, float], None] | None = None,
+    ) -> int:
+        """Embed a film for one visitor; its number on the page.
+
+        Args:
+            path: a video file; it may go afterwards.
+            shots_per_scene: in place of the page's own.
+            report: called with (`"waiting"`, `"shots"` or `"scenes"`, share done).
+
+        Raises:
+            AppError: it cannot be read; the reason in one sentence that names the film, not where it lies.
+        """
+        folder = visit.folder / secrets.token_hex(4)
+        folder.mkdir(parents=True)
+        title = printable(path.stem)
+        own = folder / f"film{path.suffix}"
+        _link(path, own)
+        settings = self.scene_settings
+        if shots_per_scene is not None:
+            settings = replace(settings, shots_per_scene=shots_per_scene, stride=shots_per_scene)
+
+        def on_share(_: str, stage: str, share: float) -> None:
+            if visit.is_over:
+                raise AppError(f"{title}: the visit is over")
+            if report:
+                report(stage, share)
+
+        try:
+            if report:
+                report("waiting", 0.0)
+            with self.embedding:
+                summary = embed_films(
+                    {title: own}, folder / "index", self.pipeline, self.shot_settings, settings, report=on_share
+                )
+            if reason := summary.failed.get(title):
+                raise AppError(f"{title}{path.suffix}: {reason.removeprefix(f'{printable(own)}: ')}")
+            index = SceneIndex(folder / "index")
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        visit.films.append(PageFilm(index, title, _new_title(title, visit.films), own))
+        return len(visit.films) - 1
+
+
+def _films_of(index: SceneIndex, name_index: bool) -> list[PageFilm]:
+    films = []
+    for movie_id, stored in index.films.items():
+        path = Path(stored.facts["video"])
+        title = f"{movie_id} ({index.folder.resolve().name})" if name_index else movie_id
+        films.append(PageFilm(index, movie_id, title, path if path.is_file() else None))
+    return films
+
+
+def _new_title(title: str, films: Sequence[PageFilm]) -> str:
+    """The title, with a number after it where there is such a film already."""
+    taken = {film.title for film in films}
+    names = (title if number == 1 else f"{title} ({number})" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _link(path: Path, place: Path) -> None:
+    """The file under another name, without a second copy where the file system allows."""
+    try:
+        os.link(path, place)
+    except OSError:
+        shutil.copyfile(path, place)

@@ -1,0 +1,245 @@
+"""Cards of datasets, from the record (`m2s.json`) that each stage leaves beside its shards.
+
+    write_dataset_card(Path("catalog/shot_features"))      # README.md there; also of datasets side by side, as an index
+
+A card has the columns with their units, counts, settings, what was left out and why, and a digest of the shards. As on
+model cards, a line whose record is missing is left out, and text of records is escaped.
+"""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from .cards_m2s import SOMEWHERE, WRITTEN_HERE, CardError, _license, _line, _read, _render, escaped, is_ours, list_names
+from .storage_m2s import RECORD_NAME, SCHEMAS, FilmDataset, atomic_write
+
+# By kind: what a row is, which command makes the dataset, and what its columns hold.
+STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "movies": (
+        "a film of the catalog",
+        "data_scripts.make_catalog",
+        {
+            "movie_id": "id of the film; its IMDb id where that is known",
+            "title": "title",
+            "year": "year of release; 0 if unknown",
+            "genres": "genres",
+            "synopsis": "synopsis; empty if unknown",
+            "video": "video file; empty if there is none",
+        },
+    ),
+    "shots": (
+        "a shot, with its keyframes",
+        "data_scripts.detect_shots, or m2s embed",
+        {
+            "movie_id": "id of the film",
+            "shot_index": "place of the shot in the film, from 0 on",
+            "start_frame": "first frame of the shot",
+            "end_frame": "frame after its last one",
+            "start_seconds": "start of the shot, seconds",
+            "end_seconds": "end of the shot, seconds",
+            "keyframe_frames": "frames of the film that are its keyframes",
+            "keyframes": "these frames, JPEG",
+        },
+    ),
+    "films": (
+        "a film of the shots dataset beside it",
+        "the command that makes the shots",
+        {
+            "movie_id": "id of the film",
+            "shard": "number of the shard that holds its shots",
+            "first_row": "row of its first shot in that shard",
+            "num_shots": "number of shots",
+            "video": "video file",
+            "fingerprint": "tells the file from others",
+            "num_frames": "number of frames",
+            "frame_rate": "frames per second",
+            "duration_seconds": "length, seconds",
+            "width": "width, pixels",
+            "height": "height, pixels",
+            "damage": "what could not be read; empty if all could",
+        },
+    ),
+    "shot_features": (
+        "a film, with a vector of each shot",
+        "data_scripts.extract_features",
+        {
+            "movie_id": "id of the film",
+            "num_shots": "number of shots",
+            "dim": "numbers in a shot's vector",
+            "dtype": "type of these numbers",
+            "features": "the vectors, shot after shot, as bytes; zeros for a shot without keyframe",
+        },
+    ),
+    "similar_movies": (
+        "a film and one that is similar to it",
+        "data_scripts.similar_movies",
+        {
+            "movie_id": "id of the film",
+            "similar_movie_id": "id of the similar film",
+            "rank": "place among the films similar to it by this source, from 1 on",
+            "score": "viewers in common, or similarity of synopses, as the source has it",
+            "source": "what says that they are similar",
+        },
+    ),
+    "scene_pairs": (
+        "two scenes of similar films",
+        "data_scripts.mine_scene_pairs",
+        {
+            "movie_id_a": "id of the first film",
+            "first_shot_a": "first shot of its scene, from 0 on",
+            "movie_id_b": "id of the second film",
+            "first_shot_b": "first shot of its scene, from 0 on",
+            "num_shots": "number of shots of either scene",
+            "score": "similarity of the scenes, in the space that they were mined in",
+            "source": "what says that the films are similar",
+        },
+    ),
+    "scene_embeddings": (
+        "a scene, with its vector",
+        "m2s embed, or eval.embed_scenes",
+        {
+            "scene_id": "id of the scene",
+            "movie_id": "id of the film",
+            "first_shot": "first shot, from 0 on",
+            "num_shots": "number of shots",
+            "start_seconds": "start of the scene, seconds",
+            "end_seconds": "end of the scene, seconds",
+            "embedding": "the vector",
+            "model": "encoder",
+            "revision": "revision of the encoder's weights",
+        },
+    ),
+}
+SHOWN_FACTS = ("film_pairs", "film_pairs_mined", "without_keyframe", "damaged", "lost_keyframes", "films_without_video")
+MOST_REASONS = 10  # for films left out, that a card names
+TABLES = ("counts", "known", "excluded", "versions", "inputs")
+
+
+def write_dataset_card(folder: Path, repo_id: str | None = None, license: str | None = None) -> Path:
+    """Write the card of a dataset, or of datasets side by side; returns its path.
+
+    Args:
+        repo_id: name of its repository, for the code on the card.
+        license: SPDX id for the card's header; by default that of the card that is there.
+
+    Raises:
+        CardError: no finished dataset, or a card that was written by hand.
+        StorageError: a record that cannot be read.
+    """
+    path = folder / "README.md"
+    if not is_ours(path):
+        raise CardError(f"{path} was written by hand; remove it, and the card is written from the records")
+    card = dataset_card(folder, repo_id, license)
+    with atomic_write(path) as file:
+        file.write(str(card).encode())
+    return path
+
+
+def stages_in(folder: Path) -> list[Path]:
+    """Folders of the datasets: the folder itself, or those in it by the names of their kinds."""
+    places = [folder] if (folder / RECORD_NAME).is_file() else [folder / kind for kind in SCHEMAS]
+    return [place for place in places if (place / RECORD_NAME).is_file()]
+
+
+def dataset_card(folder: Path, repo_id: str | None = None, license: str | None = None) -> DatasetCard:
+    """The card of a dataset, or of datasets side by side.
+
+    Raises:
+        CardError: no finished dataset.
+        StorageError: a record that cannot be read.
+    """
+    places = stages_in(folder)
+    if not places:
+        raise CardError(f"{folder}: no dataset of a stage ({RECORD_NAME})")
+    stages = [_stage(place) for place in places]
+    title, several = repo_id or folder.resolve().name, places != [folder]
+    data = DatasetCardData(
+        **_license(folder / "README.md", license),
+        pretty_name=_line(title),
+        tags=["movies2scenes", *(stage["kind"] for stage in stages)],
+    )
+    if several:
+        data["configs"] = [
+            {"config_name": place.name, "data_files": f"{place.name}/data/*.parquet"} for place in places
+        ]
+    return DatasetCard(
+        _render(
+            "dataset.md",
+            header=data.to_yaml(),
+            written_here=WRITTEN_HERE,
+            title=title,
+            name=repo_id or SOMEWHERE,
+            stages=stages,
+            several=several,
+            record_name=RECORD_NAME,
+        )
+    )
+
+
+def _stage(folder: Path) -> dict[str, Any]:
+    """What a card says of one dataset."""
+    kind = _read(folder / RECORD_NAME).get("dataset")
+    if kind not in SCHEMAS:
+        raise CardError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
+    dataset = FilmDataset(folder, kind)
+    record = dataset.record
+    if not record.get("complete"):
+        raise CardError(f"{folder}: not finished; run the command that makes it again")
+    row, command, meanings = STAGES[kind]
+    first = _first_row(dataset)
+    columns = [
+        {
+            "name": name,
+            "type": str(field.type),
+            "meaning": meanings[name],
+            "first": escaped(first[name]) if name in first else "",
+        }
+        for name, field in ((each.name, each) for each in dataset.schema.features.arrow_schema)
+    ]
+    return {
+        "kind": kind,
+        "folder": folder.name,
+        "row": row,
+        "command": command,
+        "columns": columns,
+        "record": record,
+        "facts": {name: record[name] for name in SHOWN_FACTS if name in record},
+        "tables": {name: record[name] for name in TABLES if record.get(name)},
+        "videos": {name: len(found) for name, found in record.get("videos", {}).items() if found},
+        "sources": [source for source in record.get("sources", []) if isinstance(source, dict)],
+        "failed": dict(Counter(_reason(each) for each in record.get("failed", {}).values()).most_common(MOST_REASONS)),
+        "missing": len(record.get("missing", {})),
+        "leak_guard": list_names(record["leak_guard"]) if record.get("leak_guard") else None,
+        "digest": shards_digest(dataset),
+    }
+
+
+def _reason(text: str) -> str:
+    """A reason without the file that it is about, so that like ones are counted together."""
+    return _line(text.rpartition(": ")[2])
+
+
+def _first_row(dataset: FilmDataset) -> dict[str, Any]:
+    """Values of the first row that can be read as text; no pictures, no bytes, no vectors, no files of this machine."""
+    features = dataset.schema.features
+    types = {each.name: str(each.type) for each in features.arrow_schema}
+    hidden = ("struct", "binary", "float")
+    shown = [name for name, kind in types.items() if name != "video" and not any(each in kind for each in hidden)]
+    for film in dataset.films(parts=False).values():
+        for table in dataset.read_film(film, 0, 1):
+            return {name: table[name][0].as_py() for name in shown}
+    return {}
+
+
+def shards_digest(dataset: FilmDataset) -> str:
+    """Sixteen hex digits that change with the name or the bytes of any shard."""
+    digest = hashlib.sha256()
+    for shard in dataset.record["shards"]:
+        path = dataset.folder / "data" / shard["file"]
+        if path.is_file():
+            with open(path, "rb") as file:
+                digest.update(f"{shard['file']} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,322 @@
+"""`m2s push`: a model or a dataset of this project to a repository of the Hub, in one commit.
+
+    upload = collect(Path("runs/moco"), "someone/scenes")       # which files, under which names; needs no network
+    print(upload.listing())
+    print(push(upload, "someone/scenes", private=True))         # the address of the commit
+
+A model goes up with the code that runs it, so that `AutoModel.from_pretrained(…, trust_remote_code=True)` works without
+this package. Only files of known kinds go up: no checkpoints, pickles, temporary or hidden files.
+"""
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, get_token, metadata_load
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from .cards_m2s import eval_results, has_records, model_card
+from .configuration_m2s import CLIP_MODEL_TYPES, M2SMovieSimilarityConfig, M2SSceneConfig, M2SSceneEnsembleConfig
+from .dataset_cards_m2s import dataset_card
+from .ensemble_m2s import M2SSceneEnsembleModel
+from .errors_m2s import UserError
+from .modeling_m2s import M2SSceneForClassification, M2SSceneModel
+from .movie_similarity_m2s import M2SMovieSimilarityModel
+from .pretrained_m2s import PICKLES
+from .processing_m2s import M2SSceneProcessor
+from .storage_m2s import RECORD_NAME, SCHEMAS, SHARD_NAME, FilmDataset, shard_names
+
+# By the type of a model: what each auto class stands for. Others than these need no code of ours.
+AUTO_CLASSES: dict[str, dict[str, type]] = {
+    "m2s_scene": {"AutoConfig": M2SSceneConfig, "AutoModel": M2SSceneModel, "AutoProcessor": M2SSceneProcessor},
+    "m2s_scene_ensemble": {
+        "AutoConfig": M2SSceneEnsembleConfig,
+        "AutoModel": M2SSceneEnsembleModel,
+        "AutoProcessor": M2SSceneProcessor,
+    },
+    "m2s_movie_similarity": {"AutoConfig": M2SMovieSimilarityConfig, "AutoModel": M2SMovieSimilarityModel},
+}
+MODEL_SUFFIXES = (".json", ".safetensors", ".md", ".txt")
+MODEL_NAMES = ("LICENSE", "NOTICE")
+RUN_RECORDS = ("recipe.json", "results.json")
+# Files of an earlier push that would be read together with those of this one.
+REPLACED = {
+    "model": re.compile(r"[^/]+\.safetensors(\.index\.json)?"),
+    "dataset": re.compile(rf"([^/]+/)?({RECORD_NAME}|data/{SHARD_NAME.pattern})"),
+    "checkpoint": re.compile(r"checkpoints/.*"),
+}
+
+
+class PushError(UserError, ValueError):
+    """A folder that cannot be pushed, or a Hub that does not take it; the message says why, and the way out."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What goes up.
+
+    Attributes:
+        repo_type: model or dataset.
+        files: contents or their places by path in the repository.
+        replaces: which files of earlier pushes go: a key of `REPLACED`, by default the repository's type.
+    """
+
+    repo_type: str
+    files: dict[str, Path | bytes]
+    replaces: str | None = None
+
+    def listing(self) -> str:
+        """A line for each file with its size in bytes, and one with the total."""
+        sizes = {path: _size(content) for path, content in sorted(self.files.items())}
+        lines = [f"{size:>15,}  {path}" for path, size in sizes.items()]
+        return "\n".join([*lines, f"{sum(sizes.values()):>15,}  bytes in {len(sizes)} files of a {self.repo_type}"])
+
+
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
+def collect(folder: Path, repo_id: str, with_keyframes: bool = False) -> Upload:
+    """The files of a folder that go up; no network is used, nothing is written.
+
+    Args:
+        folder: a model; a training's output with `model/` in it; a dataset; or datasets side by side, such as an index.
+        repo_id: `USER/NAME`, for a card where the folder has none.
+        with_keyframes: allow datasets that hold pictures of films.
+
+    Raises:
+        PushError: the name is none of a repository; the folder is of no such kind, is not finished or names files
+            outside it; or it holds keyframes that were not allowed.
+        StorageError: a dataset's record or shards cannot be read.
+    """
+    require_repo_id(repo_id)
+    if not folder.is_dir():
+        raise PushError(f"{folder}: no such folder")
+    for model in (folder, folder / "model"):
+        if (model / "config.json").is_file():
+            files = _model_files(model, repo_id)
+            if model != folder:
+                records = (_inside(folder, folder / name) for name in RUN_RECORDS if (folder / name).is_file())
+                files |= {record.name: record for record in records}
+            return Upload("model", files)
+    if (folder / RECORD_NAME).is_file():
+        return Upload("dataset", _dataset_files(folder, with_keyframes) | _dataset_card(folder, repo_id, False))
+    kinds = [kind for kind in SCHEMAS if (folder / kind / RECORD_NAME).is_file()]
+    if not kinds:
+        raise PushError(f"{folder}: neither a model (config.json) nor a dataset of a stage ({RECORD_NAME})")
+    files = {}
+    for kind in kinds:
+        there = _dataset_files(folder / kind, with_keyframes)
+        files |= {f"{kind}/{path}": content for path, content in there.items()}
+    return Upload("dataset", files | _dataset_card(folder, repo_id, True))
+
+
+def require_repo_id(repo_id: str) -> None:
+    """Raises: PushError: no name of a repository."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise PushError(
+            f"{repo_id!r} is no name of a repository; it reads USER/NAME, of letters, digits, - _ ."
+        ) from None
+
+
+def require_token() -> None:
+    """Raises: PushError: nothing can be uploaded without one."""
+    if not get_token():
+        raise PushError("no token for the Hub: run hf auth login, or set HF_TOKEN")
+
+
+def push(upload: Upload, repo_id: str, private: bool = False, revision: str | None = None) -> str:
+    """Upload in one commit, which replaces the weights or shards of earlier ones; the commit's address.
+
+    A repository and a branch that do not exist are made. After an upload that broke off, the repository is as before;
+    large files that had arrived are not sent again.
+
+    Raises:
+        PushError: no token, or the Hub refuses it; a public repository where a private one was asked for; no
+            connection, or it broke off.
+    """
+    require_token()
+    api, repo_type = HfApi(), upload.repo_type
+    with _one_line_errors(repo_id):
+        repo_id = api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+            raise PushError(
+                f"{repo_id} exists and is public; make it private on its page first, or leave out --private"
+            )
+        if revision:
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        there = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
+        replaced = REPLACED[upload.replaces or repo_type]
+        stale = [path for path in there if replaced.fullmatch(path) and path not in upload.files]
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(path, content) for path, content in sorted(upload.files.items())),
+                *(CommitOperationDelete(path) for path in stale),
+            ],
+            commit_message="m2s push",
+            repo_type=repo_type,
+            revision=revision,
+        )
+    return str(commit.commit_url)
+
+
+@contextlib.contextmanager
+def _one_line_errors(repo_id: str) -> Iterator[None]:
+    """What the Hub and the network raise, as errors that say what to do."""
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise PushError("HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it") from None
+    except (HTTPError, OSError, RuntimeError) as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        if status in (401, 403):
+            raise PushError(
+                f"{repo_id}: the Hub refuses the token ({status}); one with write access to the repository is needed: "
+                "run hf auth login, or set HF_TOKEN"
+            ) from error
+        if status and status < 500:
+            raise PushError(f"{repo_id}: the Hub refuses the upload: {cause}") from error
+        raise PushError(
+            f"{repo_id}: no connection to the Hub, or it broke off ({str(cause) or type(cause).__name__}); "
+            "the same command completes the upload"
+        ) from error
+
+
+def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
+    config = _read_json(folder / "config.json")
+    model_type = config.get("model_type")
+    if model_type not in (*AUTO_CLASSES, *CLIP_MODEL_TYPES):
+        raise PushError(f"{folder}: a model of type {model_type!r}; pushed are {', '.join(AUTO_CLASSES)} and CLIP")
+    modules = [path.parent for path in folder.glob("[0-9]_*/config.json")]  # of sentence-transformers
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): _inside(folder, path)
+        for place in (folder, *modules)
+        for path in place.iterdir()
+        if not path.name.startswith(".")
+        and path.is_file()
+        and (path.suffix in MODEL_SUFFIXES or path.name in MODEL_NAMES)
+    }
+    if not any(name.endswith(".safetensors") for name in files):
+        pickles = [name for name in PICKLES if (folder / name).exists()]
+        raise PushError(
+            f"{folder}: weights only as a pickle ({pickles[0]}), which can run code; save them as safetensors"
+            if pickles
+            else f"{folder}: no weights (*.safetensors)"
+        )
+    if model_type in AUTO_CLASSES:
+        files |= _with_code(folder, config)
+    files |= eval_results(folder)
+    if "README.md" in files:
+        _card_header(folder / "README.md")
+    elif has_records(folder):
+        files["README.md"] = str(model_card(folder, repo_id)).encode()
+    else:
+        files["README.md"] = _model_card(repo_id, config, "AutoProcessor" in AUTO_CLASSES.get(model_type, {}))
+    return files
+
+
+def _with_code(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
+    """The modules that run a model, and its settings with the names of their classes in them."""
+    from transformers.dynamic_module_utils import get_relative_import_files
+
+    classes = dict(AUTO_CLASSES[config["model_type"]])
+    if M2SSceneForClassification.__name__ in (config.get("architectures") or []):
+        classes["AutoModelForVideoClassification"] = M2SSceneForClassification
+    names = {auto: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for auto, kind in classes.items()}
+    files: dict[str, Path | bytes] = {"config.json": _json({**config, "auto_map": names})}
+    if "AutoProcessor" in names and (folder / "processor_config.json").is_file():
+        settings = _read_json(folder / "processor_config.json")
+        files["processor_config.json"] = _json({**settings, "auto_map": {"AutoProcessor": names["AutoProcessor"]}})
+    for kind in classes.values():
+        module = str(sys.modules[kind.__module__].__file__)
+        files |= {Path(path).name: Path(path) for path in (module, *get_relative_import_files(module))}
+    return files
+
+
+def _dataset_files(folder: Path, with_keyframes: bool) -> dict[str, Path | bytes]:
+    """The record and the shards that it names."""
+    kind = _read_json(folder / RECORD_NAME).get("dataset")
+    if kind not in SCHEMAS:
+        raise PushError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
+    dataset = FilmDataset(folder, kind)
+    record = dataset.record
+    if not record.get("complete"):
+        raise PushError(f"{folder}: not finished; run the command that makes it again, then push")
+    if "keyframes" in dataset.schema.features and not with_keyframes:
+        raise PushError(
+            f"{folder} holds keyframes, which are pictures of the films: whoever publishes them needs the right to. "
+            "If you have it, give --with-keyframes (and --private for yourself alone)"
+        )
+    shards = shard_names(folder, record)
+    paths = {f"data/{name}": _inside(folder, folder / "data" / name) for name in shards}
+    if missing := [path for path in paths.values() if not path.is_file()]:
+        raise PushError(f"{missing[0]}: missing, but the record names it")
+    if not shards or len(dataset.films(parts=False)) != record["num_films"]:
+        raise PushError(f"{folder}: its shards hold no films, or others than the record says; m2s info or check tells")
+    return {RECORD_NAME: _inside(folder, folder / RECORD_NAME), **paths}
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """The path, unless it is a link to somewhere else."""
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise PushError(f"{path}: a link to a file outside {folder}; put a copy there")
+    return path
+
+
+def _model_card(repo_id: str, config: dict[str, Any], has_processor: bool) -> bytes:
+    """A card with what is known from the configuration alone."""
+    remote = ", trust_remote_code=True" if config["model_type"] in AUTO_CLASSES else ""
+    names = "AutoModel, AutoProcessor" if has_processor else "AutoModel"
+    processor = f'processor = AutoProcessor.from_pretrained("{repo_id}"{remote})\n' if has_processor else ""
+    lines = f'from transformers import {names}\n\nmodel = AutoModel.from_pretrained("{repo_id}"{remote})\n{processor}'
+    text = (
+        f"---\nlibrary_name: transformers\ntags:\n- movies2scenes\n---\n\n# {repo_id}\n\nA model of type "
+        f"`{config['model_type']}` of Movies2Scenes. Nothing else was recorded.\n\n```python\n{lines}```\n"
+    )
+    return text.encode()
+
+
+def _dataset_card(folder: Path, repo_id: str, several: bool) -> dict[str, Path | bytes]:
+    """The folder's card, or one of its records; it names the Parquet files of each of several datasets."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return {"README.md": str(dataset_card(folder, repo_id)).encode()}
+    if _card_header(_inside(folder, path)).get("configs") or not several:
+        return {"README.md": path}
+    card = DatasetCard(path.read_text(encoding="utf-8"))
+    card.data["configs"] = dataset_card(folder, repo_id).data["configs"]
+    return {"README.md": str(card).encode()}
+
+
+def _card_header(path: Path) -> dict[str, Any]:
+    """The YAML header of a card; empty where it has none."""
+    import yaml
+
+    try:
+        return metadata_load(path) or {}
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise PushError(f"{path}: its header cannot be read ({error})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise PushError(f"{path}: not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise PushError(f"{path}: not a table of settings")
+    return content
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
