@@ -17,8 +17,9 @@ from make_videos import make_video
 from PIL import Image
 
 from modeling_m2s import tiny_model
-from modeling_m2s.cli import build_parser
+from modeling_m2s.cli import build_parser, main
 from modeling_m2s.commands_m2s import parse
+from modeling_m2s.pretrained_m2s import TINY_MODEL
 
 ROOT = Path(__file__).parent.parent
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -124,6 +125,8 @@ def test_python_runs_from_top_to_bottom(document, tmp_path, monkeypatch):
     for seed, name in enumerate(FILMS):
         make_video(tmp_path / name, [17, 16], seed=seed)
     monkeypatch.chdir(tmp_path)
+    if any("exported/" in text for _, text in blocks(document)):
+        assert main(["export-model", TINY_MODEL, "exported"]) == 0
     namespace = dict(NAMES)
     for number, (language, text) in enumerate(blocks(document), start=1):
         if language == "python":
