@@ -231,7 +231,7 @@ class FilmPage:
         self.probe = Probe.load(probe, pipeline) if probe else None
         self.visits: dict[str, Visit] = {}
         self.by_token: dict[str, Visit] = {}
-        self.embedding = threading.Semaphore()
+        self.embedding = threading.Lock()
 
     def visit(self, name: str) -> Visit:
         """The visit of this name, begun if there is none."""
@@ -267,7 +267,7 @@ class FilmPage:
         Args:
             path: a video file; it may go afterwards.
             shots_per_scene: in place of the page's own.
-            report: called with (`"waiting"`, `"shots"` or `"scenes"`, share done).
+            report: called with (`"waiting"` for another film, `"opening"`, `"shots"` or `"scenes"`, share done).
 
         Raises:
             AppError: it cannot be read; the reason in one sentence that names the film, not where it lies.
@@ -288,9 +288,10 @@ class FilmPage:
                 report(stage, share)
 
         try:
-            if report:
-                report("waiting", 0.0)
+            if self.embedding.locked():
+                on_share(title, "waiting", 0.0)
             with self.embedding:
+                on_share(title, "opening", 0.0)
                 summary = embed_films(
                     {title: own}, folder / "index", self.pipeline, self.shot_settings, settings, report=on_share
                 )

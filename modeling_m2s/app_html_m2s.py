@@ -40,11 +40,12 @@ def about(model: str, has_probe: bool) -> str:
 def progress(title: str, stage: str, share: float) -> str:
     """How far a dropped film is."""
     words = {
-        "waiting": "waits for another film to be finished" if share else "is being opened",
+        "waiting": "waits for another film to be finished",
+        "opening": "is being opened",
         "shots": "finding shots",
         "scenes": "embedding scenes",
     }
-    done = (share + (stage == "scenes")) / 2 if stage != "waiting" else 0
+    done = (share + (stage == "scenes")) / 2
     bar = f'<progress max="1" value="{done:.3f}"></progress>'
     return f'<div class="m2s-status" role="status"><b>{escape(title)}</b>: {words[stage]} {bar}</div>'
 

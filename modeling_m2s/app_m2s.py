@@ -5,6 +5,7 @@ page asks nothing of other servers: fonts are the system's, Gradio's analytics a
 other addresses.
 """
 
+import multiprocessing
 import os
 import queue
 import socket
@@ -79,9 +80,12 @@ def serve(
         ready: called with the page's address.
 
     Raises:
-        AppError: settings that cannot be used, or an address where one cannot listen.
+        AppError: settings that cannot be used, an address where one cannot listen, or a worker process: workers run
+            the script that started them, and each would serve a page in place of its work.
         StorageError: no finished index, or one of another encoder.
     """
+    if multiprocessing.current_process().name != "MainProcess":  # `parent_process` is not set yet in a worker's import
+        raise AppError('a worker process serves no page; start it under `if __name__ == "__main__":` in your script')
     for example in settings.examples:
         if not example.is_file():
             raise AppError(f"--example {example}: no such file")

@@ -2,6 +2,7 @@
 
 import configparser
 import importlib.util
+import multiprocessing
 import re
 import shutil
 import subprocess
@@ -160,6 +161,22 @@ def test_a_file_that_is_no_film_is_refused_in_a_sentence_without_its_place(name,
     assert len(visit.films) == 2 and list(visit.folder.iterdir()) == []
 
 
+def test_a_film_that_waits_for_another_says_so(page, tmp_path):
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(b"no film")
+    stages = []
+
+    def report(stage: str, _: float) -> None:
+        stages.append(stage)
+        if stage == "waiting":
+            page.embedding.release()
+
+    page.embedding.acquire()
+    with pytest.raises(AppError, match="not a readable video"):
+        page.add_film(page.visit("a"), path, report=report)
+    assert stages[:2] == ["waiting", "opening"] and "waits for another" in progress("a", "waiting", 0)
+
+
 def test_scenes_that_are_not_there_are_refused(page):
     visit = page.visit("a")
     for film, scene in ((2, 0), (-1, 0), (0, 99), (0, -1)):
@@ -231,18 +248,22 @@ def test_the_space_opens_what_lies_beside_it(tmp_path):
     assert options.indexes == [tmp_path / "index"] and options.example == [tmp_path / "films/a b.mp4"]
 
 
-def test_settings_that_make_no_page_are_refused(encoder, tmp_path):
+def test_settings_that_make_no_page_are_refused(encoder, tmp_path, monkeypatch):
     import socket
 
     with pytest.raises(AppError, match=r"--example .*nothing\.mp4: no such file"):
         serve(*encoder, AppSettings(examples=[tmp_path / "nothing.mp4"]))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AppError, match="choose another by --port"):
         serve(*encoder, AppSettings(), port=taken.getsockname()[1])
+    monkeypatch.setattr(multiprocessing.current_process(), "name", "M2S-1")
+    with pytest.raises(AppError, match=r"a worker process serves no page; .*__main__"):
+        serve(*encoder, AppSettings(), port=0)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
-# The command, in a process that counts what it connects to beyond this computer.
+# The command, in a process that tells what it connects to beyond this computer; so do its workers, which run this
+# script too, as another module than `__main__`.
 WATCHED = """
 import socket, sys
 connect = socket.socket.connect
@@ -252,8 +273,9 @@ def watched(self, address):
         raise OSError("no network")
     return connect(self, address)
 socket.socket.connect = watched
-from modeling_m2s.cli import main
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    from modeling_m2s.cli import main
+    sys.exit(main(sys.argv[1:]))
 """
 
 
