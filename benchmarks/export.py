@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @torch.inference_mode()
 def run_pytorch(model: torch.nn.Module, pixel_values: torch.Tensor, frame_mask: torch.Tensor) -> np.ndarray:
-    return model(pixel_values, frame_mask=frame_mask)["pooler_output"].numpy()
+    return model(pixel_values, frame_mask)["pooler_output"].numpy()
 
 
 def pytorch(model: torch.nn.Module) -> Way:

@@ -231,7 +231,7 @@ def card_entries(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def training_record(task: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the card of an exported classifier has; the best MLP on validation is exported, the figures are of all."""
+    """The card's record of an exported classifier: the best MLP on validation is exported, the figures are of all."""
     entry = card_entries(record)[task]
     return {
         "made_by": "eval.probe",

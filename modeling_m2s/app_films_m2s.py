@@ -137,7 +137,7 @@ class Probe:
 
 @dataclass
 class Visit:
-    """What one visitor sees: the films of all, and those that this one dropped, in `folder`."""
+    """A visitor's view: the films of all, and those that this visitor dropped, in `folder`."""
 
     folder: Path
     films: list[PageFilm]

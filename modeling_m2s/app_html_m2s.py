@@ -1,6 +1,6 @@
 """The parts of the page that `m2s app` shows, as HTML: text of others, such as a film's title, is always escaped.
 
-What can be clicked is a button. `data-pick="FILM:SCENE"` asks for the scenes like one, `data-play` is a film's address
+Everything to click is a button. `data-pick="FILM:SCENE"` asks for the scenes like one, `data-play` is a film's address
 and `data-start` the second to play it from (`app_page/page.js`).
 """
 
@@ -26,7 +26,7 @@ PLAYER = """<figure class="m2s-player" hidden><video controls playsinline preloa
 
 
 def about(model: str, has_probe: bool) -> str:
-    """What the page does not show, and why, in one sentence each."""
+    """The encoder, and a sentence on each thing that the page does not show."""
     lines = [
         f"Encoder: {escape(model)}. Nothing leaves this server.",
         "What you drop is seen by nobody else and deleted after you leave.",

@@ -46,7 +46,7 @@ MAX_SHOTS_PER_SCENE = 20
 
 @dataclass(frozen=True)
 class AppSettings:
-    """What the page opens and how.
+    """The films and encoders that the page opens, and how.
 
     Args:
         indexes: folders that `m2s embed` wrote.
