@@ -337,7 +337,7 @@ def _figure(found: Mapping[str, Any] | None) -> str:
 
 
 def _preprocessing(folder: Path, training: Mapping[str, Any]) -> dict[str, Any]:
-    """What is done to a film's frames: by the image processor, and by the stage that made the training's shots."""
+    """How a film's frames are prepared: by the image processor, and by the stage that made the training's shots."""
     found = _read(folder / "preprocessor_config.json") or _read(folder / "processor_config.json")
     found = found.get("image_processor", found)
     image = {name: found[name] for name in IMAGE_SETTINGS if name in found}

@@ -180,7 +180,7 @@ def dataset_card(folder: Path, repo_id: str | None = None, license: str | None =
 
 
 def _stage(folder: Path) -> dict[str, Any]:
-    """What a card says of one dataset."""
+    """The facts of one dataset for its card."""
     kind = _read(folder / RECORD_NAME).get("dataset")
     if kind not in SCHEMAS:
         raise CardError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
@@ -192,12 +192,12 @@ def _stage(folder: Path) -> dict[str, Any]:
     first = _first_row(dataset)
     columns = [
         {
-            "name": name,
+            "name": field.name,
             "type": str(field.type),
-            "meaning": meanings[name],
-            "first": escaped(first[name]) if name in first else "",
+            "meaning": meanings[field.name],
+            "first": escaped(first[field.name]) if field.name in first else "",
         }
-        for name, field in ((each.name, each) for each in dataset.schema.features.arrow_schema)
+        for field in dataset.schema.features.arrow_schema
     ]
     return {
         "kind": kind,

@@ -48,12 +48,12 @@ RECORD_FILE = "export.json"
 # The first with an operator for attention; ONNX Runtime runs it since 1.23.
 OPSET = 23
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# What is accepted beside PyTorch: the largest difference, in root mean squares of PyTorch's numbers; for int8, which
+# The limits beside PyTorch: the largest difference, in root mean squares of PyTorch's numbers; for int8, which
 # rounds, the smallest cosine of a scene's vectors.
 MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-4, 0.95
 # Scenes a batch and frames a scene that an exported file is checked on, so far as its sizes are not fixed.
 CHECKED_SIZES = ((1, 1), (1, 9), (3, 4), (2, 14))
-# What a file in ONNX's format can hold, with room for the graph.
+# The most that a file in ONNX's format can hold, with room for the graph.
 MAX_ONNX_BYTES = 2**31 - 2**24
 
 Encoder = M2SSceneModel | M2SSceneEnsembleModel
