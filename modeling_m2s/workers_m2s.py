@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -63,9 +63,10 @@ def run_isolated(
                 key, arguments = job
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(function, arguments, sender), daemon=True)
-                process.start()
-                sender.close()
-                running[receiver] = _Worker(key, process)
+                with _ctrl_c_waits():  # half started, it would print a traceback, and would not be ended below
+                    process.start()
+                    sender.close()
+                    running[receiver] = _Worker(key, process)
             if not running:
                 return
             ready: Any = wait(list(running), timeout=None if max_silence is None else 1.0)
@@ -104,6 +105,23 @@ def run_isolated(
             worker.process.kill()
             worker.end()
             receiver.close()
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C within the block takes effect at its end. In other threads than the main one it never does anything."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler is None:  # None: not one of Python's
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
 
 
 @dataclass

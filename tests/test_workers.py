@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -253,6 +254,28 @@ def test_a_run_that_is_broken_off_leaves_no_process(where, tmp_path):
         assert next(outcomes).key == "a"
         break_off_if("consumer")
     wait_until(lambda: not any(map(is_alive, pids(tmp_path))))
+
+
+INTERRUPTED_START = """
+import multiprocessing.forkserver, signal
+from modeling_m2s.workers_m2s import run_isolated
+
+def connect_then_ctrl_c(*arguments, connect=multiprocessing.forkserver.connect_to_new_process):
+    connected = connect(*arguments)
+    signal.raise_signal(signal.SIGINT)
+    return connected
+
+multiprocessing.forkserver.connect_to_new_process = connect_then_ctrl_c
+try:
+    list(run_isolated(dict, [("a", ())], 1))
+except KeyboardInterrupt:
+    print("interrupted", len(multiprocessing.active_children()))
+"""
+
+
+def test_ctrl_c_while_a_worker_starts_is_quiet_and_leaves_no_process():
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_START], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("interrupted 0\n", "")
 
 
 def run_sleepers(folder: str) -> None:
