@@ -25,6 +25,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from forked_runs import Ended, ForkedRuns
+from hub_server import Hub
 from make_videos import make_video
 from PIL import Image
 from safetensors.torch import load_file
@@ -329,10 +330,11 @@ def make_image(path: Path, seed: int) -> None:
 
 @dataclass
 class Bench:
-    """The place of all runs: a teacher, images and a film, a recipe, and a process that forks runs."""
+    """The place of all runs: a teacher, images and a film, a recipe, a process that forks runs, and its Hub."""
 
     folder: Path
     runs: ForkedRuns
+    hub: Hub
 
     def argv(self, output: str, *flags: object, recipe: str = "recipe.yaml") -> list[str]:
         """Of a recipe, with the teacher and an output; flags win over both."""
@@ -394,9 +396,12 @@ def bench(tmp_path_factory) -> Iterator[Bench]:
     places = {"images": ["$TINY_FOLDER/images"], "videos": ["$TINY_FOLDER/film.mp4"]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, **places}))
     (folder / "images.yaml").write_text(yaml.safe_dump({**RECIPE, "images": places["images"], "crops_per_image": 1}))
-    runs = ForkedRuns.start("train.distill_clip", folder, TINY_FOLDER=str(folder))
-    yield Bench(folder, runs)
-    runs.stop()
+    with Hub() as hub:
+        runs = ForkedRuns.start(
+            "train.distill_clip", folder, TINY_FOLDER=str(folder), **hub.environment(folder / "hub")
+        )
+        yield Bench(folder, runs, hub)
+        runs.stop()
 
 
 @pytest.fixture(scope="module")
@@ -586,6 +591,22 @@ def test_a_run_that_goes_on_from_a_checkpoint_does_not_compress_again(bench, fin
     status, _, err = bench.run("resumed", *flags, die_at=compressing)
     assert status == 0, err
     bench.assert_like("resumed", "run")
+
+
+def test_a_run_goes_on_elsewhere_from_its_pushed_checkpoint(bench, finished):
+    """With its labels; neither the teacher is compressed again nor a step is done twice."""
+    flags = ["--checkpoint_steps", "4", "--cache", finished / "cache", "--push-to-hub", "someone/student"]
+    assert bench.run("away", *flags, "--push-checkpoints", die_at=(LOSSES, 6))[0] == -signal.SIGKILL
+    left = bench.log("run")[-1]["step"] - 4
+    assert left > 2 and bench.hub.repos["someone/student"] == {}
+    resume = [*flags, "--resume", "someone/student"]
+    assert bench.run("too_short", *resume, die_at=(LOSSES, left))[0] == -signal.SIGKILL
+    status, _, err = bench.run("home", *resume, die_at=("train.distill_clip:compress", 1))
+    assert status == 0, err
+    bench.assert_like("home", "run")
+    pushed = bench.hub.repos["someone/student"]
+    for name in ("model.safetensors", "preprocessor_config.json", "README.md"):
+        assert pushed[name] == (bench.folder / "home/model" / name).read_bytes()
 
 
 def test_without_compression_the_student_starts_at_random(bench, finished):

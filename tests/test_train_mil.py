@@ -22,6 +22,7 @@ import pytest
 import torch
 import yaml
 from forked_runs import ROOT, ForkedRuns
+from hub_server import Hub
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModel
@@ -446,10 +447,11 @@ LOSS = "train.mil.loop:step_loss"
 class Bench:
     """Runs on the catalog, by a recipe; flags win over it."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, hub: Hub):
+        self.folder, self.hub = folder, hub
         (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-        self.forked = ForkedRuns.start("train.train_mil", folder, HF_DATASETS_CACHE=str(folder / "cache"))
+        environment = {**hub.environment(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "cache")}
+        self.forked = ForkedRuns.start("train.train_mil", folder, **environment)
 
     def argv(self, output: str, *flags: object) -> list[str]:
         places = {"features": "shot_features", "similar": "similar_movies", "output": output}
@@ -484,9 +486,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(catalog) -> Iterator[Bench]:
-    bench = Bench(catalog)
-    yield bench
-    bench.forked.stop()
+    with Hub() as hub:
+        bench = Bench(catalog, hub)
+        yield bench
+        bench.forked.stop()
 
 
 @pytest.fixture(scope="module")
@@ -567,6 +570,22 @@ def test_a_killed_run_comes_to_the_same(moment, bench, finished):
     status, _, err = bench.run(output)
     assert status == 0, err
     bench.assert_like(output, "run")
+
+
+def test_a_run_goes_on_elsewhere_from_its_pushed_checkpoint(bench, finished):
+    status, _, err = bench.run("away", "--push-to-hub", "someone/mil", "--push-checkpoints", die_at=(LOSS, 9))
+    assert status == -signal.SIGKILL, err
+    left = bench.results("run")["steps"] - 8
+    assert left > 0 and bench.hub.repos["someone/mil"] == {}
+    status, _, err = bench.run(
+        "home", "--push-to-hub", "someone/mil", "--resume", "someone/mil", die_at=(LOSS, left + 1)
+    )
+    assert status == 0, err
+    bench.assert_like("home", "run")
+    pushed = bench.hub.repos["someone/mil"]
+    for name in ("model.safetensors", "README.md"):
+        assert pushed[name] == (bench.folder / "home/model" / name).read_bytes()
+    assert "movie_similarity_m2s.py" in pushed
 
 
 def test_a_killed_run_with_whitening_and_adamw_comes_to_the_same(bench, finished):
