@@ -40,7 +40,7 @@ test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -m slow
 
 # The library's tests with the oldest versions that it supports (gigabytes: PyTorch for CUDA), and with newer ones.
-LIBRARY_TESTS := modeling_m2s processing_m2s pretrained pipeline hub push hostile_files
+LIBRARY_TESTS := modeling_m2s processing_m2s video_processing pretrained pipeline hub push hostile_files
 
 test-oldest test-newest: test-%: .cache/%/installed
 	.cache/$*/bin/python -m pytest -m "not slow" $(LIBRARY_TESTS:%=tests/test_%.py)

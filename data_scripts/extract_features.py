@@ -47,7 +47,7 @@ from data_scripts.ranks import ranks
 from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
+from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder, name_without_folders
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -166,7 +166,7 @@ class ShotEncoder:
         config = self.model.config
         self.dim: int = config.projection_dim if vector == IMAGE_EMBEDS else config.hidden_size
         self.settings = {
-            "encoder": Path(model).resolve().name if model != TINY_MODEL and os.path.isdir(model) else model,
+            "encoder": name_without_folders(model),
             "revision": revision,
             "keyframe": "middle",
             "image_size": config.image_size,

@@ -5,7 +5,6 @@ further. Ours: mean over the tokens, scaled to length one, as sentence-transform
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from modeling_m2s.pretrained_m2s import model_revision
+from modeling_m2s.pretrained_m2s import model_revision, name_without_folders
 
 FILMS_AT_ONCE = 512
 BATCH_SIZE = 32
@@ -34,7 +33,7 @@ class TextEncoder:
     """
 
     def __init__(self, name: str):
-        self.name = Path(name).name if Path(name).is_dir() else name
+        self.name = name_without_folders(name)
         self.tokenizer = AutoTokenizer.from_pretrained(name)
         self.model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")

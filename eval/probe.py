@@ -220,10 +220,12 @@ def probe(arguments: ProbeArguments, command: str = "") -> dict[str, Any]:
 def card_entries(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The results by task as model cards have them: figures and facts, without seeds and classes."""
     left_out = ("probes", "classes")
+    settings = record["encoder"]["settings"]
     return {
         name: {
             **{key: value for key, value in entry.items() if key not in left_out},
             "labels": record["labels"],
+            "measured_with": {key: value for key, value in settings.items() if key not in ("model", "revision")},
             "probes": {probe: {"figures": each["figures"]} for probe, each in entry["probes"].items()},
         }
         for name, entry in record["tasks"].items()

@@ -83,11 +83,12 @@ class SceneRetrievalArguments:
 
 def main(argv: list[str] | None = None) -> None:
     def run(arguments: SceneRetrievalArguments) -> None:
+        folder = Path(str(arguments.model))
+        revision = model_revision(str(folder), None) if arguments.card else ""
         measurement = measure(arguments)
         write_json(arguments.output, measurement)
         if arguments.card:
-            folder = Path(str(arguments.model))
-            add_evaluations(folder, model_revision(str(folder), None), card_entry(measurement, arguments.world.name))
+            add_evaluations(folder, revision, card_entry(measurement, arguments.world.name))
         print_measurement(measurement)
 
     run_command("python -m eval.scene_retrieval", SceneRetrievalArguments, run, argv)
@@ -141,7 +142,12 @@ def card_entry(measurement: dict[str, Any], world: str) -> dict[str, dict[str, A
         space: {"figures": {name.partition("/")[2]: each for name, each in figures.items() if name.startswith(space)}}
         for space in SPACES
     }
-    facts = {"labels": world, "scenes": {"test": counts["queries"]}, "films": counts["films"]}
+    facts = {
+        "labels": world,
+        "scenes": {"test": counts["queries"]},
+        "films": counts["films"],
+        "measured_with": {name: value for name, value in measurement["settings"].items() if name != "shot_space"},
+    }
     chances = {"chance": {"precision_at_1": measurement["chance"], "precision_at_5": measurement["chance"]}}
     return {
         "place retrieval": {"figure": "precision_at_1", **facts, "probes": spaces, "trivial": chances},

@@ -1,6 +1,7 @@
 """Movies2Scenes: from a video file to scene embeddings, on transformers.
 
-Importing this package makes its classes known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`.
+Importing this package makes its classes known to `AutoConfig`, `AutoModel`, `AutoProcessor` and `pipeline`, and to
+`AutoVideoProcessor` where torchvision is installed.
 """
 
 import os
@@ -14,7 +15,14 @@ _is_loading_command = sys.argv[0].endswith("m2s") and threading.current_thread()
 if _is_loading_command:
     _handler = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 try:
-    from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForVideoClassification,
+        AutoProcessor,
+        AutoVideoProcessor,
+    )
+    from transformers.utils import is_torchvision_available
 
     from .configuration_m2s import M2SMovieSimilarityConfig, M2SSceneConfig, M2SSceneEnsembleConfig
     from .ensemble_m2s import M2SSceneEnsembleModel
@@ -24,6 +32,7 @@ try:
     from .pretrained_m2s import tiny_model
     from .processing_m2s import M2SSceneProcessor
     from .version import __version__
+    from .video_processing_m2s import M2SVideoProcessor
 finally:
     if _is_loading_command:
         signal.signal(signal.SIGINT, _handler)
@@ -37,6 +46,9 @@ AutoModel.register(M2SMovieSimilarityConfig, M2SMovieSimilarityModel, exist_ok=T
 AutoModelForVideoClassification.register(M2SSceneConfig, M2SSceneForClassification, exist_ok=True)
 AutoProcessor.register(M2SSceneConfig, M2SSceneProcessor, exist_ok=True)
 AutoProcessor.register(M2SSceneEnsembleConfig, M2SSceneProcessor, exist_ok=True)
+if is_torchvision_available():
+    AutoVideoProcessor.register(M2SSceneConfig, M2SVideoProcessor, exist_ok=True)
+    AutoVideoProcessor.register(M2SSceneEnsembleConfig, M2SVideoProcessor, exist_ok=True)
 
 __all__ = [
     "M2SMovieSimilarityConfig",
@@ -48,6 +60,7 @@ __all__ = [
     "M2SSceneForContrastiveLearning",
     "M2SSceneModel",
     "M2SSceneProcessor",
+    "M2SVideoProcessor",
     "SceneEmbeddingPipeline",
     "__version__",
     "tiny_model",

@@ -12,7 +12,9 @@ Every number on a card is read from a record. A line whose record is missing is 
 of models and classes) is escaped: it can neither end the card's metadata nor bring HTML or links into the card.
 """
 
+import contextlib
 import html
+import itertools
 import json
 import os
 import re
@@ -35,7 +37,8 @@ IMAGE_SETTINGS = (
     *("do_normalize", "image_mean", "image_std", "do_convert_rgb"),
 )
 MODERATION = {"sex", "violence", "drug-use"}
-FOLDERS = re.compile(r"(?<![\w/.])/(?:[^\s/]+/)+")
+# The folders of an absolute path within a text: of a Unix path, of a file's address, of a Windows path.
+FOLDERS = re.compile(r"(?<![\w/.])(?:file://)?/(?:[^\s/]+/)+|(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/]+[\\/])+")
 MOST_CHARACTERS = 200  # of a value on a card
 
 
@@ -51,7 +54,8 @@ def write_card(folder: Path, repo_id: str | None = None, license: str | None = N
         license: SPDX id for the card's header; by default that of the card that is there.
 
     Raises:
-        CardError: no model, a record that cannot be read, or a card that was written by hand.
+        CardError: no model, a record of another form, or a card that was written by hand.
+        StorageError: a record that cannot be read.
     """
     from .storage_m2s import atomic_write
 
@@ -61,9 +65,13 @@ def write_card(folder: Path, repo_id: str | None = None, license: str | None = N
     card = model_card(folder, repo_id, license)
     with atomic_write(path) as file:
         file.write(str(card).encode())
-    for name, content in eval_results(folder).items():
+    results = eval_results(folder)
+    for name, content in results.items():
         with atomic_write(folder / name) as file:
             file.write(content)
+    for other in (folder / EVAL_RESULTS).glob("*.yaml"):  # of weights that are no longer here
+        if f"{EVAL_RESULTS}/{other.name}" not in results:
+            other.unlink()
     return path
 
 
@@ -72,17 +80,31 @@ def is_ours(path: Path) -> bool:
     return not path.exists() or WRITTEN_HERE in path.read_text(encoding="utf-8", errors="replace")
 
 
-def has_records(folder: Path) -> bool:
-    """Whether more is known of a model than its configuration."""
-    return any((folder / name).is_file() for name in (TRAINING, EVALUATIONS)) or bool(_results_of_run(folder))
-
-
 def model_card(folder: Path, repo_id: str | None = None, license: str | None = None) -> ModelCard:
     """The card of a model's folder, from its configuration, `training.json` and `evaluations.json`.
 
     Raises:
-        CardError: no model, or a record that cannot be read.
+        CardError: no model, or a record of another form.
+        StorageError: a record that cannot be read.
     """
+    with form_of_records(folder):
+        return _model_card(folder, repo_id, license)
+
+
+@contextlib.contextmanager
+def form_of_records(folder: Path) -> Iterator[None]:
+    """Errors of records that lack something or hold it in another form, as errors of the user."""
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, UndefinedError) as error:
+        raise CardError(
+            f"{folder}: a record lacks what its card needs ({error!r}); run the command that wrote it again"
+        ) from error
+
+
+def _model_card(folder: Path, repo_id: str | None, license: str | None) -> ModelCard:
     config = _read(folder / "config.json")
     if not config:
         raise CardError(f"{folder}: no model (config.json)")
@@ -192,9 +214,17 @@ def eval_results(folder: Path) -> dict[str, bytes]:
 
 
 def without_paths(value: Any) -> Any:
-    """A record in which absolute paths, as values, keys or words in them, have become the names of their files."""
+    """A record in which absolute paths, as values, keys or words in them, have become the names of their files.
+
+    Keys that become alike are numbered. A path with spaces in the middle of a text keeps what follows the first space.
+    """
     if isinstance(value, Mapping):
-        return {without_paths(key): without_paths(each) for key, each in value.items()}
+        record: dict[Any, Any] = {}
+        for key, each in value.items():
+            name = without_paths(key)
+            names = (name if number == 1 else f"{name} ({number})" for number in itertools.count(1))
+            record[next(one for one in names if one not in record)] = without_paths(each)
+        return record
     if isinstance(value, list | tuple):
         return [without_paths(each) for each in value]
     if isinstance(value, os.PathLike):
@@ -211,9 +241,12 @@ def list_names(leak_guard: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def escaped(value: Any) -> str:
-    """A value as text of one line in Markdown, which it cannot leave: no HTML, links, code, cells or emphasis."""
+    """A value as text of one line in Markdown, which it cannot leave: no HTML, heading, code, cell or emphasis.
+
+    A bare address is shown as one: it does not hide where it leads.
+    """
     text = html.escape(_line(without_paths(value)), quote=False)
-    return re.sub(r"([\\`*|\[\]])", r"\\\1", text)
+    return re.sub(r"([\\`*|~\[\]]|^#|^[+-](?= )|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
 
 
 def _line(value: Any) -> str:
@@ -244,8 +277,8 @@ def _render(template: str, **values: Any) -> str:
 def settings_lines(settings: Mapping[str, Any]) -> str:
     """Settings as YAML, one a line: each value as JSON, which has no line ends."""
     lines = (
-        f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(name))}: {json.dumps(without_paths(value), ensure_ascii=True)}"
-        for name, value in settings.items()
+        f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(name))}: {json.dumps(value, ensure_ascii=True)}"
+        for name, value in without_paths(settings).items()
         if value is not None
     )
     return "\n".join(lines)
@@ -259,15 +292,9 @@ def duration(minutes: float) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """A JSON table; empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CardError(f"{path}: not JSON ({error}); write it again, or remove it") from error
-    if not isinstance(content, dict):
-        raise CardError(f"{path}: not a table; write it again, or remove it")
-    return content
+    from .storage_m2s import read_json
+
+    return read_json(path) if path.is_file() else {}
 
 
 def _results_of_run(folder: Path) -> dict[str, Any]:
@@ -298,14 +325,15 @@ def _model_index(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[EvalR
         figure = entry["figure"]
         trivial = {name: values[figure] for name, values in entry.get("trivial", {}).items() if figure in values}
         for probe, each in entry["probes"].items():
-            found = each["figures"][figure]
+            if (found := each["figures"].get(figure)) is None:
+                continue
             more = {"interval_95": found.get("interval"), "trivial": trivial}
             yield EvalResult(
                 task_type=_line(task.partition("/")[0]).replace("_", "-").replace(" ", "-"),
                 task_name=_line(task),
                 dataset_type=_line(entry.get("hub_dataset") or entry.get("labels") or task),
                 dataset_name=_line(entry.get("labels") or task),
-                dataset_split="test",
+                dataset_split="validation" if entry.get("chosen_on") else "test",
                 metric_type=figure,
                 metric_name=f"{figure} ({_line(probe)})",
                 metric_value=found["mean"],
@@ -315,7 +343,7 @@ def _model_index(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[EvalR
 
 def _table(task: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     """A task's figures as rows of text."""
-    figures = list(next(iter(entry["probes"].values()))["figures"])
+    figures = list(dict.fromkeys(name for probe in entry["probes"].values() for name in probe["figures"]))
     rows = [
         [probe, *(_figure(each["figures"].get(figure)) for figure in figures)]
         for probe, each in entry["probes"].items()
@@ -324,7 +352,16 @@ def _table(task: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         [f"{name} (trivial)", *(_figure({"mean": values[figure]} if figure in values else None) for figure in figures)]
         for name, values in entry.get("trivial", {}).items()
     ]
-    return {"task": task, "entry": entry, "columns": [each.replace("_", " ") for each in figures], "rows": rows}
+    films = entry.get("test_films") or entry.get("films")
+    if films == (entry.get("scenes") or {}).get("test"):
+        films = None  # each scene counts as a film of its own: pictures, or clips whose film nobody knows
+    return {
+        "task": task,
+        "entry": entry,
+        "films": films,
+        "columns": [each.replace("_", " ") for each in figures],
+        "rows": rows,
+    }
 
 
 def _figure(found: Mapping[str, Any] | None) -> str:

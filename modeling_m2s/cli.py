@@ -132,8 +132,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="onnx: model.onnx; int8: model_int8.onnx, faster and less exact; pt2: model.pt2 of torch.export "
         "(default: onnx)",
     )
-    export.add_argument("--shots-per-scene", type=int, help="the only number that is read (default: any)")
-    export.add_argument("--scenes-per-batch", type=int, help="the only number that is read (default: any)")
+    export.add_argument(
+        "--frames-per-scene", type=int, help="fix the number of frames in a scene; the file then reads no other"
+    )
+    export.add_argument(
+        "--scenes-per-batch", type=int, help="fix the number of scenes in a batch; the file then reads no other"
+    )
     return parser
 
 
@@ -311,7 +315,7 @@ def run_push(options: argparse.Namespace) -> int:
 def run_export_model(options: argparse.Namespace) -> int:
     from .export_m2s import ExportSettings, export_model
 
-    settings = ExportSettings(options.formats, options.shots_per_scene, options.scenes_per_batch)
+    settings = ExportSettings(options.formats, options.frames_per_scene, options.scenes_per_batch)
     for name, facts in export_model(options.model, options.output, settings)["files"].items():
         print(
             f"{options.output / name}: {facts['bytes']:,} bytes; largest difference from PyTorch "

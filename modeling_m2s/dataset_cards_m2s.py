@@ -13,14 +13,26 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from .cards_m2s import SOMEWHERE, WRITTEN_HERE, CardError, _license, _line, _read, _render, escaped, is_ours, list_names
-from .storage_m2s import RECORD_NAME, SCHEMAS, FilmDataset, atomic_write
+from .cards_m2s import (
+    SOMEWHERE,
+    WRITTEN_HERE,
+    CardError,
+    _license,
+    _line,
+    _read,
+    _render,
+    escaped,
+    form_of_records,
+    is_ours,
+    list_names,
+)
+from .storage_m2s import RECORD_NAME, SCHEMAS, FilmDataset, atomic_write, shard_names
 
-# By kind: what a row is, which command makes the dataset, and what its columns hold.
-STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+# By kind: what a row is, which commands make the dataset, and what its columns hold.
+STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     "movies": (
         "a film of the catalog",
-        "data_scripts.make_catalog",
+        ("data_scripts.make_catalog",),
         {
             "movie_id": "id of the film; its IMDb id where that is known",
             "title": "title",
@@ -32,39 +44,39 @@ STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "shots": (
         "a shot, with its keyframes",
-        "data_scripts.detect_shots, or m2s embed",
+        ("data_scripts.detect_shots", "m2s embed", "data_scripts.movienet_keyframes", "data_scripts.make_film_world"),
         {
             "movie_id": "id of the film",
             "shot_index": "place of the shot in the film, from 0 on",
-            "start_frame": "first frame of the shot",
-            "end_frame": "frame after its last one",
+            "start_frame": "number of the shot's first frame",
+            "end_frame": "number of the frame after its last one",
             "start_seconds": "start of the shot, seconds",
             "end_seconds": "end of the shot, seconds",
-            "keyframe_frames": "frames of the film that are its keyframes",
+            "keyframe_frames": "numbers of the frames that are its keyframes",
             "keyframes": "these frames, JPEG",
         },
     ),
     "films": (
         "a film of the shots dataset beside it",
-        "the command that makes the shots",
+        ("data_scripts.detect_shots", "m2s embed", "data_scripts.movienet_keyframes", "data_scripts.make_film_world"),
         {
             "movie_id": "id of the film",
             "shard": "number of the shard that holds its shots",
             "first_row": "row of its first shot in that shard",
             "num_shots": "number of shots",
-            "video": "video file",
-            "fingerprint": "tells the file from others",
+            "video": "video file, or folder of keyframes",
+            "fingerprint": "hash that changes when the file is replaced",
             "num_frames": "number of frames",
             "frame_rate": "frames per second",
             "duration_seconds": "length, seconds",
-            "width": "width, pixels",
+            "width": "width of the video, or of its keyframes, pixels",
             "height": "height, pixels",
-            "damage": "what could not be read; empty if all could",
+            "damage": "what could not be read; null if all could",
         },
     ),
     "shot_features": (
         "a film, with a vector of each shot",
-        "data_scripts.extract_features",
+        ("data_scripts.extract_features",),
         {
             "movie_id": "id of the film",
             "num_shots": "number of shots",
@@ -75,18 +87,20 @@ STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
     "similar_movies": (
         "a film and one that is similar to it",
-        "data_scripts.similar_movies",
+        ("data_scripts.similar_movies",),
         {
             "movie_id": "id of the film",
             "similar_movie_id": "id of the similar film",
             "rank": "place among the films similar to it by this source, from 1 on",
-            "score": "viewers in common, or similarity of synopses, as the source has it",
+            "score": "by co_watch, viewers who are expected to watch it next; by co_rating, viewers of both (either is "
+            "divided by the correction for popularity, if the settings have one); by synopsis, the product of both "
+            "texts' embeddings; by genre, 1",
             "source": "what says that they are similar",
         },
     ),
     "scene_pairs": (
         "two scenes of similar films",
-        "data_scripts.mine_scene_pairs",
+        ("data_scripts.mine_scene_pairs",),
         {
             "movie_id_a": "id of the first film",
             "first_shot_a": "first shot of its scene, from 0 on",
@@ -94,19 +108,19 @@ STAGES: dict[str, tuple[str, str, dict[str, str]]] = {
             "first_shot_b": "first shot of its scene, from 0 on",
             "num_shots": "number of shots of either scene",
             "score": "similarity of the scenes, in the space that they were mined in",
-            "source": "what says that the films are similar",
+            "source": "what says that the films are similar; several are joined by +",
         },
     ),
     "scene_embeddings": (
         "a scene, with its vector",
-        "m2s embed, or eval.embed_scenes",
+        ("m2s embed", "eval.embed_scenes"),
         {
             "scene_id": "id of the scene",
-            "movie_id": "id of the film",
-            "first_shot": "first shot, from 0 on",
-            "num_shots": "number of shots",
-            "start_seconds": "start of the scene, seconds",
-            "end_seconds": "end of the scene, seconds",
+            "movie_id": "id of the film; by eval.embed_scenes, the video or picture",
+            "first_shot": "first shot, from 0 on; 0 where shots are not known",
+            "num_shots": "number of shots; 0 where they are not known",
+            "start_seconds": "start of the scene, seconds; null for a picture",
+            "end_seconds": "end of the scene, seconds; null for a picture",
             "embedding": "the vector",
             "model": "encoder",
             "revision": "revision of the encoder's weights",
@@ -154,7 +168,8 @@ def dataset_card(folder: Path, repo_id: str | None = None, license: str | None =
     places = stages_in(folder)
     if not places:
         raise CardError(f"{folder}: no dataset of a stage ({RECORD_NAME})")
-    stages = [_stage(place) for place in places]
+    with form_of_records(folder):
+        stages = [_stage(place) for place in places]
     title, several = repo_id or folder.resolve().name, places != [folder]
     data = DatasetCardData(
         **_license(folder / "README.md", license),
@@ -188,7 +203,7 @@ def _stage(folder: Path) -> dict[str, Any]:
     record = dataset.record
     if not record.get("complete"):
         raise CardError(f"{folder}: not finished; run the command that makes it again")
-    row, command, meanings = STAGES[kind]
+    row, commands, meanings = STAGES[kind]
     first = _first_row(dataset)
     columns = [
         {
@@ -203,7 +218,8 @@ def _stage(folder: Path) -> dict[str, Any]:
         "kind": kind,
         "folder": folder.name,
         "row": row,
-        "command": command,
+        "commands": commands,
+        "num_films": _count_films(dataset),
         "columns": columns,
         "record": record,
         "facts": {name: record[name] for name in SHOWN_FACTS if name in record},
@@ -215,6 +231,15 @@ def _stage(folder: Path) -> dict[str, Any]:
         "leak_guard": list_names(record["leak_guard"]) if record.get("leak_guard") else None,
         "digest": shards_digest(dataset),
     }
+
+
+def _count_films(dataset: FilmDataset) -> int:
+    """Films that rows name, in whichever column."""
+    ids = [name for name in dataset.schema.features if name.startswith("movie_id") or name == "similar_movie_id"]
+    if len(ids) == 1:
+        return dataset.record["num_films"]
+    table = dataset.read(ids)
+    return len({film for name in ids for film in table[name].unique().to_pylist()})
 
 
 def _reason(text: str) -> str:
@@ -237,9 +262,10 @@ def _first_row(dataset: FilmDataset) -> dict[str, Any]:
 def shards_digest(dataset: FilmDataset) -> str:
     """Sixteen hex digits that change with the name or the bytes of any shard."""
     digest = hashlib.sha256()
-    for shard in dataset.record["shards"]:
-        path = dataset.folder / "data" / shard["file"]
-        if path.is_file():
-            with open(path, "rb") as file:
-                digest.update(f"{shard['file']} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for name in shard_names(dataset.folder, dataset.record):
+        path = dataset.folder / "data" / name
+        if not path.is_file():
+            raise CardError(f"{path}: missing, but the record names it")
+        with open(path, "rb") as file:
+            digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:16]

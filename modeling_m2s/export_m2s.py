@@ -9,11 +9,13 @@
       export.json                 shapes, versions, differences from PyTorch; there once all the rest is
 
 The file reads `pixel_values` (B, F, C, Y, X) and `frame_mask` (B, F), as [`M2SSceneProcessor`] makes them, and gives
-`pooler_output` (B, D) and `scene_embeds` (B, projection_dim). Letters of shapes are those of `modeling_m2s.py`. The
-last layer computes the class token alone, which both outputs are made of; the numbers are those of the whole layer.
+`pooler_output` (B, D) and `scene_embeds` (B, projection_dim). Letters of shapes are those of `modeling_m2s.py`. In the
+last layer only the class token is computed, because both outputs come from it. The results equal those of the full
+layer.
 
-`int8` is ONNX whose matrix products have weights of 8 bits, with a scale for each output, and inputs that are rounded
-to 8 bits as they come, with one scale. A scene's numbers then depend a little on the others in its batch.
+`int8` is ONNX too. It stores the weights of matrix products in 8 bits, with one scale for each output, and rounds their
+inputs to 8 bits at run time, with one scale. The batch shares that scale, so a scene's vectors change a little with its
+batch.
 """
 
 import copy
@@ -39,7 +41,7 @@ from .configuration_m2s import M2SSceneEnsembleConfig
 from .ensemble_m2s import M2SSceneEnsembleModel
 from .errors_m2s import UserError
 from .modeling_m2s import M2SSceneModel
-from .pretrained_m2s import load_encoder, model_name
+from .pretrained_m2s import load_encoder, name_without_folders
 
 INPUTS, OUTPUTS = ("pixel_values", "frame_mask"), ("pooler_output", "scene_embeds")
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "pt2": "model.pt2"}
@@ -70,11 +72,11 @@ class ExportSettings:
     """`formats` are some of onnx, int8 and pt2; sizes are free if None, else the only ones that a file takes."""
 
     formats: Sequence[str] = ("onnx",)
-    shots_per_scene: int | None = None
+    frames_per_scene: int | None = None
     scenes_per_batch: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("shots_per_scene", "scenes_per_batch"):
+        for name in ("frames_per_scene", "scenes_per_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ExportError(f"{name}={value} must be at least 1")
@@ -154,7 +156,7 @@ def export_model(model: str, output: Path, settings: ExportSettings | None = Non
             files = write_files(trace(encoder, settings), settings)
         checks = {name: compare(encoder, name, content, settings) for name, content in files.items()}
         record = {
-            "model": model_name(encoder.config.name_or_path),
+            "model": name_without_folders(encoder.config.name_or_path),
             "revision": revision,
             **describe(encoder, settings),
             "opset": OPSET if needs_onnx else None,
@@ -169,7 +171,7 @@ def export_model(model: str, output: Path, settings: ExportSettings | None = Non
                 for name in files
             },
         }
-        for name in (RECORD_FILE, *FILES.values(), *SETTINGS_FILES):
+        for name in (RECORD_FILE, *SETTINGS_FILES, *FILES.values()):  # as long as settings are there, so is a file
             (output / name).unlink(missing_ok=True)
         for name, content in files.items():
             with atomic_write(output / FILES[name]) as file:
@@ -198,19 +200,21 @@ def refuse_other_files(output: Path) -> None:
         raise ExportError(f"{output} is a file; name a folder")
     ours = {RECORD_FILE, *FILES.values(), *SETTINGS_FILES}
     there = sorted(path.name for path in output.iterdir()) if output.exists() else []
+    if not {RECORD_FILE, *FILES.values()} & {*there}:
+        ours = set()  # settings alone may be of a model
     if others := [name for name in there if name not in ours and not name.startswith(".m2s-")]:
         raise ExportError(f"{output} holds {others[0]}, which is no part of an export; choose another folder")
 
 
 def free_axes(settings: ExportSettings) -> dict[int, str]:
     """Names of the axes, of both inputs, whose sizes are not fixed."""
-    fixed = settings.scenes_per_batch, settings.shots_per_scene
+    fixed = settings.scenes_per_batch, settings.frames_per_scene
     return {axis: name for axis, name in enumerate(("scenes", "frames")) if fixed[axis] is None}
 
 
 def trace(encoder: Encoder, settings: ExportSettings) -> torch.export.ExportedProgram:
     """The encoder as a graph, its free sizes as variables."""
-    scenes, frames = settings.scenes_per_batch, settings.shots_per_scene
+    scenes, frames = settings.scenes_per_batch, settings.frames_per_scene
     # Examples of 2 and 3: sizes of 1 would be taken for constants.
     example = random_scenes(encoder, scenes or 2, frames or 3)
     axes = {axis: torch.export.Dim(name) for axis, name in free_axes(settings).items()}
@@ -286,7 +290,7 @@ def compare(encoder: Encoder, format_name: str, content: bytes, settings: Export
         ExportError: they are further apart than allowed, or not numbers.
     """
     run, checks = runner(format_name, content), []
-    fixed = settings.scenes_per_batch, settings.shots_per_scene
+    fixed = settings.scenes_per_batch, settings.frames_per_scene
     for scenes, frames in dict.fromkeys((fixed[0] or size[0], fixed[1] or size[1]) for size in CHECKED_SIZES):
         pixel_values, frame_mask = random_scenes(encoder, scenes, frames)
         outputs, found = encoder(pixel_values, frame_mask=frame_mask), run(pixel_values, frame_mask)
@@ -326,7 +330,7 @@ def num_channels(encoder: Encoder) -> int:
 
 def describe(encoder: Encoder, settings: ExportSettings) -> dict[str, Any]:
     """Inputs and outputs by name, each with its sizes; free ones by name."""
-    scenes, frames = settings.scenes_per_batch or "scenes", settings.shots_per_scene or "frames"
+    scenes, frames = settings.scenes_per_batch or "scenes", settings.frames_per_scene or "frames"
     size = encoder.config.image_size
     shapes = ([scenes, frames, num_channels(encoder), size, size], [scenes, frames])
     widths = (encoder.config.hidden_size, encoder.config.projection_dim)

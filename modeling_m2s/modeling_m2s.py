@@ -86,7 +86,7 @@ def scene_inputs(
     """`pixel_values` and `frame_mask`, whichever of their two names they were given by.
 
     Raises:
-        ValueError: both names are given for one input, or no pixels at all.
+        ValueError: both names are given for one input, no pixels at all, or videos of another shape than five axes.
     """
     for name, value, synonym, other in (
         ("pixel_values", pixel_values, "pixel_values_videos", pixel_values_videos),
@@ -97,6 +97,11 @@ def scene_inputs(
     pixel_values = pixel_values_videos if pixel_values is None else pixel_values
     if pixel_values is None:
         raise ValueError("pixel_values is missing; M2SSceneProcessor makes it")
+    if pixel_values_videos is not None and pixel_values.ndim != 5:
+        raise ValueError(
+            f"pixel_values_videos has shape {tuple(pixel_values.shape)}; expected (scenes, frames, channels, height, "
+            "width)"
+        )
     return pixel_values, padding_mask_videos if frame_mask is None else frame_mask
 
 
@@ -378,12 +383,15 @@ class M2SSceneModel(M2SSceneEncoder):
 
         Raises:
             ValueError: `pixel_values` is missing or of neither shape, its frames are not of the model's size, the mask
-                has another shape, or an input is given by both of its names.
+                has another shape, is of floating point or goes by a name that is not read, or an input is given by
+                both of its names.
         """
         pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
         if pixel_values.ndim == 4:
             pixel_values = pixel_values[:, None]
         self._check_inputs(pixel_values, frame_mask)
+        if unknown := [name for name in kwargs if name.endswith("mask")]:
+            raise ValueError(f"{unknown[0]} is not read; the mask of real frames is frame_mask")
         outputs = self.vision_model(pixel_values, frame_mask=frame_mask, kept_patches=kept_patches, **kwargs)
         return M2SSceneModelOutput(
             last_hidden_state=outputs.last_hidden_state,
@@ -400,6 +408,10 @@ class M2SSceneModel(M2SSceneEncoder):
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; expected (scenes, frames, *{frame_shape}). "
                 "M2SSceneProcessor makes it"
+            )
+        if frame_mask is not None and frame_mask.is_floating_point():
+            raise ValueError(
+                f"frame_mask is of {frame_mask.dtype}; it is True or 1 where a frame is real, else False or 0"
             )
         if frame_mask is not None and frame_mask.shape != pixel_values.shape[:2]:
             raise ValueError(

@@ -47,6 +47,12 @@ def model_name(source: str) -> str:
     return TINY_MODEL if source == tiny_model() else source
 
 
+def name_without_folders(source: str) -> str:
+    """A model's name for records that may leave this machine: of a folder the last part of its path."""
+    name = model_name(source)
+    return name if name == TINY_MODEL or not os.path.isdir(name) else Path(name).resolve().name
+
+
 def load_encoder(
     name: str, position_interpolation: str | None = None, dtype: str = "float32"
 ) -> "tuple[M2SSceneModel | M2SSceneEnsembleModel, BaseImageProcessor, str]":

@@ -72,11 +72,8 @@ class M2SSceneProcessor(ProcessorMixin):
         if images is not None:
             pixels = self._pixels(_images(images), options)
             return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
-        frames_per_scene = _frames_of_scenes(scenes) if videos is None else _frames_of_videos(videos, options)
+        frames_per_scene = _frames_of_scenes(scenes) if videos is None else frames_of_videos(videos, options)
         lengths = [len(frames) for frames in frames_per_scene]
-        if 0 in lengths:
-            raise ValueError(f"{names[0].removesuffix('s')} {lengths.index(0)} has no frames")
-
         pixels = self._pixels([frame for frames in frames_per_scene for frame in frames], options)
         frame_mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
         pixel_values = np.zeros((*frame_mask.shape, *pixels.shape[1:]), dtype=pixels.dtype)
@@ -86,6 +83,11 @@ class M2SSceneProcessor(ProcessorMixin):
     def _pixels(self, frames: list[Any], options: dict[str, Any]) -> np.ndarray:
         """CLIP's pixels (frames, channels, height, width)."""
         return self.image_processor(images=frames, return_tensors="np", **options)["pixel_values"]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
+        """As transformers' processors; besides, `preprocessor_config.json`, from which `AutoVideoProcessor` loads."""
+        self.image_processor.save_pretrained(save_directory)
+        return super().save_pretrained(save_directory, **kwargs)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -103,7 +105,15 @@ def _frames_of_scenes(scenes: Any) -> list[list[Any]]:
             "expected a list of scenes, each a list of shots: processor([[shot_1, shot_2, …], …]); "
             "wrap one scene as processor([scene])"
         )
-    return [list(_frames(scene)) for scene in scenes]
+    return _not_empty("scene", [list(_frames(scene)) for scene in scenes])
+
+
+def _not_empty(what: str, lists: list[list[Any]]) -> list[list[Any]]:
+    """The lists of frames, if each has a frame."""
+    for number, frames in enumerate(lists):
+        if not frames:
+            raise ValueError(f"{what} {number} has no frames")
+    return lists
 
 
 def _images(images: Any) -> list[Any]:
@@ -132,8 +142,17 @@ def _load(loader: Any, source: str | os.PathLike, **options) -> Any:
         raise ValueError(f"{os.fspath(source)} cannot be read: {error}") from error
 
 
-def _frames_of_videos(videos: Any, options: dict[str, Any]) -> list[list[Any]]:
-    """The frames that are read of each video; takes the options that say which out of `options`."""
+def frames_of_videos(videos: Any, options: dict[str, Any]) -> list[list[Any]]:
+    """The frames that are read of each video; takes the options that say which out of `options`.
+
+    Args:
+        videos: as of [`M2SSceneProcessor`].
+        options: `num_frames`, `do_sample_frames` and `video_metadata` are taken out.
+
+    Raises:
+        ValueError: no video; one without frames or that cannot be read.
+        ImportError: a path or URL, and no PyAV to read it.
+    """
     num_frames = options.pop("num_frames", None)
     num_frames = FRAMES_PER_VIDEO if num_frames is None else num_frames
     do_sample_frames = options.pop("do_sample_frames", None)
@@ -148,11 +167,12 @@ def _frames_of_videos(videos: Any, options: dict[str, Any]) -> list[list[Any]]:
     metadata = metadata or [None] * len(videos)
     if len(metadata) != len(videos):
         raise ValueError(f"video_metadata has {len(metadata)} entries for {len(videos)} videos")
-    return [
+    lists = [
         _frames_of_video(video, None if is_whole else num_frames)
         for video, known in zip(videos, metadata, strict=True)
         for is_whole in [not do_sample_frames if do_sample_frames is not None else _is_in_memory(video) and not known]
     ]
+    return _not_empty("video", lists)
 
 
 def _frames_of_video(video: Any, num_frames: int | None) -> list[Any]:

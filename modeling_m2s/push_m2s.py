@@ -21,7 +21,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCa
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
-from .cards_m2s import eval_results, has_records, model_card
+from .cards_m2s import eval_results, is_ours, model_card, without_paths
 from .configuration_m2s import CLIP_MODEL_TYPES, M2SMovieSimilarityConfig, M2SSceneConfig, M2SSceneEnsembleConfig
 from .dataset_cards_m2s import dataset_card
 from .ensemble_m2s import M2SSceneEnsembleModel
@@ -30,24 +30,37 @@ from .modeling_m2s import M2SSceneForClassification, M2SSceneModel
 from .movie_similarity_m2s import M2SMovieSimilarityModel
 from .pretrained_m2s import PICKLES
 from .processing_m2s import M2SSceneProcessor
-from .storage_m2s import RECORD_NAME, SCHEMAS, SHARD_NAME, FilmDataset, shard_names
+from .storage_m2s import RECORD_NAME, SCHEMAS, SHARD_NAME, FilmDataset, read_json, shard_names
+from .video_processing_m2s import M2SVideoProcessor
 
 # By the type of a model: what each auto class stands for. Others than these need no code of ours.
 AUTO_CLASSES: dict[str, dict[str, type]] = {
-    "m2s_scene": {"AutoConfig": M2SSceneConfig, "AutoModel": M2SSceneModel, "AutoProcessor": M2SSceneProcessor},
+    "m2s_scene": {
+        "AutoConfig": M2SSceneConfig,
+        "AutoModel": M2SSceneModel,
+        "AutoProcessor": M2SSceneProcessor,
+        "AutoVideoProcessor": M2SVideoProcessor,
+    },
     "m2s_scene_ensemble": {
         "AutoConfig": M2SSceneEnsembleConfig,
         "AutoModel": M2SSceneEnsembleModel,
         "AutoProcessor": M2SSceneProcessor,
+        "AutoVideoProcessor": M2SVideoProcessor,
     },
     "m2s_movie_similarity": {"AutoConfig": M2SMovieSimilarityConfig, "AutoModel": M2SMovieSimilarityModel},
 }
-MODEL_SUFFIXES = (".json", ".safetensors", ".md", ".txt")
-MODEL_NAMES = ("LICENSE", "NOTICE")
+MODEL_FILES = re.compile(
+    r"((generation_|preprocessor_|processor_|video_preprocessor_)?config|modules|sentence_bert_config"
+    r"|training|evaluations|tokenizer|tokenizer_config|special_tokens_map|vocab)\.json|merges\.txt"
+    r"|[^/]+\.safetensors(\.index\.json)?|README\.md|(LICENSE|NOTICE)(\.md|\.txt)?"
+)
 RUN_RECORDS = ("recipe.json", "results.json")
 # Files of an earlier push that would be read together with those of this one.
 REPLACED = {
-    "model": re.compile(r"[^/]+\.safetensors(\.index\.json)?"),
+    "model": re.compile(
+        r"[^/]+\.safetensors(\.index\.json)?|\.eval_results/[^/]+\.yaml|(training|evaluations|results|recipe)\.json"
+        r"|modules\.json|sentence_bert_config\.json|\d_[^/]+/config\.json"
+    ),
     "dataset": re.compile(rf"([^/]+/)?({RECORD_NAME}|data/{SHARD_NAME.pattern})"),
     "checkpoint": re.compile(r"checkpoints/.*"),
 }
@@ -102,8 +115,7 @@ def collect(folder: Path, repo_id: str, with_keyframes: bool = False) -> Upload:
         if (model / "config.json").is_file():
             files = _model_files(model, repo_id)
             if model != folder:
-                records = (_inside(folder, folder / name) for name in RUN_RECORDS if (folder / name).is_file())
-                files |= {record.name: record for record in records}
+                files |= {name: _run_record(folder / name) for name in RUN_RECORDS if (folder / name).is_file()}
             return Upload("model", files)
     if (folder / RECORD_NAME).is_file():
         return Upload("dataset", _dataset_files(folder, with_keyframes) | _dataset_card(folder, repo_id, False))
@@ -193,7 +205,7 @@ def _one_line_errors(repo_id: str) -> Iterator[None]:
 
 
 def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     model_type = config.get("model_type")
     if model_type not in (*AUTO_CLASSES, *CLIP_MODEL_TYPES):
         raise PushError(f"{folder}: a model of type {model_type!r}; pushed are {', '.join(AUTO_CLASSES)} and CLIP")
@@ -202,9 +214,7 @@ def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
         path.relative_to(folder).as_posix(): _inside(folder, path)
         for place in (folder, *modules)
         for path in place.iterdir()
-        if not path.name.startswith(".")
-        and path.is_file()
-        and (path.suffix in MODEL_SUFFIXES or path.name in MODEL_NAMES)
+        if not path.name.startswith(".") and path.is_file() and MODEL_FILES.fullmatch(path.name)
     }
     if not any(name.endswith(".safetensors") for name in files):
         pickles = [name for name in PICKLES if (folder / name).exists()]
@@ -216,12 +226,10 @@ def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     if model_type in AUTO_CLASSES:
         files |= _with_code(folder, config)
     files |= eval_results(folder)
-    if "README.md" in files:
-        _card_header(folder / "README.md")
-    elif has_records(folder):
+    if is_ours(folder / "README.md"):  # it may be of other weights, or of a name not yet known
         files["README.md"] = str(model_card(folder, repo_id)).encode()
     else:
-        files["README.md"] = _model_card(repo_id, config, "AutoProcessor" in AUTO_CLASSES.get(model_type, {}))
+        _card_header(folder / "README.md")
     return files
 
 
@@ -235,7 +243,7 @@ def _with_code(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
     names = {auto: f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}" for auto, kind in classes.items()}
     files: dict[str, Path | bytes] = {"config.json": _json({**config, "auto_map": names})}
     if "AutoProcessor" in names and (folder / "processor_config.json").is_file():
-        settings = _read_json(folder / "processor_config.json")
+        settings = read_json(folder / "processor_config.json")
         files["processor_config.json"] = _json({**settings, "auto_map": {"AutoProcessor": names["AutoProcessor"]}})
     for kind in classes.values():
         module = str(sys.modules[kind.__module__].__file__)
@@ -245,7 +253,7 @@ def _with_code(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
 
 def _dataset_files(folder: Path, with_keyframes: bool) -> dict[str, Path | bytes]:
     """The record and the shards that it names."""
-    kind = _read_json(folder / RECORD_NAME).get("dataset")
+    kind = read_json(folder / RECORD_NAME).get("dataset")
     if kind not in SCHEMAS:
         raise PushError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
     dataset = FilmDataset(folder, kind)
@@ -261,9 +269,15 @@ def _dataset_files(folder: Path, with_keyframes: bool) -> dict[str, Path | bytes
     paths = {f"data/{name}": _inside(folder, folder / "data" / name) for name in shards}
     if missing := [path for path in paths.values() if not path.is_file()]:
         raise PushError(f"{missing[0]}: missing, but the record names it")
-    if not shards or len(dataset.films(parts=False)) != record["num_films"]:
+    if not shards or len(dataset.films(parts=False)) != record.get("num_films"):
         raise PushError(f"{folder}: its shards hold no films, or others than the record says; m2s info or check tells")
     return {RECORD_NAME: _inside(folder, folder / RECORD_NAME), **paths}
+
+
+def _run_record(path: Path) -> bytes:
+    """A run's record without paths of this machine, and so without the command."""
+    record = read_json(_inside(path.parent, path))
+    return _json({name: without_paths(value) for name, value in record.items() if name != "command"})
 
 
 def _inside(folder: Path, path: Path) -> Path:
@@ -273,23 +287,10 @@ def _inside(folder: Path, path: Path) -> Path:
     return path
 
 
-def _model_card(repo_id: str, config: dict[str, Any], has_processor: bool) -> bytes:
-    """A card with what is known from the configuration alone."""
-    remote = ", trust_remote_code=True" if config["model_type"] in AUTO_CLASSES else ""
-    names = "AutoModel, AutoProcessor" if has_processor else "AutoModel"
-    processor = f'processor = AutoProcessor.from_pretrained("{repo_id}"{remote})\n' if has_processor else ""
-    lines = f'from transformers import {names}\n\nmodel = AutoModel.from_pretrained("{repo_id}"{remote})\n{processor}'
-    text = (
-        f"---\nlibrary_name: transformers\ntags:\n- movies2scenes\n---\n\n# {repo_id}\n\nA model of type "
-        f"`{config['model_type']}` of Movies2Scenes. Nothing else was recorded.\n\n```python\n{lines}```\n"
-    )
-    return text.encode()
-
-
 def _dataset_card(folder: Path, repo_id: str, several: bool) -> dict[str, Path | bytes]:
     """The folder's card, or one of its records; it names the Parquet files of each of several datasets."""
     path = folder / "README.md"
-    if not path.is_file():
+    if is_ours(path):
         return {"README.md": str(dataset_card(folder, repo_id)).encode()}
     if _card_header(_inside(folder, path)).get("configs") or not several:
         return {"README.md": path}
@@ -306,16 +307,6 @@ def _card_header(path: Path) -> dict[str, Any]:
         return metadata_load(path) or {}
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise PushError(f"{path}: its header cannot be read ({error})") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise PushError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise PushError(f"{path}: not a table of settings")
-    return content
 
 
 def _json(content: dict[str, Any]) -> bytes:

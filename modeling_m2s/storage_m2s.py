@@ -417,6 +417,21 @@ class FilmDataset:
         return sorted((self.folder / "data").glob("train-*.parquet"))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that holds a table.
+
+    Raises:
+        StorageError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise StorageError(f"{path}: JSON, but not a table")
+    return content
+
+
 def require_settings(folder: Path, found: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
     """Refuse data made in another way than is needed.
 

@@ -163,6 +163,7 @@ def test_auto_classes_load_what_the_command_saved(ensemble_folder, members, scen
         "config.json",
         "model.safetensors",
         "modules.json",
+        "preprocessor_config.json",
         "processor_config.json",
         "sentence_bert_config.json",
         "training.json",

@@ -161,7 +161,7 @@ def test_the_readmes_block_runs_on_an_export(exported, encoder, tmp_path, monkey
 
 @pytest.mark.slow
 def test_fixed_sizes_read_no_others(encoder, tiny_folder, tmp_path):
-    command = ["export-model", str(tiny_folder), str(tmp_path), "--formats", "onnx", "pt2", "--shots-per-scene", "9"]
+    command = ["export-model", str(tiny_folder), str(tmp_path), "--formats", "onnx", "pt2", "--frames-per-scene", "9"]
     assert main([*command, "--scenes-per-batch", "1"]) == 0
     record = json.loads((tmp_path / "export.json").read_text())
     assert record["inputs"]["pixel_values"] == [1, 9, 3, 32, 32]
@@ -178,7 +178,7 @@ def test_fixed_sizes_read_no_others(encoder, tiny_folder, tmp_path):
 
 @pytest.mark.slow
 def test_fixed_shots_leave_batches_free(encoder):
-    module = trace(encoder, ExportSettings(shots_per_scene=5)).module()
+    module = trace(encoder, ExportSettings(frames_per_scene=5)).module()
     with torch.no_grad():
         assert module(*random_inputs(1, 5))["pooler_output"].shape == (1, 32)
         assert module(*random_inputs(4, 5))["pooler_output"].shape == (4, 32)
@@ -209,7 +209,7 @@ def test_missing_packages_are_named(tiny_folder, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--shots-per-scene", "0"], ["--scenes-per-batch", "-1"]])
+@pytest.mark.parametrize("arguments", [["--frames-per-scene", "0"], ["--scenes-per-batch", "-1"]])
 def test_impossible_sizes_are_refused(tiny_folder, tmp_path, capsys, arguments):
     assert "must be at least 1" in run_error(
         ["export-model", str(tiny_folder), str(tmp_path / "out"), *arguments], capsys
@@ -229,6 +229,10 @@ def test_a_folder_of_other_files_is_refused(tiny_folder, tmp_path, capsys):
     assert "is a file" in run_error(["export-model", str(tiny_folder), str(tmp_path / "notes.txt")], capsys)
     before = {path.name: path.read_bytes() for path in tiny_folder.iterdir() if path.is_file()}
     assert "no part of an export" in run_error(["export-model", str(tiny_folder), str(tiny_folder)], capsys)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/config.json").write_text("mine")
+    assert "holds config.json" in run_error(["export-model", str(tiny_folder), str(tmp_path / "own")], capsys)
+    assert (tmp_path / "own/config.json").read_text() == "mine"
     assert before == {path.name: path.read_bytes() for path in tiny_folder.iterdir() if path.is_file()}
 
 

@@ -161,7 +161,14 @@ def test_remote_code_loads_from_the_hub_without_the_package(remote_folder, examp
 def test_pushed_models_load_as_they_were(tiny_folder, example, hub, tmp_path):
     run(PUSH_AND_LOAD, hub, tmp_path, tiny_folder, example)
     files = set(hub.repos["someone/tiny"])
-    assert files == {"README.md", "config.json", "model.safetensors", "processor_config.json", *SENTENCE_TRANSFORMERS}
+    assert files == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "processor_config.json",
+        *SENTENCE_TRANSFORMERS,
+    }
 
 
 def test_saving_can_push_at_once(tiny_folder, example, hub, tmp_path):

@@ -167,6 +167,7 @@ def test_classifiers_are_no_sentence_transformers(classifier):
     assert sorted(path.name for path in classifier.iterdir()) == [
         "config.json",
         "model.safetensors",
+        "preprocessor_config.json",
         "processor_config.json",
     ]
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from test_datasets_hub import rows_of
 from test_hub import COMMON, WITHOUT_PACKAGE, example  # noqa: F401 (a fixture)
 from transformers import CLIPVisionModelWithProjection
+from transformers.utils import is_torchvision_available
 
 import modeling_m2s
 from modeling_m2s import (
@@ -30,12 +31,14 @@ from modeling_m2s import (
     M2SSceneForClassification,
     M2SSceneModel,
 )
+from modeling_m2s.cards_m2s import add_evaluations, model_card, write_card
 from modeling_m2s.cli import main
+from modeling_m2s.pretrained_m2s import model_revision
 from modeling_m2s.push_m2s import collect
 from modeling_m2s.storage_m2s import SCHEMAS, FilmDataset
 
 PACKAGE = Path(modeling_m2s.__file__).parent
-CODE = ["configuration_m2s.py", "modeling_m2s.py", "processing_m2s.py"]
+CODE = ["configuration_m2s.py", "modeling_m2s.py", "processing_m2s.py", "video_processing_m2s.py"]
 SHARDS = ["data/train-00000.parquet", "data/train-00001.parquet"]
 FILMS = {"tt1": 2, "tt2": 3}  # shots by film
 CLIENT = """
@@ -94,6 +97,16 @@ try:
 except ModelError as error:
     print(error)
 sys.exit(main(["push", sys.argv[3], "someone/other"]))
+"""
+
+VIDEO_WITHOUT_PACKAGE = """
+import sys
+import numpy
+sys.modules["modeling_m2s"] = None
+from transformers import AutoVideoProcessor
+processor = AutoVideoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules.")
+assert processor([numpy.zeros((2, 50, 60, 3), "uint8")])["padding_mask_videos"].tolist() == [[True, True]]
 """
 
 
@@ -177,7 +190,7 @@ def stored_rows(folder: Path, kind: str) -> str:
 
 def run(script: str, hub: Hub, cache: Path, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-I", "-c", COMMON + script, *arguments],
+        [sys.executable, "-I", "-c", script, *arguments],
         env={**os.environ, **hub.environment(cache), **environment},
         cwd=cache,
         capture_output=True,
@@ -190,17 +203,15 @@ def test_a_pushed_model_runs_without_this_package(model, example, client, shared
     client.push(model, "someone/remote")
     saved = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
     assert set(shared_hub.repos["someone/remote"]) == {"README.md", *CODE, *saved}
-    assert shared_hub.repos["someone/remote"]["README.md"].decode() == (
-        "---\nlibrary_name: transformers\ntags:\n- movies2scenes\n---\n\n# someone/remote\n\n"
-        "A model of type `m2s_scene` of Movies2Scenes. Nothing else was recorded.\n\n```python\n"
-        "from transformers import AutoModel, AutoProcessor\n\n"
-        'model = AutoModel.from_pretrained("someone/remote", trust_remote_code=True)\n'
-        'processor = AutoProcessor.from_pretrained("someone/remote", trust_remote_code=True)\n```\n'
-    )
-    finished = run(WITHOUT_PACKAGE, shared_hub, tmp_path, "someone/remote", example)
+    card = shared_hub.repos["someone/remote"]["README.md"].decode()
+    assert card == str(model_card(model, "someone/remote")) and "Nothing was measured" in card
+    finished = run(COMMON + WITHOUT_PACKAGE, shared_hub, tmp_path, "someone/remote", example)
     assert finished.returncode == 0, finished.stderr
-    finished = run(WITHOUT_PACKAGE, shared_hub, tmp_path, "someone/remote", example, HF_HUB_OFFLINE="1")
+    finished = run(COMMON + WITHOUT_PACKAGE, shared_hub, tmp_path, "someone/remote", example, HF_HUB_OFFLINE="1")
     assert finished.returncode == 0, finished.stderr
+    if is_torchvision_available():
+        finished = run(VIDEO_WITHOUT_PACKAGE, shared_hub, tmp_path, "someone/remote")
+        assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize(
@@ -217,8 +228,8 @@ def test_a_pushed_model_runs_without_this_package(model, example, client, shared
 def test_without_a_network_the_cache_serves(environment, told, model, example, hub, tmp_path):  # noqa: F811
     hub.add("someone/model", model)
     script = "from modeling_m2s.pretrained_m2s import load_encoder; load_encoder(name)"
-    assert run(script, hub, tmp_path, "someone/model", example).returncode == 0
-    finished = run(UNREACHABLE, hub, tmp_path, "someone/model", example, model, **environment)
+    assert run(COMMON + script, hub, tmp_path, "someone/model", example).returncode == 0
+    finished = run(COMMON + UNREACHABLE, hub, tmp_path, "someone/model", example, model, **environment)
     assert finished.stdout.splitlines()[0] == (
         "model someone/other cannot be loaded: there is no such folder, and the Hub cannot be reached and its cache "
         "does not hold it"
@@ -470,19 +481,55 @@ def test_a_dry_run_lists_what_would_go_up(model, client, shared_hub, tmp_path, c
         "model.safetensors": saved["model.safetensors"],
         "modeling_m2s.py": (PACKAGE / "modeling_m2s.py").stat().st_size,
         "modules.json": saved["modules.json"],
+        "preprocessor_config.json": saved["preprocessor_config.json"],
         "processing_m2s.py": (PACKAGE / "processing_m2s.py").stat().st_size,
         "processor_config.json": arrived["processor_config.json"],
-        "recipe.json": 2,
-        "results.json": 2,
+        "recipe.json": 3,
+        "results.json": 3,
         "sentence_bert_config.json": saved["sentence_bert_config.json"],
+        "video_processing_m2s.py": (PACKAGE / "video_processing_m2s.py").stat().st_size,
     }
     assert arrived == expected
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert main(["push", str(output), "someone/run", "--dry-run"]) == 0
     assert capsys.readouterr().out == (
         "".join(f"{size:>15,}  {path}\n" for path, size in expected.items())
-        + f"{sum(expected.values()):>15,}  bytes in 13 files of a model\nnothing was uploaded (--dry-run)\n"
+        + f"{sum(expected.values()):>15,}  bytes in 15 files of a model\nnothing was uploaded (--dry-run)\n"
     )
+
+
+def test_the_card_that_goes_up_has_the_repositorys_name_and_these_weights_figures(model, client, shared_hub):
+    figures = {"mlp": {"figures": {"accuracy": {"mean": 0.987}}}}
+    entry = {"figure": "accuracy", "labels": "lvu", "scenes": {"test": 5}, "probes": figures, "trivial": {}}
+    add_evaluations(model, model_revision(str(model), None), {"lvu/scene": entry}, hub_dataset="someone/lvu")
+    assert "FOLDER_OR_HUB_ID" in (model / "README.md").read_text()
+    client.push(model, "someone/figures")
+    pushed = shared_hub.repos["someone/figures"]
+    card = pushed["README.md"].decode()
+    assert "FOLDER_OR_HUB_ID" not in card and "# someone/figures\n" in card and "0.987" in card
+    assert ".eval_results/someone_lvu.yaml" in pushed and "modules.json" in pushed
+
+    other_weights(model)
+    (model / "modules.json").unlink()
+    client.push(model, "someone/figures")
+    assert "0.987" not in pushed["README.md"].decode()
+    assert not {".eval_results/someone_lvu.yaml", "modules.json"} & pushed.keys()
+    write_card(model)
+    assert not list((model / ".eval_results").iterdir())
+
+
+def test_nothing_of_this_machine_goes_up(model, tmp_path):
+    """Files of other kinds stay; a run's records lose their folders and the command."""
+    output = tmp_path / "run"
+    shutil.copytree(model, output / "model")
+    for name in ("client_secret.json", "notes.txt", "trainer_state.json", "own.safetensors.bak"):
+        (output / "model" / name).write_text("{}")
+    (output / "recipe.json").write_text(json.dumps({"model": str(model), "seed": 0}))
+    (output / "results.json").write_text(json.dumps({"command": f"python --model {model}", "steps": 2}))
+    files = collect(output, "someone/run").files
+    assert not {"client_secret.json", "notes.txt", "trainer_state.json", "own.safetensors.bak"} & files.keys()
+    assert json.loads(files["recipe.json"]) == {"model": "tiny", "seed": 0}
+    assert json.loads(files["results.json"]) == {"steps": 2}
 
 
 @pytest.mark.parametrize("kind", ["ensemble", "movie_similarity", "classifier", "clip"])

@@ -6,6 +6,7 @@ the bytes of one that nothing disturbed, and no pickle of a repository runs.
 
 import json
 import pickle
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,21 @@ def test_a_run_goes_on_from_its_pushed_checkpoint_and_pushes_its_model_and_card(
     )
     assert bench.run("pinned", "--resume", f"someone/moco@{one}")[0] == 0
     assert bench.weights("pinned") == bench.weights("whole")
+
+
+def test_a_run_goes_on_in_a_folder_without_checkpoints_and_with_the_same_model_elsewhere(bench, tmp_path):
+    """A start that forgot --resume left a recipe; a kill left half a download; the model lies in another folder."""
+    assert bench.run("pushed-once", "--push-to-hub", "someone/elsewhere", "--push-checkpoints")[0] == 0
+    assert bench.run("forgot", die_at=(STEP, 1))[0] == -signal.SIGKILL
+    assert (bench.folder / "forgot/recipe.json").exists() and not (bench.folder / "forgot/checkpoints").exists()
+    half = bench.folder / "forgot/checkpoints/step-00000003.tmp"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    elsewhere = shutil.copytree(bench.model, tmp_path / "elsewhere" / bench.model.name)
+    flags = ["--resume", "someone/elsewhere", "--model", str(elsewhere)]
+    status, out, told = bench.run("forgot", *flags, die_at=(STEP, 1))
+    assert (status, told) == (0, "") and "goes on from step-00000003 of someone/elsewhere, commit " in out
+    assert bench.weights("forgot") == bench.weights("pushed-once")
 
 
 def test_what_cannot_be_gone_on_from_is_told(bench):

@@ -17,7 +17,7 @@ from transformers import BaseImageProcessor
 from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 
 # Names of classes, which do not change what is done to a frame.
 NOT_SETTINGS = {"image_processor_type", "processor_class", "feature_extractor_type"}
@@ -57,7 +57,7 @@ def concatenate_encoders(arguments: ConcatenateArguments) -> None:
     ensemble.save_pretrained(arguments.output)
     M2SSceneProcessor(image_processors[0]).save_pretrained(arguments.output)
     settings = {"normalize": arguments.normalize, **dict(zip(arguments.names, revisions, strict=True))}
-    members = [Path(name).name if Path(name).is_dir() else name for name in arguments.encoders]
+    members = [name_without_folders(name) for name in arguments.encoders]
     write_training(arguments.output, {"made_by": "train.concatenate_encoders", "members": members, "recipe": settings})
     print(f"{arguments.output}: {' + '.join(arguments.names)}, vectors of {ensemble.config.hidden_size} numbers")
 

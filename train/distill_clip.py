@@ -36,7 +36,7 @@ from transformers.optimization import get_cosine_schedule_with_warmup
 
 from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.pretrained_m2s import model_revision
+from modeling_m2s.pretrained_m2s import model_revision, name_without_folders
 from modeling_m2s.storage_m2s import atomic_write, write_json
 from train.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
 from train.crops import (
@@ -161,7 +161,7 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
         mirroring = {"mirror_cosine": mirror_cosine(chunks[1], labeler)} if recipe.mirror else {}
         results = {
             "made_by": "train.distill_clip",
-            "teacher": Path(data.teacher).name if Path(data.teacher).is_dir() else data.teacher,
+            "teacher": name_without_folders(data.teacher),
             "recipe": asdict(recipe),
             "data": facts,
             "sources": [
@@ -192,6 +192,11 @@ def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results as the student's card has them: measures on held-out images in the form of `eval.probe`."""
     measured = dict(results["held_out"])
     trivial = {"teacher's mean": {"cosine": measured.pop("mean_cosine")}, "chance": {"nearest": measured.pop("chance")}}
+    # Of the teacher: the cosine between a picture and its mirror image, the share that all embeddings have in common.
+    teacher = {"common": measured.pop("teacher_common")}
+    if "mirror_cosine" in measured:
+        teacher["mirror_cosine"] = measured.pop("mirror_cosine")
+    probes = {"student, beside its teacher": measured, "teacher": teacher}
     return {
         **{name: value for name, value in results.items() if name not in ("command", "held_out", "skipped_images")},
         "counts": {name: results[name] for name in ("crops", "held_out_images")}
@@ -200,7 +205,10 @@ def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
             "held-out images": {
                 "figure": "cosine",
                 "scenes": {"test": results["held_out_images"]},
-                "probes": {"student, beside its teacher": {"figures": {k: {"mean": v} for k, v in measured.items()}}},
+                "probes": {
+                    probe: {"figures": {name: {"mean": value} for name, value in values.items()}}
+                    for probe, values in probes.items()
+                },
                 "trivial": trivial,
             }
         },

@@ -4,17 +4,16 @@ The branch holds `recipe.json`, `log.jsonl` and the latest checkpoint, so a run 
 Checkpoints have pickles; they are read by PyTorch's loader of weights alone, which runs no code.
 """
 
-import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 
 from modeling_m2s.push_m2s import PushError, Upload, push
-from modeling_m2s.storage_m2s import StorageError, require_settings
+from modeling_m2s.storage_m2s import StorageError
 
 BRANCH = "checkpoints"
 RECORDS = ("recipe.json", "log.jsonl")
@@ -33,21 +32,22 @@ def push_checkpoint(checkpoint: Path, repo_id: str, private: bool = False) -> st
     return None
 
 
-def fetch_checkpoint(name: str, output: Path, recipe: dict[str, Any]) -> None:
-    """Bring a run's latest checkpoint from the Hub into the folder of a run that has none.
+def fetch_checkpoint(name: str, output: Path, require_same_recipe: Callable[[Path, Path], None]) -> str:
+    """Bring a run's latest checkpoint from the Hub into the folder of a run that has none; a line that says which.
 
     Args:
         name: `USER/NAME`, or `USER/NAME@REVISION`; by default the branch that checkpoints are pushed to.
-        recipe: of this run; that of the pushed one must be the same.
+        require_same_recipe: raises a StorageError if the recipe in a file, of the run of this name, is not this run's.
+
+    After a kill the folder has the whole checkpoint or none. An older one in the Hub's cache is not used.
 
     Raises:
         StorageError: no such repository, revision or checkpoint there; it was made with another recipe.
     """
     repo, _, revision = name.partition("@")
     try:
-        found = Path(
-            snapshot_download(repo, revision=revision or BRANCH, allow_patterns=[*RECORDS, "checkpoints/step-*/*"])
-        )
+        commit = HfApi().model_info(repo, revision=revision or BRANCH).sha
+        found = Path(snapshot_download(repo, revision=commit, allow_patterns=[*RECORDS, "checkpoints/step-*/*"]))
     except (HTTPError, HFValidationError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise StorageError(f"resume {name}: no checkpoint could be downloaded ({reason})") from error
@@ -56,14 +56,11 @@ def fetch_checkpoint(name: str, output: Path, recipe: dict[str, Any]) -> None:
     )
     if not checkpoints or not (found / "recipe.json").is_file():
         raise StorageError(f"resume {name}: holds no checkpoint; train with --push-to-hub and --push-checkpoints")
-    try:
-        pushed = json.loads((found / "recipe.json").read_bytes())
-    except ValueError as error:
-        raise StorageError(f"resume {name}: its recipe.json is not readable ({error})") from error
-    require_settings(Path(name), pushed, recipe)
+    require_same_recipe(found / "recipe.json", Path(name))
     aside = output / "checkpoints" / f"{checkpoints[-1].name}.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(checkpoints[-1], aside)
     if (found / "log.jsonl").is_file():
         shutil.copy(found / "log.jsonl", output / "log.jsonl")
     aside.rename(aside.with_suffix(""))
+    return f"goes on from {checkpoints[-1].name} of {repo}, commit {commit}"

@@ -30,7 +30,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from modeling_m2s.push_m2s import collect, push, require_repo_id, require_token
-from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, require_settings, write_json
+from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, read_json, require_settings, write_json
 from modeling_m2s.version import __version__
 from train.hub_checkpoints import fetch_checkpoint, push_checkpoint
 
@@ -137,16 +137,18 @@ class RunFolder:
             raise ValueError(f"log_with names {missing[0]}, which is not installed: pip install {missing[0]}")
         path = folder / "recipe.json"
         if path.exists():
-            try:
-                found = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise StorageError(f"{path}: not readable ({error}); use another folder") from error
-            require_settings(folder, dict(_flat(found)), dict(_flat(self.recipe)))
-        elif accelerator.is_main_process:
-            if hub and hub.resume:
-                fetch_checkpoint(hub.resume, folder, self.recipe)
-            write_json(path, recipe)
+            self._require_same_recipe(path, folder)
+        if accelerator.is_main_process:
+            if hub and hub.resume and not self._checkpoints():
+                with exclusive(folder):
+                    print(fetch_checkpoint(hub.resume, folder, self._require_same_recipe))
+            if not path.exists():
+                write_json(path, recipe)
         accelerator.wait_for_everyone()
+
+    def _require_same_recipe(self, path: Path, run: Path) -> None:
+        """Raises: StorageError: the recipe of a run, kept at `path`, is another one."""
+        require_settings(run, dict(_flat(read_json(path))), dict(_flat(self.recipe)))
 
     @property
     def is_main(self) -> bool:

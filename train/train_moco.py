@@ -34,7 +34,7 @@ from data_scripts.ranks import ranks
 from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 from train.moco.finish import print_summary, save_results
 from train.moco.loop import Training
 from train.moco.model import SceneContrast
@@ -92,7 +92,8 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
         "shots": digest(json.dumps([frames.record.get("settings"), frames.num_shots], sort_keys=True).encode()),
         "labels": digest(data.labels.read_bytes()) if data.labels else None,
     }
-    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with, arguments)
+    settings = {**asdict(recipe), "model": name_without_folders(recipe.model), "data": facts}
+    run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments)
     with run.held():
         training = Training(contrast, batches, recipe, data, run, arguments, labeled)
         state = training.run()

@@ -64,6 +64,7 @@ def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
         record["evaluations"] = {
             "similar films": {
                 "figure": "auc",
+                "chosen_on": True,  # the network is that of the step with the lowest loss on them
                 "pairs": results["counts"]["held_out_pairs"] * (1 + results["recipe"]["negatives"]),
                 "films": results["counts"]["held_out_films"],
                 "probes": {"network": {"figures": figures}},

@@ -1,6 +1,5 @@
 """The end of a contrastive training: the encoder with its card, results, curves."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 
 from modeling_m2s import M2SSceneProcessor
 from modeling_m2s.cards_m2s import list_names, write_training
+from modeling_m2s.pretrained_m2s import name_without_folders
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, write_json
 from train.curves import draw_curves
 from train.moco.loop import Training
@@ -29,11 +29,10 @@ def save_results(
     recipe, run, output = training.recipe, training.run_folder, training.run_folder.folder
     log = run.read_log()
     measured = [line for line in log if "precision_at_1" in line]
-    name = Path(recipe.model).resolve().name if os.path.isdir(recipe.model) else recipe.model  # no path of this machine
     pair_record, shot_record = pairs.record, training.batches.frames.record
     results = {
         "made_by": "train.train_moco",
-        "recipe": {**asdict(recipe), "model": name},
+        "recipe": {**asdict(recipe), "model": name_without_folders(recipe.model)},
         "data": {**facts, "mined": pair_record["settings"]},
         "counts": dict(counts),
         "scene_pairs_by_source": dict(sorted(Counter(pairs.read(["source"])["source"].to_pylist()).items())),
