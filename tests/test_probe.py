@@ -282,6 +282,21 @@ def test_the_best_probe_is_exported_as_a_classifier(tmp_path, tiny_folder, embed
     ]
 
 
+def test_results_come_onto_the_card_of_the_encoder_that_was_measured(tmp_path, tiny_folder, embedded, quick):
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    words = ["--task", "own", "--labels", embedded["labels"], "--recipe", quick, "--seeds", 1, "--probes", "mlp"]
+    card = ["--card", model, "--hub-dataset", "someone/own"]
+    embeddings = embedded["write"](average_neighbors=2)
+    found = run(tmp_path / "out.json", *words, "--embeddings", embeddings, *card)
+    lines = (model / "README.md").read_text().splitlines()
+    (figures,) = (probe["figures"] for probe in found["tasks"]["own"]["probes"].values())
+    assert any(line.startswith(f"| mlp | {figures['accuracy']['mean']:.3f} (") for line in lines)
+    assert "Embeddings: encoder scene, vector pooler_output, read evenly, average neighbors 2." in lines
+    assert [path.name for path in (model / ".eval_results").iterdir()] == ["someone_own.yaml"]
+    with pytest.raises(SystemExit, match=r"is revision \w+, but revision other was measured"):
+        run(tmp_path / "other.json", *words, "--embeddings", embedded["write"](revision="other"), *card)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
