@@ -326,7 +326,7 @@ def boundary_films(
             "keyframes": [keyframe for keyframe in strip if keyframe],
             "truth": [place for place, is_true in zip(x, true, strict=True) if is_true],
             "encoders": [
-                {"name": encoder, **_timeline(x, true, [rows[scene_id]["scores"][-1] for scene_id in scene_ids])}
+                {"name": encoder, **timeline(x, true, [rows[scene_id]["scores"][-1] for scene_id in scene_ids])}
                 for encoder, rows in predictions
             ],
         }
@@ -337,7 +337,7 @@ def _shot(scene_id: str) -> int:
     return int(scene_id.rpartition("/")[2])
 
 
-def _timeline(places: Sequence[float], true: Sequence[bool], scores: Sequence[float]) -> dict[str, Any]:
+def timeline(places: Sequence[float], true: Sequence[bool], scores: Sequence[float]) -> dict[str, Any]:
     """Probabilities by place; hits, misses and false alarms as places and probabilities."""
     marks: dict[str, list[tuple[float, float]]] = {"hits": [], "misses": [], "false_alarms": []}
     for place, is_true, score in zip(places, true, scores, strict=True):

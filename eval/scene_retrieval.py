@@ -12,6 +12,10 @@ among the scenes of other held-out films, by cosine:
 
 The probe is a logistic regression for the place, fitted on the training films' scenes. Nothing is fitted on held-out
 films. Values are kept for each query, so that two encoders can be compared on the same queries.
+
+Boundaries: after each shot, the score is 1 minus the cosine, whitened, of the four shots before the cut and the four
+after it. Its average precision for the ends of true scenes is taken film by film, over cuts with four shots on both
+sides.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -29,7 +34,7 @@ from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
 from data_scripts.shot_features import ShotFeatures, has_keyframe
 from data_scripts.whitening import Moments, Whitening
-from eval.film_worlds import TrueScene, read_truth, true_scenes
+from eval.film_worlds import TrueScene, Truth, read_truth, true_scenes
 from eval.metrics.retrieval import average_precision, chance, clustered_standard_error, precision_at_k
 from modeling_m2s.cards_m2s import add_evaluations
 from modeling_m2s.commands_m2s import run_command
@@ -39,7 +44,16 @@ from modeling_m2s.storage_m2s import write_json
 SPACES = ("raw", "centered", "whitened")
 SHRINKAGE = 0.02  # as in mining
 K = (1, 5)
-SETTINGS = ("position_interpolation", "shot_space", "num_films", "num_training_scenes", "bf16", "seed")
+BOUNDARY_SHOTS = 4  # on either side of a cut
+SETTINGS = (
+    "position_interpolation",
+    "shot_space",
+    "num_films",
+    "num_training_scenes",
+    "num_boundary_films",
+    "bf16",
+    "seed",
+)
 Embed = Callable[[Sequence[TrueScene]], np.ndarray]
 
 
@@ -65,6 +79,9 @@ class SceneRetrievalArguments:
     num_films: int = field(default=200, metadata={"help": "number of held-out films whose scenes are queries, at most"})
     num_training_scenes: int = field(
         default=600, metadata={"help": "number of training films' scenes for statistics and probe, at most"}
+    )
+    num_boundary_films: int = field(
+        default=40, metadata={"help": "number of held-out films whose scene boundaries are sought, at most; 0 for none"}
     )
     bf16: bool = field(default=True, metadata={"help": "compute in bfloat16"})
     seed: int = field(default=0, metadata={"help": "seed of the draw of films and training scenes"})
@@ -98,8 +115,9 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
     """Place retrieval and probe of an encoder, or of means of single shots.
 
     Returns:
-        `figures`: means and standard errors by film, of precision at 1 and 5 and average precision by space, and of the
-        probe; `queries`: the same for each query, with its film; `chance`; `settings`.
+        `figures`: means and standard errors by film, of precision at 1 and 5 and average precision by space, of the
+        probe, and of average precision of boundaries; `queries`: the same for each query, with its film; `chance`;
+        `settings`.
 
     Raises:
         ValueError: no such model; films as in `draw_scenes`.
@@ -110,8 +128,10 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
         embed = shot_means(arguments.features, read_held_out(arguments.held_out), arguments.shot_space)
     else:
         embed = encoder_of(arguments.model, arguments.position_interpolation, arguments.world / "shots", arguments.bf16)
-    values = judge(embed(queries), queries, embed(training), training)
+    training_MD = embed(training)
+    values = judge(embed(queries), queries, training_MD, training)
     films = [scene.movie_id for scene in queries]
+    boundaries = find_boundaries(embed, training_MD, read_truth(arguments.world / "truth/shots.csv"), films, arguments)
     return {
         "figures": {
             name: {
@@ -119,7 +139,8 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
                 "standard_error": round(clustered_standard_error(each, films), 4),
             }
             for name, each in values.items()
-        },
+        }
+        | boundaries,
         "chance": round(float(chance([scene.place for scene in queries], films).mean()), 4),
         "counts": {
             "queries": len(queries),
@@ -258,6 +279,48 @@ def judge(
     probe.fit(training_MD, [scene.place for scene in training])
     values["probe"] = (probe.predict(queries_ND) == places).astype(float)
     return values
+
+
+def find_boundaries(
+    embed: Embed, training_MD: np.ndarray, truth: Truth, films: Sequence[str], arguments: SceneRetrievalArguments
+) -> dict[str, dict[str, float]]:
+    """Mean and standard error over films of the average precision of scene boundaries; empty if none is sought.
+
+    Films in which no cut, or every cut, with enough shots on both sides ends a scene are left out.
+    """
+    moments = Moments(training_MD.shape[1])
+    moments.add(training_MD)
+    whitening = Whitening.fit(moments, shrinkage=SHRINKAGE)
+    found = []
+    for movie_id in list(dict.fromkeys(films))[: arguments.num_boundary_films]:
+        is_boundary, scores = boundary_scores(embed, whitening, movie_id, [shot["scene"] for shot in truth[movie_id]])
+        if 0 < sum(is_boundary) < len(is_boundary):
+            found.append(average_precision_score(is_boundary, scores))
+    if not found:
+        return {}
+    error = float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else 0.0
+    return {"boundaries": {"mean": round(float(np.mean(found)), 4), "standard_error": round(error, 4)}}
+
+
+def boundary_scores(
+    embed: Embed, whitening: Whitening, movie_id: str, scenes: Sequence[str]
+) -> tuple[list[bool], list[float]]:
+    """For each cut with four shots on both sides: whether a true scene ends there, and how unlike both sides are.
+
+    Args:
+        scenes: the true scene of each shot of the film.
+
+    Returns:
+        Both by cut; the first is that after the fourth shot. Unlikeness is 1 minus the cosine, 0 to 2.
+    """
+    windows = [TrueScene(movie_id, first, BOUNDARY_SHOTS, "") for first in range(len(scenes) - BOUNDARY_SHOTS + 1)]
+    cuts = range(BOUNDARY_SHOTS, len(scenes) - BOUNDARY_SHOTS + 1)
+    if not cuts:
+        return [], []
+    vectors_WK = whitening.apply(embed(windows))
+    vectors_WK /= np.linalg.norm(vectors_WK, axis=1, keepdims=True)
+    cosines = [float(vectors_WK[cut - BOUNDARY_SHOTS] @ vectors_WK[cut]) for cut in cuts]
+    return [scenes[cut - 1] != scenes[cut] for cut in cuts], [1 - cosine for cosine in cosines]
 
 
 def print_measurement(measurement: dict[str, Any]) -> None:

@@ -527,6 +527,9 @@ def test_a_run_leaves_a_network_a_log_results_and_curves(bench, finished):
     assert counts["trained_pairs"] + counts["held_out_pairs"] + counts["pairs_across"] == counts["similar_pairs"] == 61
     assert f"step {best['step']} on pairs of {counts['held_out_films']} held-out films" in finished
     assert "mean_features_cosine" in finished and "next: python -m data_scripts.mine_scene_pairs" in finished
+    lists = [(bench.folder / f"run/{name}_films.txt").read_text().split() for name in ("training", "held_out")]
+    assert sorted(results["held_out_films"]) == lists[1] and len(lists[0]) == counts["trained_films"]
+    assert sorted(lists[0] + lists[1]) == sorted(movie_ids(30))
     with Image.open(bench.folder / "run/curves.png") as picture:
         colors = {color for _, color in picture.convert("RGB").getcolors(2**20)}
     assert {(0x0B, 0x6E, 0x99), (0xD9, 0x73, 0x0D)} <= colors

@@ -10,6 +10,7 @@ A run writes:
       model/            the network, for data_scripts.mine_scene_pairs and AutoModel.from_pretrained
       results.json      accuracy, AUC and average precision on held-out films, beside trivial baselines
       curves.png        loss and held-out scores over steps
+      training_films.txt, held_out_films.txt
       log.jsonl, recipe.json, checkpoints/
 
 Ours, since the paper is silent on it: films are held out, not pairs, and a pair is measured on when both of its films

@@ -24,7 +24,7 @@ def save_results(
     run: RunFolder,
     repo_id: str | None = None,
 ) -> dict[str, Any]:
-    """Write `model/` with its card, `curves.png` and `results.json` of a run.
+    """Write `model/` with its card, `curves.png`, the lists of films and `results.json` of a run.
 
     Args:
         state: the last one.
@@ -50,6 +50,9 @@ def save_results(
     model.save_pretrained(run.folder / "model")
     write_training(run.folder / "model", training_record(results), repo_id)
     draw_run(run, state["best_step"])
+    for name, films in (("training_films", material.trained), ("held_out_films", material.held_out)):
+        with atomic_write(run.folder / f"{name}.txt") as file:
+            file.write("".join(f"{movie_id}\n" for movie_id in sorted(films.movie_ids)).encode())
     write_json(run.folder / "results.json", results)
     return results
 
