@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CLIP := .cache/clip-vit-base-patch16
 DEMO := .cache/demo
 
-.PHONY: demo demo-film test lint test-fast test-slow test-oldest test-newest bench clean
+.PHONY: demo demo-film demo-train test lint test-fast test-slow test-oldest test-newest bench clean
 
 $(VENV)/installed: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,10 @@ $(CLIP)/model.safetensors: $(VENV)/installed
 demo-film: $(CLIP)/model.safetensors
 	$(BIN)/m2s embed $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4 --model $(CLIP) --output $(DEMO)-film
 	$(BIN)/m2s search $(DEMO)-film --film big_buck_bunny --at 00:03:10
+
+# The paper's whole method in a film world of 300 films; the page at the end is runs/film_world/report.html.
+demo-train: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" recipes/film_world.sh
 
 test: lint test-fast
 
