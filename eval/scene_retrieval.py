@@ -125,7 +125,7 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
     """
     queries, training = draw_scenes(arguments)
     if arguments.features:
-        embed = shot_means(arguments.features, read_held_out(arguments.held_out), arguments.shot_space)
+        embed = shot_means(arguments.features, read_films(arguments.held_out), arguments.shot_space)
     else:
         embed = encoder_of(arguments.model, arguments.position_interpolation, arguments.world / "shots", arguments.bf16)
     training_MD = embed(training)
@@ -181,7 +181,7 @@ def card_entry(measurement: dict[str, Any], world: str) -> dict[str, dict[str, A
     }
 
 
-def read_held_out(path: Path) -> set[str]:
+def read_films(path: Path) -> set[str]:
     """Ids in a text file, one a line."""
     return {line.split("#")[0].strip() for line in text_lines(path)} - {""}
 
@@ -193,7 +193,7 @@ def draw_scenes(arguments: SceneRetrievalArguments) -> tuple[list[TrueScene], li
         ValueError: fewer than two held-out films, the world lacks one, or all its films are held out.
     """
     truth = read_truth(arguments.world / "truth/shots.csv")
-    held_out = read_held_out(arguments.held_out)
+    held_out = read_films(arguments.held_out)
     if len(held_out) < 2:
         raise ValueError(f"{arguments.held_out} names {len(held_out)} films; retrieval needs at least two")
     if missing := sorted(held_out - truth.keys()):

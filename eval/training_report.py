@@ -33,7 +33,7 @@ from data_scripts.scene_mining import WINDOW
 from data_scripts.whitening import Moments, Whitening
 from eval.film_worlds import LABELS, TrueScene, Truth, read_truth, shares, true_scenes
 from eval.report_pictures import NEIGHBORS, RETRIEVAL_SHOTS, SceneKeyframes, timeline
-from eval.scene_retrieval import SHRINKAGE, Embed, boundary_scores, encoder_of, read_held_out
+from eval.scene_retrieval import SHRINKAGE, Embed, boundary_scores, encoder_of, read_films
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.figures_m2s import BACKGROUND, FAINT, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write, read_json
@@ -153,7 +153,7 @@ def draw_scenes(arguments: TrainingReportArguments, truth: Truth | None) -> list
         ValueError: there are fewer than 20, or a film is not in the shots dataset.
     """
     stored = finished(arguments.shots, "shots").films()
-    chosen = sorted(read_held_out(arguments.films) if arguments.films else stored)
+    chosen = sorted(read_films(arguments.films) if arguments.films else stored)
     if missing := [movie_id for movie_id in chosen if movie_id not in stored]:
         raise ValueError(f"{arguments.films} names film {missing[0]}, which {arguments.shots} does not have")
     scenes = true_scenes(truth, chosen) if truth else windows(stored, chosen)
