@@ -1,12 +1,13 @@
 """The films of the page that `m2s app` shows: opened indexes for everybody, dropped films for whoever dropped them.
 
-A visit has a folder of its own, which goes when the visitor has left. Every dropped film is an index of its own in it.
+Each visit has a folder, deleted after the visitor leaves. Each dropped film is a separate index in it.
 """
 
 import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,8 +23,8 @@ from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import quiet_transformers
 from .search_m2s import Scene, SceneIndex
 from .shots_m2s import ShotSettings
-from .storage_m2s import require_settings
-from .video_m2s import printable
+from .storage_m2s import StorageError, require_settings
+from .video_m2s import VIDEO_SUFFIXES, printable
 
 # Seconds for which a visit is kept after its page was closed: phones close connections when their screen goes dark.
 GRACE_SECONDS = 600.0
@@ -84,8 +85,8 @@ class PageFilm:
 class Match:
     """A scene found: the number of its film on the page, its place among the film's scenes, and how alike it is.
 
-    `similarity` is 1 for the same vector and 0 for two as far apart as scenes here are on average (root mean square).
-    It falls with the distance by which scenes are ranked.
+    `similarity` is 1 - d²/m: d is the distance from the query, m the mean of d² over all pairs of scenes on the page.
+    Equal vectors have 1, scenes at the root-mean-square distance 0.
     """
 
     film: int
@@ -137,13 +138,16 @@ class Probe:
 
 @dataclass
 class Visit:
-    """A visitor's view: the films of all, and those that this visitor dropped, in `folder`."""
+    """A visitor's view: the films of all, and those that this visitor dropped, in `folder`.
+
+    `seen` is when the visitor last asked for something, on the monotonic clock. `is_leaving`: the page was closed.
+    """
 
     folder: Path
     films: list[PageFilm]
     token: str = field(default_factory=lambda: secrets.token_urlsafe(18))
-    has_left: bool = False
-    is_over: bool = False
+    seen: float = field(default_factory=time.monotonic)
+    is_leaving: bool = False
 
     def film(self, number: int) -> PageFilm:
         """
@@ -231,29 +235,41 @@ class FilmPage:
         self.probe = Probe.load(probe, pipeline) if probe else None
         self.visits: dict[str, Visit] = {}
         self.by_token: dict[str, Visit] = {}
+        self.changing = threading.Lock()  # visits and their lists of films
         self.embedding = threading.Lock()
 
     def visit(self, name: str) -> Visit:
         """The visit of this name, begun if there is none."""
-        if name not in self.visits:
-            visit = Visit(self.folder / secrets.token_hex(8), list(self.films))
-            self.visits[name] = self.by_token[visit.token] = visit
-        self.visits[name].has_left = False
-        return self.visits[name]
+        with self.changing:
+            if name not in self.visits:
+                visit = Visit(self.folder / secrets.token_hex(8), list(self.films))
+                self.visits[name] = self.by_token[visit.token] = visit
+            self.visits[name].seen = time.monotonic()
+            return self.visits[name]
 
     def leave(self, name: str, grace: float = GRACE_SECONDS) -> None:
-        """The visitor has closed the page: unless something is asked for until then, the visit ends after `grace`."""
-        if visit := self.visits.get(name):
-            visit.has_left = True
-            timer = threading.Timer(grace, self._end, (name, visit))
-            timer.daemon = True
-            timer.start()
+        """The visitor has closed the page: the visit ends when nothing was asked for during `grace` seconds.
 
-    def _end(self, name: str, visit: Visit) -> None:
-        if visit.has_left and self.visits.get(name) is visit:
-            del self.visits[name], self.by_token[visit.token]
-            visit.is_over = True
+        Gradio says so once for each page, also when its visitor comes back, so one chain of timers is enough.
+        """
+        with self.changing:
+            visit = self.visits.get(name)
+            if visit is None or visit.is_leaving:
+                return
+            visit.is_leaving, visit.seen = True, time.monotonic()
+        self._end(name, visit, grace)
+
+    def _end(self, name: str, visit: Visit, grace: float) -> None:
+        with self.changing:
+            rest = visit.seen + grace - time.monotonic()
+            if rest <= 0:
+                del self.visits[name], self.by_token[visit.token]
+        if rest <= 0:
             shutil.rmtree(visit.folder, ignore_errors=True)
+            return
+        timer = threading.Timer(rest, self._end, (name, visit, grace))
+        timer.daemon = True
+        timer.start()
 
     def add_film(
         self,
@@ -267,42 +283,48 @@ class FilmPage:
         Args:
             path: a video file; it may go afterwards.
             shots_per_scene: in place of the page's own.
-            report: called with (`"waiting"` for another film, `"opening"`, `"shots"` or `"scenes"`, share done).
+            report: called with (`"waiting"` for another film, `"opening"`, `"shots"` or `"scenes"`, share done). What
+                it raises ends the embedding.
 
         Raises:
-            AppError: it cannot be read; the reason in one sentence that names the film, not where it lies.
+            AppError: it cannot be read or stored; the reason in one sentence that names the film, not where it lies.
         """
         folder = visit.folder / secrets.token_hex(4)
-        folder.mkdir(parents=True)
         title = printable(path.stem)
         own = folder / f"film{path.suffix}"
-        _link(path, own)
         settings = self.scene_settings
-        if shots_per_scene is not None:
+        if shots_per_scene not in (None, settings.shots_per_scene):
             settings = replace(settings, shots_per_scene=shots_per_scene, stride=shots_per_scene)
 
         def on_share(_: str, stage: str, share: float) -> None:
-            if visit.is_over:
-                raise AppError(f"{title}: the visit is over")
             if report:
                 report(stage, share)
+            visit.seen = time.monotonic()
 
         try:
-            if self.embedding.locked():
+            folder.mkdir(parents=True)
+            _link(path, own)
+            while not self.embedding.acquire(timeout=1):
                 on_share(title, "waiting", 0.0)
-            with self.embedding:
+            try:
                 on_share(title, "opening", 0.0)
                 summary = embed_films(
                     {title: own}, folder / "index", self.pipeline, self.shot_settings, settings, report=on_share
                 )
+            finally:
+                self.embedding.release()
             if reason := summary.failed.get(title):
                 raise AppError(f"{title}{path.suffix}: {reason.removeprefix(f'{printable(own)}: ')}")
             index = SceneIndex(folder / "index")
+        except (OSError, StorageError) as reason:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise AppError(f"{title}{path.suffix}: this server cannot store it; its disk may be full") from reason
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        visit.films.append(PageFilm(index, title, _new_title(title, visit.films), own))
-        return len(visit.films) - 1
+        with self.changing:
+            visit.films.append(PageFilm(index, title, _new_title(title, visit.films), own))
+            return len(visit.films) - 1
 
 
 def _films_of(index: SceneIndex, name_index: bool) -> list[PageFilm]:
@@ -310,7 +332,9 @@ def _films_of(index: SceneIndex, name_index: bool) -> list[PageFilm]:
     for movie_id, stored in index.films.items():
         path = Path(stored.facts["video"])
         title = f"{movie_id} ({index.folder.resolve().name})" if name_index else movie_id
-        films.append(PageFilm(index, movie_id, title, path if path.is_file() else None))
+        # Somebody else's index may name any file of this server: the page gives out videos only.
+        is_playable = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
+        films.append(PageFilm(index, movie_id, title, path if is_playable else None))
     return films
 
 

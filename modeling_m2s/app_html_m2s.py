@@ -1,7 +1,7 @@
 """The parts of the page that `m2s app` shows, as HTML: text of others, such as a film's title, is always escaped.
 
 Everything to click is a button. `data-pick="FILM:SCENE"` asks for the scenes like one, `data-play` is a film's address
-and `data-start` the second to play it from (`app_page/page.js`).
+and `data-start` the second to play it from (`app_page/page.js`). `data-shown` names the film that is shown.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def about(model: str, has_probe: bool) -> str:
     """The encoder, and a sentence on each thing that the page does not show."""
     lines = [
         f"Encoder: {escape(model)}. Nothing leaves this server.",
-        "What you drop is seen by nobody else and deleted after you leave.",
+        "Nobody else sees what you drop. It is deleted within three hours after you leave.",
         "Search by words is not here: this encoder reads pictures only.",
     ]
     if not has_probe:
@@ -40,8 +40,8 @@ def about(model: str, has_probe: bool) -> str:
 def progress(title: str, stage: str, share: float) -> str:
     """How far a dropped film is."""
     words = {
-        "waiting": "waits for another film to be finished",
-        "opening": "is being opened",
+        "waiting": "waiting for another film",
+        "opening": "opening",
         "shots": "finding shots",
         "scenes": "embedding scenes",
     }
@@ -63,7 +63,7 @@ def film_view(visit: Visit, number: int, chosen: int | None = None) -> str:
     shots = "".join(_shot_card(visit, number, k) for k in range(len(film.shots)))
     return f"""<section class="m2s-film"><h2>{escape(film.title)}</h2>
 <p class="m2s-faint">{" · ".join(facts)}</p>
-<div class="m2s-timeline">{_timeline(film, number, chosen)}</div>
+<div class="m2s-timeline" data-shown="{visit.token}/{number}">{_timeline(film, number, chosen)}</div>
 <div class="m2s-ends m2s-faint"><span>00:00:00</span><span>{timecode(film.duration_seconds)}</span></div>
 <h3>Scenes</h3><div class="m2s-scenes">{scenes}</div>
 <details><summary>All {count(len(film.shots), "shot")}</summary><div class="m2s-shots">{shots}</div></details>
@@ -83,7 +83,7 @@ def scene_view(visit: Visit, number: int, scene_number: int, matches: Sequence[M
         )
     return f"""<section class="m2s-scene-view"><h3>This scene <span class="m2s-faint">{escape(film.title)},
 {span(scene)}, {count(scene.num_shots, "shot")}</span></h3>{tags}<div class="m2s-strip">{shots}</div>
-<h3>Similar scenes <span class="m2s-faint">1 is the same, 0 as unlike as two scenes on average</span></h3>
+<h3>Similar scenes <span class="m2s-faint">1: identical; 0: no more alike than two random scenes</span></h3>
 {found}</section>"""
 
 
@@ -146,7 +146,8 @@ def _match_card(visit: Visit, match: Match) -> str:
         f'<span class="m2s-where"><b>{escape(film.title)}</b><span>{span(scene)}</span>'
         f'<span class="m2s-bar"><i style="width:{width:.1f}%"></i></span>'
         f"<small>similarity {match.similarity:.2f}</small></span></button>"
-        f'<button type="button" class="m2s-more" data-pick="{match.film}:{match.number}">More like this</button></li>'
+        f'<button type="button" class="m2s-more" data-pick="{match.film}:{match.number}"'
+        f"{_playing(visit, match.film, scene.start_seconds)}>More like this</button></li>"
     )
 
 
@@ -157,7 +158,7 @@ def _image(visit: Visit, number: int, shot: int | None, description: str) -> str
 
 
 def _playing(visit: Visit, number: int, seconds: float) -> str:
-    """Attributes by which a click plays a film; where its file is gone or lost, they only name it and the time."""
+    """Attributes by which a click plays a film. Without a file, `data-play` is empty and the page shows a picture."""
     film = visit.film(number)
     address = _address(visit, number, "film") if film.path else ""
     return f' data-play="{address}" data-start="{seconds:.3f}" data-title="{escape(film.title)}"'

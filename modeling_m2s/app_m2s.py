@@ -1,27 +1,30 @@
 """`m2s app`: a page on which a film can be dropped, its scenes seen, and scenes like one of them found.
 
-The page is Gradio's; films and keyframes come from routes beside it, in whose addresses a visit's secret stands. The
-page asks nothing of other servers: fonts are the system's, Gradio's analytics are off, the browser is told to refuse
-other addresses.
+Gradio makes the page. One more route serves films and keyframes; its addresses contain the visit's secret. The page
+loads nothing from other servers: it uses the system's fonts, Gradio's analytics are off, and a header forbids other
+addresses.
 """
 
+import asyncio
 import multiprocessing
 import os
-import queue
+import re
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .app_films_m2s import AppError, FilmPage, Visit
 from .app_html_m2s import EMPTY, HEADER, HINT, PLAYER, about, error, film_view, progress, scene_view, tag_list
-from .errors_m2s import UserError
+from .index_m2s import WORKER_MODULES
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import model_name
+from .workers_m2s import warm_up
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 try:
@@ -40,8 +43,10 @@ OWN_ONLY = (
 )
 VIDEO_TYPES = {".webm": "video/webm", ".mkv": "video/x-matroska", ".ogv": "video/ogg", ".mov": "video/quicktime"}
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-UPLOADS_KEPT_SECONDS = 3600  # Gradio's copies; two visitors may upload the same file, so that none removes it at once
+# Gradio stores equal uploads once, so a copy cannot go with its visitor: another visitor may be using it.
+UPLOADS_KEPT_SECONDS = 3600
 MAX_SHOTS_PER_SCENE = 20
+MAX_DROPS = 30  # that wait in `FilmPage.add_film`, others in Gradio's queue; Gradio answers 40 requests at a time
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def serve(
     port: int = 7860,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Show the page until the process is interrupted; what visitors dropped is gone then.
+    """Serve the page until it is interrupted, then delete what visitors dropped.
 
     Args:
         pipeline: the encoder for dropped films.
@@ -80,8 +85,8 @@ def serve(
         ready: called with the page's address.
 
     Raises:
-        AppError: settings that cannot be used, an address where one cannot listen, or a worker process: workers run
-            the script that started them, and each would serve a page in place of its work.
+        AppError: an example is missing, the largest size is none, the address is taken, or this is a worker process.
+            Workers import the script that started them and would each start a page.
         StorageError: no finished index, or one of another encoder.
     """
     if multiprocessing.current_process().name != "MainProcess":  # `parent_process` is not set yet in a worker's import
@@ -89,13 +94,15 @@ def serve(
     for example in settings.examples:
         if not example.is_file():
             raise AppError(f"--example {example}: no such file")
+    if settings.max_upload and not re.fullmatch(r"\d+ *[kmgt]?b", settings.max_upload, re.IGNORECASE):
+        raise AppError(f'--max-upload {settings.max_upload}: not a number with a unit, as in "500mb"')
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as reason:
-        raise AppError(
-            f"cannot listen at {host}, port {port} ({reason.strerror}); choose another by --port"
-        ) from reason
-    with listener, tempfile.TemporaryDirectory(prefix="m2s-app-") as folder:
+    except (OSError, OverflowError) as reason:
+        why = getattr(reason, "strerror", None) or reason
+        raise AppError(f"cannot listen at {host}, port {port} ({why}); choose another by --port") from reason
+    warm_up(WORKER_MODULES)
+    with listener, tempfile.TemporaryDirectory(prefix="m2s-app-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder, "uploads"))
         page = FilmPage(
             Path(folder, "visits"), pipeline, revision, settings.indexes, settings.probe, settings.shots_per_scene
@@ -106,7 +113,10 @@ def serve(
         if ready:
             shown = f"[{host}]" if ":" in host else host
             ready(f"http://{shown}:{listener.getsockname()[1]}")
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:  # its end closes `add_film`; the film in progress must not write into the folder while it is deleted
+            page.embedding.acquire(timeout=10)
 
 
 def build_app(page: FilmPage, settings: AppSettings) -> fastapi.FastAPI:
@@ -142,11 +152,13 @@ def build_app(page: FilmPage, settings: AppSettings) -> fastapi.FastAPI:
 
 
 def serve_media(visits: Mapping[str, Visit], token: str, number: int, name: str) -> Response:
-    """A film's file, of which browsers ask for parts, or a keyframe `SHOT.jpg`; 404 for what is not of this visit."""
+    """A response with a film's file (browsers ask for ranges) or with keyframe `SHOT.jpg`; 404 if it is not part of the
+    visit.
+    """
     keep = {"Cache-Control": "private, max-age=3600"}
     visit = visits.get(token)
     if visit and 0 <= number < len(visit.films):
-        visit.has_left = False
+        visit.seen = time.monotonic()
         film = visit.films[number]
         if name == "film" and film.path and film.path.is_file():
             kind = VIDEO_TYPES.get(film.path.suffix.lower(), "video/mp4")
@@ -160,7 +172,8 @@ def serve_media(visits: Mapping[str, Visit], token: str, number: int, name: str)
 def build_page(page: FilmPage, settings: AppSettings) -> gradio.Blocks:
     """The page's parts and what happens when they are used."""
     script = (PAGE_FILES / "page.js").read_text()
-    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    # By itself Gradio drops a click or a film while an earlier one is being answered.
+    hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
     with gradio.Blocks(
         title="Movies2Scenes", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_SECONDS, UPLOADS_KEPT_SECONDS)
     ) as blocks:
@@ -173,7 +186,7 @@ def build_page(page: FilmPage, settings: AppSettings) -> gradio.Blocks:
                 with gradio.Accordion("Settings", open=False):
                     length = gradio.Slider(
                         1,
-                        MAX_SHOTS_PER_SCENE,
+                        max(MAX_SHOTS_PER_SCENE, page.scene_settings.shots_per_scene),
                         page.scene_settings.shots_per_scene,
                         step=1,
                         label="Shots per scene, for films that you drop",
@@ -194,39 +207,46 @@ def build_page(page: FilmPage, settings: AppSettings) -> gradio.Blocks:
             return show(page, visit, 0) if visit.films else [gradio.skip()] * 4
 
         def choose_film(number: int, request: gradio.Request) -> list[Any]:
-            return show(page, page.visit(str(request.session_hash)), number)
-
-        def pick(event: gradio.EventData, only_others: bool, request: gradio.Request) -> list[Any]:
-            visit = page.visit(str(request.session_hash))
             try:
-                return ["", *show(page, visit, int(event.film), int(event.scene), only_others)]
+                return ["", *show(page, page.visit(str(request.session_hash)), number)]
             except AppError as reason:
                 return [error(str(reason)), *[gradio.skip()] * 4]
 
-        def drop(path: str | None, shots_per_scene: float, request: gradio.Request) -> Iterator[list[Any]]:
+        def pick(event: gradio.EventData, only_others: bool, request: gradio.Request) -> list[Any]:
+            visit, number = page.visit(str(request.session_hash)), int(event.film)
+            try:
+                films, film_part, *rest = show(page, visit, number, int(event.scene), only_others)
+            except AppError as reason:
+                return [error(str(reason)), *[gradio.skip()] * 4]
+            # A long film is half a megabyte, and the page marks the chosen scene itself.
+            is_shown = event.shown == f"{visit.token}/{number}"
+            return ["", films, gradio.skip() if is_shown else film_part, *rest]
+
+        async def drop(path: str | None, shots_per_scene: float, request: gradio.Request) -> AsyncIterator[list[Any]]:
             if path is None:
                 return
             visit = page.visit(str(request.session_hash))
-            for step in add_film(page, visit, Path(path), int(shots_per_scene)):
-                if isinstance(step, int):
-                    yield [None, "", *show(page, visit, step)]
-                else:
-                    is_last = "m2s-error" in step
-                    yield [None if is_last else gradio.skip(), step, *[gradio.skip()] * 4]
+            async with aclosing(add_film(page, visit, Path(path), int(shots_per_scene))) as steps:
+                async for step in steps:
+                    if isinstance(step, int):
+                        yield [None, "", *await asyncio.to_thread(show, page, visit, step)]
+                    else:
+                        is_last = "m2s-error" in step
+                        yield [None if is_last else gradio.skip(), step, *[gradio.skip()] * 4]
 
         def leave(request: gradio.Request) -> None:
             page.leave(str(request.session_hash))
 
         blocks.load(open_page, None, views, **hidden)
         blocks.unload(leave)
-        films.input(choose_film, films, views, **hidden)
+        films.input(choose_film, films, [status, *views], **hidden)
         for part in (film_part, scene_part):
             part.pick(pick, across, [status, *views], **hidden)
-        unlimited = {**hidden, "concurrency_limit": None}  # films wait for each other in `FilmPage.add_film`
-        upload.upload(drop, [upload, length], [upload, status, *views], **unlimited)
+        drops = {**hidden, "concurrency_limit": MAX_DROPS}
+        upload.upload(drop, [upload, length], [upload, status, *views], **drops)
         for button, example in zip(examples, settings.examples, strict=True):
             path = gradio.State(str(example.resolve()))
-            button.click(drop, [path, length], [upload, status, *views], **unlimited)
+            button.click(drop, [path, length], [upload, status, *views], **drops)
     blocks.queue(default_concurrency_limit=8, api_open=False)
     return blocks
 
@@ -235,9 +255,9 @@ def show(
     page: FilmPage, visit: Visit, number: int, scene_number: int | None = None, only_others: bool = False
 ) -> list[Any]:
     """New contents of the page's parts: the list of films, the film, the side's visibility, the chosen scene."""
+    film_part = film_view(visit, number, scene_number)
     choices = [(film.title, at) for at, film in enumerate(visit.films)]
     films = gradio.Dropdown(choices=choices, value=number, visible=len(choices) > 1)  # type: ignore[arg-type]
-    film_part = film_view(visit, number, scene_number)
     if scene_number is None:
         return [films, film_part, gradio.Column(visible=True), HINT]
     matches = visit.similar(number, scene_number, films="across" if only_others else "all")
@@ -248,29 +268,46 @@ def show(
     return [films, film_part, gradio.Column(visible=True), scene_view(visit, number, scene_number, matches, tags)]
 
 
-def add_film(page: FilmPage, visit: Visit, path: Path, shots_per_scene: int) -> Iterator[str | int]:
-    """Embed a dropped film; yields what to show meanwhile, at last the film's number or why there is none."""
-    steps: queue.Queue[tuple[str, float] | int | str] = queue.Queue()
+async def add_film(page: FilmPage, visit: Visit, path: Path, shots_per_scene: int) -> AsyncGenerator[str | int, None]:
+    """Embed a dropped film.
+
+    Yields:
+        HTML about its progress, last the film's number or the reason of the failure as HTML. Closing the iterator ends
+        the embedding.
+    """
+    loop, has_left = asyncio.get_running_loop(), threading.Event()
+    steps: asyncio.Queue[tuple[str, float] | int | str] = asyncio.Queue()
+
+    def put(step: tuple[str, float] | int | str) -> None:
+        with suppress(RuntimeError):  # the page has ended, and the loop with it
+            loop.call_soon_threadsafe(steps.put_nowait, step)
+
+    def report(stage: str, share: float) -> None:
+        if has_left.is_set():
+            raise AppError(f"{path.name}: the visitor has left")
+        put((stage, share))
 
     def work() -> None:
         try:
-            steps.put(page.add_film(visit, path, shots_per_scene, lambda stage, share: steps.put((stage, share))))
-        except UserError as reason:
-            steps.put(str(reason))
+            put(page.add_film(visit, path, shots_per_scene, report))
+        except AppError as reason:
+            put(str(reason))
         except Exception as reason:
-            steps.put(f"{path.name}: cannot be embedded ({type(reason).__name__})")
+            put(f"{path.name}: cannot be embedded ({type(reason).__name__})")
             raise
 
     threading.Thread(target=work, daemon=True).start()
-    while True:
-        step = steps.get()
-        with suppress(queue.Empty):
-            while isinstance(step, tuple):  # only the newest is worth showing
+    try:
+        while True:
+            step = await steps.get()
+            while isinstance(step, tuple) and not steps.empty():  # only the newest is worth showing
                 step = steps.get_nowait()
-        if isinstance(step, int):
-            yield step
-            return
-        if isinstance(step, str):
-            yield error(step)
-            return
-        yield progress(path.stem, *step)
+            if isinstance(step, int):
+                yield step
+                return
+            if isinstance(step, str):
+                yield error(step)
+                return
+            yield progress(path.stem, *step)
+    finally:  # Gradio closes the generator when the visitor has left
+        has_left.set()

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -91,18 +92,28 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
     info.add_argument("--check", action="store_true", help="read everything and report what is wrong")
 
-    app = commands.add_parser(
-        "app", parents=[common], help="a page to drop films on and to search", formatter_class=default
-    )
+    app = commands.add_parser("app", parents=[common], help="a page to drop films on and to search")
     app.set_defaults(run=run_app)
     app.add_argument("indexes", nargs="*", type=Path, metavar="DIR", help="indexes that m2s embed wrote, to open")
     app.add_argument("--model", help=f"scene encoder for dropped films (default: the first index's, else {TINY_MODEL})")
-    app.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other computers in")
-    app.add_argument("--port", type=int, default=7860, help="port to listen at; 0 takes a free one")
+    app.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; 0.0.0.0 lets other computers in (default: 127.0.0.1)",
+    )
+    app.add_argument("--port", type=int, default=7860, help="port to listen at; 0 takes a free one (default: 7860)")
     app.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
-    app.add_argument("--shots-per-scene", type=int, help="shots that a dropped film's scenes span (default: 9)")
-    app.add_argument("--example", type=Path, action="append", default=[], help="film to try by a click; repeatable")
-    app.add_argument("--probe", type=Path, help="folder that eval.probe --export saved: its labels become tags")
+    app.add_argument(
+        "--shots-per-scene",
+        type=int,
+        help="shots that a dropped film's scenes span (default: as in the first index, else 9)",
+    )
+    app.add_argument(
+        "--example", type=Path, action="append", default=[], help="film to try by a click; repeatable (default: none)"
+    )
+    app.add_argument(
+        "--probe", type=Path, help="folder that eval.probe --export saved: its labels become tags (default: none)"
+    )
     app.add_argument("--max-upload", help='largest file to accept, e.g. "500mb" (default: any)')
 
     push = commands.add_parser("push", parents=[common], help="a model or a dataset to a repository of the Hub")
@@ -277,17 +288,20 @@ def run_info(options: argparse.Namespace) -> int:
 def run_app(options: argparse.Namespace) -> int:
     from .app_m2s import AppSettings, serve
     from .pipeline_m2s import scene_windows
-    from .search_m2s import SceneIndex
+    from .storage_m2s import FilmDataset
 
     return_large_blocks()
     if options.shots_per_scene is not None:
         scene_windows(1, options.shots_per_scene)
     model, dtype = options.model, "float32"
     if options.indexes:
-        record = SceneIndex(options.indexes[0]).record
-        model, dtype = model or record["model"], record["settings"]["dtype"]
+        # No record, no index: the page says so when it opens it.
+        record = FilmDataset(options.indexes[0] / "scene_embeddings", "scene_embeddings").record
+        model, dtype = model or record.get("model"), record.get("settings", {}).get("dtype", dtype)
     pipeline, revision = load_pipeline(model or TINY_MODEL, options.device, dtype)
     settings = AppSettings(options.indexes, options.example, options.probe, options.shots_per_scene, options.max_upload)
+    # The server repeats a signal that ended it. By itself SIGTERM would then end the process before films are deleted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         serve(
             pipeline,

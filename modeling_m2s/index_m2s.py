@@ -27,6 +27,8 @@ from .workers_m2s import Outcome, run_isolated
 
 # Seconds for 128 frames, after which a decoder counts as hung.
 MAX_SILENCE = 600.0
+# Modules that worker processes find imported.
+WORKER_MODULES = (__name__,)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def embed_films(
             ]
             on_share = (lambda movie_id, share: report(movie_id, "shots", share)) if report else None
             outcomes = run_isolated(
-                store_shots, inputs, num_workers, on_share, preload=(__name__,), max_silence=MAX_SILENCE
+                store_shots, inputs, num_workers, on_share, preload=WORKER_MODULES, max_silence=MAX_SILENCE
             )
             with contextlib.closing(outcomes):
                 for outcome in outcomes:

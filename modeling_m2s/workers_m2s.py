@@ -51,10 +51,7 @@ def run_isolated(
     """
     if num_workers < 1:
         raise ValueError(f"num_workers={num_workers} must be at least 1")
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if preload and "forkserver" in methods:
-        context.set_forkserver_preload(list(preload))
+    context = _context(preload)
     queue = iter(inputs)
     running: dict[Any, _Worker] = {}
     try:
@@ -105,6 +102,33 @@ def run_isolated(
             worker.process.kill()
             worker.end()
             receiver.close()
+
+
+def warm_up(preload: tuple[str, ...]) -> None:
+    """Import modules in the background, so that the first worker does not wait for them.
+
+    Args:
+        preload: as `run_isolated` will have it.
+    """
+    if _context(preload).get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver, resource_tracker  # not on Windows
+
+    resource_tracker.ensure_running()  # by itself the server begins with this, which unblocks Ctrl-C
+    # The server inherits the block. Ctrl-C would break off its imports with a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _context(preload: tuple[str, ...]) -> Any:
+    methods = multiprocessing.get_all_start_methods()
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if preload and "forkserver" in methods:
+        context.set_forkserver_preload(list(preload))
+    return context
 
 
 @contextlib.contextmanager

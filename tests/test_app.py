@@ -1,25 +1,36 @@
 """The page of `m2s app`: its functions; in a browser, uploads, search, a broken file, two visitors, a narrow screen."""
 
+import asyncio
 import configparser
+import contextlib
 import importlib.util
 import multiprocessing
+import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio
+import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from make_videos import make_video
 
-from modeling_m2s import M2SSceneForClassification
+from modeling_m2s import M2SSceneForClassification, app_films_m2s, app_m2s
 from modeling_m2s.app_films_m2s import AppError, FilmPage, PageFilm
 from modeling_m2s.app_html_m2s import error, film_view, progress, scene_view, tag_list
-from modeling_m2s.app_m2s import AppSettings, serve, serve_media
+from modeling_m2s.app_m2s import AppSettings, add_film, build_app, build_page, serve, serve_media
 from modeling_m2s.cli import load_pipeline, main
 from modeling_m2s.storage_m2s import StorageError
 
@@ -141,12 +152,58 @@ def wait_until(condition, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_a_visitor_who_comes_back_in_time_keeps_the_films(page):
+def test_a_visit_ends_when_nothing_was_asked_for_during_the_grace(page, monkeypatch):
+    """The page says once that it was closed; whoever comes back and leaves again must not stay forever."""
+    clock, timers = SimpleNamespace(now=0.0), []
+
+    def start_timer(seconds: float, function, arguments: tuple) -> SimpleNamespace:
+        timers.append((seconds, function, arguments))
+        return SimpleNamespace(start=lambda: None)
+
+    def ring() -> None:
+        seconds, function, arguments = timers.pop()
+        clock.now += seconds
+        function(*arguments)
+
+    for module in (app_films_m2s, app_m2s):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(app_films_m2s, "threading", SimpleNamespace(Timer=start_timer))
     visit = page.visit("a")
-    page.leave("a", grace=0.2)
+    visit.folder.mkdir(parents=True)
+    page.leave("a", grace=600)
+    clock.now = 100
     assert page.visit("a") is visit
-    time.sleep(0.6)
-    assert page.visit("a") is visit
+    page.leave("a", grace=600)
+    assert [seconds for seconds, *_ in timers] == [600]
+    timers[:] = [(500, *timers[0][1:])]
+    ring()
+    assert page.visits["a"] is visit and [seconds for seconds, *_ in timers] == [100]
+    clock.now = 650
+    serve_media(page.by_token, visit.token, 0, "0.jpg")
+    timers[:] = [(50, *timers[0][1:])]
+    ring()
+    assert page.visits["a"] is visit and visit.folder.exists() and [seconds for seconds, *_ in timers] == [550]
+    ring()
+    assert clock.now == 1250 and page.visits == page.by_token == {} and not visit.folder.exists() and timers == []
+
+
+def test_one_name_is_one_visit_however_many_requests_come_at_once(page):
+    both_inside = threading.Barrier(2, timeout=1)
+
+    class SlowFilms(list):
+        def __iter__(self):
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both_inside.wait()
+            return super().__iter__()
+
+    page.films = SlowFilms(page.films)
+    visits = []
+    threads = [threading.Thread(target=lambda: visits.append(page.visit("a"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert visits[0] is visits[1] and len(page.by_token) == 1
 
 
 @pytest.mark.parametrize("name", ["broken.mp4", f"{NASTY}.mp4", "..%2f..%2fescape.mp4", "no suffix"])
@@ -174,7 +231,208 @@ def test_a_film_that_waits_for_another_says_so(page, tmp_path):
     page.embedding.acquire()
     with pytest.raises(AppError, match="not a readable video"):
         page.add_film(page.visit("a"), path, report=report)
-    assert stages[:2] == ["waiting", "opening"] and "waits for another" in progress("a", "waiting", 0)
+    assert stages[:2] == ["waiting", "opening"] and "waiting for another film" in progress("a", "waiting", 0)
+
+
+def embed_forever(films, output, *settings, report) -> None:
+    """In place of `embed_films`: writes small files, and reports, until the report raises."""
+    output.mkdir()
+    number = 0
+    while True:
+        number += 1
+        Path(output, str(number)).touch()
+        time.sleep(0.01)
+        report("", "shots", 0.5)
+
+
+@pytest.mark.parametrize("is_waiting", [False, True])
+def test_a_film_whose_visitor_has_left_is_given_up(is_waiting, page, tmp_path, monkeypatch):
+    monkeypatch.setattr(app_films_m2s, "embed_films", embed_forever)
+    visit, path = page.visit("a"), tmp_path / "film.mp4"
+    path.touch()
+    if is_waiting:
+        page.embedding.acquire()
+
+    async def leave() -> str:
+        steps = add_film(page, visit, path, 3)
+        async with contextlib.aclosing(steps):
+            return await anext(steps)
+
+    assert ("waiting" in asyncio.run(leave())) == is_waiting
+    wait_until(lambda: visit.folder.exists() and not list(visit.folder.iterdir()))
+    assert page.embedding.locked() == is_waiting and len(visit.films) == len(page.films)
+
+
+def test_a_film_that_cannot_be_stored_is_refused_without_naming_a_place(page, tmp_path, monkeypatch):
+    def embed_on_full_disk(films, output, *_, **__):
+        raise StorageError(f"{output}: cannot be written (No space left on device)")
+
+    visit, path = page.visit("a"), tmp_path / "film.mp4"
+    with pytest.raises(AppError) as refusal:  # there is nothing to copy
+        page.add_film(visit, path)
+    path.touch()
+    monkeypatch.setattr(app_films_m2s, "embed_films", embed_on_full_disk)
+    with pytest.raises(AppError) as second:
+        page.add_film(visit, path)
+    assert str(refusal.value) == str(second.value) == "film.mp4: this server cannot store it; its disk may be full"
+    assert list(visit.folder.iterdir()) == [] and not page.embedding.locked()
+
+
+def test_a_film_is_cut_as_the_index_is_unless_its_visitor_asks_for_another_length(page, tmp_path, monkeypatch):
+    used = []
+
+    def note_settings(films, output, pipeline, shot_settings, scene_settings, report):
+        used.append((scene_settings.shots_per_scene, scene_settings.stride))
+        raise AppError("noted")
+
+    monkeypatch.setattr(app_films_m2s, "embed_films", note_settings)
+    page.scene_settings = replace(page.scene_settings, shots_per_scene=3, stride=1)
+    (tmp_path / "film.mp4").touch()
+    for length in (None, 3, 4):
+        with pytest.raises(AppError, match="noted"):
+            page.add_film(page.visit("a"), tmp_path / "film.mp4", length)
+    assert used == [(3, 1), (3, 1), (4, 4)]
+
+
+def test_an_index_makes_the_page_give_out_videos_only(index, encoder, tmp_path, monkeypatch):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+
+    class ForgedIndex(app_films_m2s.SceneIndex):
+        def __init__(self, folder):
+            super().__init__(folder)
+            self.films["alpha"].facts["video"] = str(secret)
+
+    monkeypatch.setattr(app_films_m2s, "SceneIndex", ForgedIndex)
+    page = FilmPage(tmp_path / "visits", *encoder, [index])
+    assert {film.movie_id: film.path is None for film in page.films} == {"alpha": True, NASTY: False}
+    number = [film.movie_id for film in page.films].index("alpha")
+    assert serve_media(page.by_token, page.visit("a").token, number, "film").status_code == 404
+
+
+def test_more_like_this_plays_the_scene_that_it_asks_for(page):
+    visit = page.visit("a")
+    parsed = Parsed(scene_view(visit, 0, 0, visit.similar(0, 0)))
+    buttons = [each for _, each in parsed.elements if each.get("class") == "m2s-more"]
+    assert {button["data-pick"].split(":")[0] for button in buttons} == {"0", "1"}
+    for button in buttons:
+        film, scene = map(int, button["data-pick"].split(":"))
+        assert button["data-play"] == f"media/{visit.token}/{film}/film"
+        assert button["data-start"] == f"{visit.scene(film, scene).start_seconds:.3f}"
+
+
+def handlers(page) -> dict:
+    """The page's functions by name."""
+    return {function.name: function.fn for function in build_page(page, AppSettings()).fns.values()}
+
+
+def test_a_click_sends_the_film_only_where_it_is_not_shown(page):
+    visit, pick = page.visit("a"), handlers(page)["pick"]
+    request = SimpleNamespace(session_hash="a")
+    for shown, is_sent in ((f"{visit.token}/0", False), (f"{visit.token}/1", True), ("an earlier visit's/0", True)):
+        event = gradio.EventData(None, {"film": 0, "scene": 1, "shown": shown})
+        message, _, film_part, _, scene_part = pick(event, False, request)
+        assert (film_part == film_view(visit, 0, 1)) == is_sent and (film_part == gradio.skip()) != is_sent
+        assert message == "" and "This scene" in scene_part
+    assert f'data-shown="{visit.token}/0"' in film_view(visit, 0)
+
+
+def test_a_film_that_is_no_longer_here_is_explained(page):
+    choose_film, request = handlers(page)["choose_film"], SimpleNamespace(session_hash="a")
+    message, *views = choose_film(99, request)
+    assert "no longer here" in message and views == [gradio.skip()] * 4
+    message, _, film_part, *_ = choose_film(1, request)
+    assert message == "" and film_part == film_view(page.visit("a"), 1)
+
+
+def test_no_click_is_dropped_while_another_is_answered(page):
+    functions = build_page(page, AppSettings()).fns.values()
+    modes = {function.name: function.trigger_mode for function in functions if function.name != "leave"}
+    assert set(modes) == {"open_page", "choose_film", "pick", "drop"} and set(modes.values()) == {"multiple"}
+
+
+def test_the_slider_takes_its_own_value(page):
+    page.scene_settings = replace(page.scene_settings, shots_per_scene=30)
+    blocks = build_page(page, AppSettings()).blocks.values()
+    slider = next(block for block in blocks if isinstance(block, gradio.Slider))
+    assert slider.preprocess(slider.value) == 30
+
+
+@pytest.fixture
+def served(page, tmp_path, monkeypatch):
+    """A client of the page, which a thread serves."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setenv("GRADIO_HEARTBEAT_INTERVAL", "0.1")
+    server = uvicorn.Server(uvicorn.Config(build_app(page, AppSettings()), log_level="warning"))
+    server.config.timeout_graceful_shutdown = 1
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_every_answer_forbids_other_addresses_and_films_come_in_parts(served, page):
+    film = f"/media/{page.visit('a').token}/0/film"
+    for address in ("/", "/config", film, "/media/guess/0/film", "/nothing"):
+        headers = served.get(address).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'self';"), address
+        assert (headers["X-Content-Type-Options"], headers["Referrer-Policy"]) == ("nosniff", "no-referrer")
+    part = served.get(film, headers={"Range": "bytes=100-199"})
+    assert part.status_code == 206 and part.content == page.films[0].path.read_bytes()[100:200]
+
+
+def test_a_page_that_is_closed_is_left(served, page):
+    visit = page.visit("a")
+    with served.stream("GET", "/gradio_api/heartbeat/a") as heartbeat:
+        lines = heartbeat.iter_lines()  # kept, since its end closes the connection
+        next(lines)
+        assert not visit.is_leaving
+    wait_until(lambda: visit.is_leaving)
+
+
+def ask(client, event: str, data: list, session: str) -> None:
+    """What the browser asks for an event that one part of the page alone has."""
+    parts = client.get("/config").json()["dependencies"]
+    number = next(part["id"] for part in parts if part["targets"][0][1] == event)
+    request = {"data": data, "fn_index": number, "session_hash": session}
+    client.post("/gradio_api/queue/join", json=request).raise_for_status()
+
+
+def upload(client, path: Path) -> list:
+    """The inputs of the event by which a film is dropped; scenes are to span three shots."""
+    stored = client.post("/gradio_api/upload", files={"files": (path.name, path.read_bytes())}).json()[0]
+    return [{"path": stored, "orig_name": path.name, "meta": {"_type": "gradio.FileData"}}, 3]
+
+
+def answers(client, session: str):
+    return client.stream("GET", "/gradio_api/queue/data", params={"session_hash": session})
+
+
+def test_films_that_wait_do_not_hold_up_the_page_and_one_whose_visitor_left_is_given_up(
+    served, page, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(app_films_m2s, "embed_films", embed_forever)
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"film")
+    dropped = upload(served, path)
+    ask(served, "upload", dropped, "first")
+    with answers(served, "first") as first:
+        lines = first.iter_lines()  # kept, since its end closes the connection
+        assert any("finding shots" in line for line in lines)
+        for number in range(50):  # more than Gradio answers at a time
+            ask(served, "upload", dropped, f"visitor {number}")
+        wait_until(lambda: sum(visit.folder.exists() for visit in page.visits.values()) >= app_m2s.MAX_DROPS)
+        assert served.get(f"/media/{page.visit('first').token}/0/0.jpg").status_code == 200
+        ask(served, "load", [], "another")
+        with answers(served, "another") as clicked:
+            assert any("m2s-timeline" in line for line in clicked.iter_lines())
+    wait_until(lambda: not list(page.visits["first"].folder.iterdir()))
 
 
 def test_scenes_that_are_not_there_are_refused(page):
@@ -243,21 +501,79 @@ def test_the_space_opens_what_lies_beside_it(tmp_path):
     assert options.run is run_app and options.indexes == options.example == []
     (tmp_path / "index").mkdir()
     (tmp_path / "films").mkdir()
-    (tmp_path / "films/a b.mp4").touch()
+    for name in ("a b.mp4", "README.md", ".gitattributes", "._a b.mp4"):
+        (tmp_path / "films" / name).touch()
     options = build_parser().parse_args(module.arguments(tmp_path))
     assert options.indexes == [tmp_path / "index"] and options.example == [tmp_path / "films/a b.mp4"]
 
 
 def test_settings_that_make_no_page_are_refused(encoder, tmp_path, monkeypatch):
-    import socket
-
     with pytest.raises(AppError, match=r"--example .*nothing\.mp4: no such file"):
         serve(*encoder, AppSettings(examples=[tmp_path / "nothing.mp4"]))
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AppError, match="choose another by --port"):
         serve(*encoder, AppSettings(), port=taken.getsockname()[1])
+    with pytest.raises(AppError, match=r"port 99999 \(.*0-65535.*\); choose another by --port"):
+        serve(*encoder, AppSettings(), port=99999)
+    for size in ("500", "mb", "5 monkeys"):
+        with pytest.raises(AppError, match=f"--max-upload {size}: not a number with a unit"):
+            serve(*encoder, AppSettings(max_upload=size))
     monkeypatch.setattr(multiprocessing.current_process(), "name", "M2S-1")
     with pytest.raises(AppError, match=r"a worker process serves no page; .*__main__"):
         serve(*encoder, AppSettings(), port=0)
+
+
+def test_the_help_names_each_default_once(capsys):
+    with pytest.raises(SystemExit):
+        main(["app", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "default: None" not in text and "(default: as in the first index, else 9)" in text
+    assert not re.search(r"\(default[^)]*\) \(default", text)
+
+
+def test_a_folder_without_an_index_is_named(tmp_path, capsys):
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["app", str(tmp_path), "--port", "0"]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert f"{tmp_path}: no index here; make one with m2s embed" in capsys.readouterr().err
+
+
+# The command, with a film that is never done.
+BUSY = """
+import sys
+from test_app import embed_forever
+from modeling_m2s import app_films_m2s
+from modeling_m2s.cli import main
+
+if __name__ == "__main__":
+    app_films_m2s.embed_films = embed_forever
+    sys.exit(main(["app", "--model", sys.argv[1], "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_page_that_is_ended_deletes_what_visitors_dropped(end, tiny_folder, tmp_path):
+    log, temporary, script, film = (tmp_path / name for name in ("log", "temporary", "busy.py", "film.mp4"))
+    temporary.mkdir()
+    script.write_text(BUSY)
+    film.write_bytes(b"film")
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": paths}
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, script, tiny_folder], stdout=file, stderr=file, env=environment)
+    try:
+        wait_until(lambda: "http" in log.read_text() or process.poll() is not None, 600)
+        address = re.search(r"http://\S+", log.read_text())[0]
+        with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
+            ask(client, "upload", upload(client, film), "a")
+        wait_until(lambda: list(temporary.glob("m2s-app-*/visits/*/*/index/1")))
+        process.send_signal(end)
+        assert process.wait(120) == 0
+    finally:
+        process.kill()
+    assert "Traceback" not in log.read_text(), log.read_text()
+    assert list(temporary.glob("m2s-app-*")) == []
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -286,14 +602,16 @@ def address(index, tiny_folder, tmp_path_factory):
     script = log.with_name("watched.py")
     script.write_text(WATCHED)
     command = [sys.executable, script, "app", index, "--model", tiny_folder, "--port", "0", "--shots-per-scene", "3"]
+    environment = {**os.environ, "TMPDIR": str(log.parent)}
     with log.open("w") as file:
-        process = subprocess.Popen([*map(str, command)], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
+        process = subprocess.Popen([*map(str, command)], stdout=file, stderr=file, cwd=ROOT, env=environment)
     try:
         wait_until(lambda: "http" in log.read_text() or process.poll() is not None, 600)
         yield re.search(r"http://\S+", log.read_text())[0]
     finally:
         process.terminate()
-        process.wait(60)
+        status = process.wait(60)
+    assert status == 0 and list(log.parent.glob("m2s-app-*")) == []
     assert "CALLED" not in log.read_text() and "Traceback" not in log.read_text(), log.read_text()
 
 
@@ -378,8 +696,38 @@ def test_a_scene_plays_and_a_similar_one_opens_at_its_time(open_page):
         arg=[source, start],
     )
     assert page.locator(".m2s-player figcaption").inner_text().startswith(title)
-    page.locator(".m2s-more").first.click()
-    page.wait_for_selector(".m2s-found")
+    heading = page.locator(".m2s-scene-view h3").first.inner_text()
+    more = page.locator(".m2s-more").first
+    pick, source = more.get_attribute("data-pick"), more.get_attribute("data-play")
+    more.click()
+    page.wait_for_selector(f'.m2s-scenes [data-pick="{pick}"][aria-pressed=true]')
+    page.wait_for_function("heading => document.querySelector('.m2s-scene-view h3').innerText !== heading", arg=heading)
+    assert page.locator(".m2s-player video").evaluate("video => video.src").endswith(source)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_film_that_cannot_be_played_shows_a_picture_again_and_again(open_page):
+    page = open_page()
+    page.route("**/media/*/1/film", lambda route: route.fulfill(content_type="video/mp4", body="no film"))
+    shows_picture = """() => {
+        const [video, picture, note] = document.querySelectorAll('.m2s-player :is(video, img, em)');
+        return video.hidden && video.paused && !picture.hidden && picture.src && note.textContent;
+    }"""
+    matches = page.locator(".m2s-match[data-play$='/1/film']")
+    cards = page.locator(".m2s-scenes .m2s-card")
+    page.locator(".m2s-film summary").click()
+    cards.first.click()
+    for _ in range(2):
+        matches.first.click()
+        assert "its file is gone" in page.wait_for_function(shows_picture).json_value()
+    cards.first.click()
+    page.wait_for_function("!document.querySelector('.m2s-player video').paused")
+    cards.nth(1).evaluate("card => card.dataset.play = ''")
+    cards.nth(1).click()
+    assert "not on this server" in page.wait_for_function(shows_picture).json_value()
+    page.wait_for_selector(".m2s-scenes [data-pick='0:1'][aria-pressed=true]")
+    assert page.locator(".m2s-film details").evaluate("details => details.open")
 
 
 @needs_browser

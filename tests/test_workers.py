@@ -278,6 +278,46 @@ def test_ctrl_c_while_a_worker_starts_is_quiet_and_leaves_no_process():
     assert (done.stdout, done.stderr) == ("interrupted 0\n", "")
 
 
+SLOW_IMPORT = """
+import os, time
+from pathlib import Path
+
+here = Path(__file__).parent
+(here / "importing").write_text(str(os.getpid()))
+while not (here / "go on").exists():
+    time.sleep(0.01)
+
+def parent(report):
+    return os.getppid()
+"""
+WARMED_UP = """
+import os, signal, time
+from pathlib import Path
+from modeling_m2s.workers_m2s import run_isolated, warm_up
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    warm_up(("slow_import",))
+    while not (server := (here / "importing").read_text() if (here / "importing").exists() else ""):
+        time.sleep(0.01)
+    os.kill(int(server), signal.SIGINT)
+    (here / "go on").touch()
+    from slow_import import parent
+    outcome, = run_isolated(parent, [("a", ())], 1, preload=("slow_import",))
+    print(outcome.value == int(server))
+"""
+
+
+def test_workers_come_from_the_server_that_was_warmed_up_whatever_ctrl_c_reached_it(tmp_path):
+    (tmp_path / "slow_import.py").write_text(SLOW_IMPORT)
+    (tmp_path / "main.py").write_text(WARMED_UP)
+    paths = os.pathsep.join([str(Path(__file__).parent.parent), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, tmp_path / "main.py"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def run_sleepers(folder: str) -> None:
     for _ in run_isolated(sleep, [("b", (folder, "b")), ("c", (folder, "c"))], 2, preload=PRELOAD):
         pass

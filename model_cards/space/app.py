@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from modeling_m2s.cli import main
+from modeling_m2s.video_m2s import VIDEO_SUFFIXES
 
 HERE = Path(__file__).resolve().parent
 
@@ -10,7 +11,8 @@ HERE = Path(__file__).resolve().parent
 def arguments(folder: Path) -> list[str]:
     """What `m2s app` is started with for what lies in a folder."""
     index = [str(folder / "index")] if (folder / "index").is_dir() else []
-    examples = [f"--example={film}" for film in sorted(folder.glob("films/*.*"))]
+    films = [film for film in sorted(folder.glob("films/[!.]*")) if film.suffix.lower() in VIDEO_SUFFIXES]
+    examples = [f"--example={film}" for film in films]
     return ["app", *index, *examples, "--host", "0.0.0.0", "--port", "7860", "--max-upload", "500mb"]
 
 

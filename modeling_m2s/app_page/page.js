@@ -12,9 +12,10 @@ function play(button) {
   caption.textContent = `${button.dataset.title}, ${time}`;
   note.textContent = "";
   const showPicture = (reason) => {
+    video.pause();
     video.hidden = true;
     picture.hidden = false;
-    picture.src = button.querySelector("img")?.src || "";
+    picture.src = button.closest("li, .m2s-card")?.querySelector("img")?.src || "";
     note.textContent = reason;
   };
   if (!button.dataset.play) {
@@ -23,9 +24,10 @@ function play(button) {
   }
   video.hidden = false;
   picture.hidden = true;
-  video.onerror = () => showPicture("This browser cannot play the film's format.");
+  video.onerror = () =>
+    showPicture("The film cannot be played: its file is gone, or this browser does not know its format.");
   const address = new URL(button.dataset.play, document.baseURI).href;
-  if (video.src !== address) video.src = address;
+  if (video.src !== address || video.error) video.src = address;
   video.currentTime = start;
   video.play().catch(() => {});
 }
@@ -42,7 +44,11 @@ element.addEventListener("click", (event) => {
     document.querySelectorAll("[data-pick][aria-pressed]").forEach((other) => {
       other.setAttribute("aria-pressed", String(other.dataset.pick === pick));
     });
-    trigger("pick", { film, scene });
+    // The server does not send the film again that the page shows, or will show by an answer that is still to come.
+    const timeline = document.querySelector(".m2s-timeline");
+    const { shown } = timeline.dataset;
+    timeline.dataset.shown = shown.replace(/\d+$/, film);
+    trigger("pick", { film, scene, shown });
   }
   if (window.matchMedia("(max-width: 800px)").matches) {
     document.querySelector(".m2s-player").scrollIntoView({ behavior: "smooth", block: "start" });
