@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from test_film_world import ROOT, tree
 
+from data_scripts.check_film_world import main as check
 from data_scripts.extract_features import main as extract_features
 from data_scripts.make_catalog import main as make_catalog
 from data_scripts.make_film_world import main
@@ -268,6 +269,27 @@ def test_test_films_are_left_out_of_every_stage_and_measured(photographs, tmp_pa
     measured = ["--features", str(tmp_path / "features"), "--output", str(tmp_path / "measured.json")]
     scene_retrieval(["--world", str(world), "--held_out", str(test), *measured])
     assert set(json.loads((tmp_path / "measured.json").read_text())["queries"]["movie_id"]) == left_out
+
+
+def test_a_world_of_photographs_is_checked_with_its_pictures(photographs, tmp_path):
+    make(photographs, tmp_path / "world", *KEYFRAMES)
+    words = ["--world", str(tmp_path / "world"), "--output", str(tmp_path / "figures.json")]
+    check([*words, "--photographs", str(photographs), "--sheet", str(tmp_path / "sheet.png")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["clean"].keys() == {"place"} and "event" not in figures["shots"] | figures["scenes"]
+    assert 0 <= figures["scenes"]["place"]["neighbor"] <= 1
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (8 * 32, 2 * 18)
+    with pytest.raises(SystemExit, match="is a world of photographs; name their folder by --photographs"):
+        check(words)
+    other = shutil.copytree(photographs, tmp_path / "other")
+    name = read_csv(tmp_path / "world/truth/shots.csv")[0]["photograph"]
+    Image.new("RGB", (48, 48)).save(other / name)
+    with pytest.raises(SystemExit, match="was made of other photographs than"):
+        check([*words, "--photographs", str(other)])
+    main([*SIZE, "--num_films", "2", *KEYFRAMES, "--output", str(tmp_path / "drawings")])
+    with pytest.raises(SystemExit, match="is a world of drawings; leave out --photographs"):
+        check(["--world", str(tmp_path / "drawings"), "--photographs", str(photographs)])
 
 
 def test_the_assets_photographs(assets, tmp_path):
