@@ -1,10 +1,15 @@
 """Is a film world a fair judge? Measures what can be seen in it without learning anything from films.
 
     python -m data_scripts.check_film_world --world world --output figures.json
+    … --photographs FOLDER         a world of photographs, with the folder that it was made of
 
 Of a good world, pictures without any nuisance tell places apart; colors tell films apart; and to a frozen image encoder
 a film's look and the appearance types outweigh places, so that its nearest neighbors in other films are of the same
 place more often than by chance, but not much.
+
+Training films and test films of a world of photographs share no picture. The probe is therefore fitted on the former
+and measured on the latter, and neighbors of a scene are sought in the other part. There are no figures on events, which
+have no picture there.
 """
 
 import dataclasses
@@ -22,7 +27,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_scripts.world_pictures import Painter
+from data_scripts.make_film_world import painter
+from data_scripts.world_photographs import TRAINING, PhotographSettings, plan_films
 from data_scripts.world_plan import (
     LIGHT_TYPES,
     SCENE_TYPES,
@@ -30,7 +36,6 @@ from data_scripts.world_plan import (
     PlannedFilm,
     WorldSettings,
     plan_ratings,
-    plan_world,
     with_frames,
 )
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
@@ -51,6 +56,9 @@ class CheckArguments:
     sheet: Path | None = field(
         default=None, metadata={"help": "picture file: shots of a film of each theme, a row each"}
     )
+    photographs: Path | None = field(
+        default=None, metadata={"help": "folder of photographs that the world was made of, if it was"}
+    )
     model: str | None = field(
         default=None, metadata={"help": "folder or Hub id of an encoder (default: m2s-clip-tiny)"}
     )
@@ -61,43 +69,61 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: CheckArguments) -> None:
-    figures = check_film_world(arguments.world, arguments.model)
+    figures = check_film_world(arguments.world, arguments.model, arguments.photographs)
     if arguments.output:
         write_json(arguments.output, figures)
     if arguments.sheet:
-        contact_sheet(read_settings(arguments.world)[0]).save(arguments.sheet, quality=85)
+        settings, films, _ = read_world(arguments.world, arguments.photographs)
+        contact_sheet(settings, films, arguments.photographs).save(arguments.sheet, quality=85)
     print(json.dumps(figures, indent=2))
 
 
-def check_film_world(folder: Path, model: str | None = None) -> dict[str, Any]:
+def check_film_world(folder: Path, model: str | None = None, photographs: Path | None = None) -> dict[str, Any]:
     """All figures of a world: those on pictures, on viewers, and on cuts if it has videos.
 
     Raises:
         FileNotFoundError: the folder holds no world.
-        ValueError: it holds one film only.
+        ValueError: it holds one film only; it was made of other photographs.
     """
-    settings, has_videos = read_settings(folder)
-    films = plan_world(settings)
+    settings, films, has_videos = read_world(folder, photographs)
     if len(films) < 2:
         raise ValueError(f"{folder}: a world of one film has no other films to compare with")
-    figures = {**check_pictures(settings, films, model or tiny_model()), "co_watch": check_co_watch(settings, films)}
+    pictures = check_pictures(settings, films, model or tiny_model(), photographs)
+    figures = {**pictures, "co_watch": check_co_watch(settings, films)}
     return {**figures, "cuts": check_cuts(films, folder / "videos")} if has_videos else figures
 
 
-def read_settings(folder: Path) -> tuple[WorldSettings, bool]:
-    """A world's settings and whether it has videos."""
+def read_world(folder: Path, photographs: Path | None) -> tuple[WorldSettings, list[PlannedFilm], bool]:
+    """A world's settings, its films, and whether it has videos.
+
+    Raises:
+        FileNotFoundError: the folder holds no world.
+        ValueError: it was made of other photographs, or of drawings.
+    """
     record = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-    has_videos = not record.pop("keyframes_only")
-    return WorldSettings(**record), has_videos
+    has_videos, digest = not record.pop("keyframes_only"), record.pop("photographs", None)
+    if bool(digest) != bool(photographs):
+        hint = "name their folder by --photographs" if digest else "leave out --photographs"
+        raise ValueError(f"{folder} is a world of {'photographs' if digest else 'drawings'}; {hint}")
+    source = PhotographSettings(photographs, record.pop("test_share")) if digest else PhotographSettings()
+    settings = WorldSettings(**record)
+    films, facts = plan_films(settings, source)
+    if facts.get("photographs") != digest:
+        raise ValueError(f"{folder} was made of other photographs than {photographs} holds")
+    return settings, films, has_videos
 
 
-def contact_sheet(settings: WorldSettings, columns: int = 8) -> Image.Image:
+def contact_sheet(
+    settings: WorldSettings, films: Sequence[PlannedFilm], photographs: Path | None = None, columns: int = 8
+) -> Image.Image:
     """Every third shot of the first film of each theme, a row each."""
     size = (settings.width // 2, settings.height // 2)
-    films = plan_world(settings)[: settings.num_themes]
+    films = films[: settings.num_themes]
     sheet = Image.new("RGB", (columns * size[0], len(films) * size[1]))
     for row, film in enumerate(films):
-        for column, frame in enumerate(itertools.islice(draw_keyframes(settings, film), 0, 3 * columns, 3)):
+        for column, frame in enumerate(
+            itertools.islice(draw_keyframes(settings, film, photographs), 0, 3 * columns, 3)
+        ):
             sheet.paste(Image.fromarray(frame).resize(size), (column * size[0], row * size[1]))
     return sheet
 
@@ -127,7 +153,9 @@ def check_co_watch(settings: WorldSettings, films: Sequence[PlannedFilm]) -> dic
     }
 
 
-def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model: str) -> dict[str, Any]:
+def check_pictures(
+    settings: WorldSettings, films: Sequence[PlannedFilm], model: str, photographs: Path | None = None
+) -> dict[str, Any]:
     """What colors, a probe of clean pictures, and a frozen encoder's neighbors tell.
 
     Returns:
@@ -155,17 +183,23 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
     }
     encoder = M2SSceneModel.from_pretrained(model).eval()
     processor = M2SSceneProcessor.from_pretrained(model)
-    frames = [keyframe for planned in films for keyframe in draw_keyframes(settings, planned)]
-    clean = [keyframe for planned in films for keyframe in draw_keyframes(settings, planned, clean=True)]
+    frames, clean = (
+        [keyframe for planned in films for keyframe in draw_keyframes(settings, planned, photographs, without)]
+        for without in (False, True)
+    )
 
     plain = ~np.any([types[kind] for kind in LIGHT_TYPES], axis=0)
     other_scenes = scene[plain][:, None] != scene[plain]
     by_color = nearest(np.stack([color_histogram(frame) for frame in frames])[plain], other_scenes)
     cleans, shots = (embed(encoder, processor, [[[frame]] for frame in each]) for each in (clean, frames))
-    half = film < len(films) // 2
+    labels = {"place": place} if photographs else {"place": place, "event": event}
+    side = film < len(films) // 2
+    if photographs:
+        side = np.array([films[n].part == TRAINING for n in film])
     windows, first = scene_windows(scene, frames)
     scenes = embed(encoder, processor, windows)
-    other_films, other_windows = film[:, None] != film, film[first][:, None] != film[first]
+    parts = side if photographs else film
+    other_films, other_windows = parts[:, None] != parts, parts[first][:, None] != parts[first]
     return {
         "films": len(films),
         "shots_of_the_world": len(rows),
@@ -175,26 +209,28 @@ def check_pictures(settings: WorldSettings, films: Sequence[PlannedFilm], model:
             "chance": chance(film[plain], other_scenes),
         },
         "clean": {
-            name: {"probe": probe(cleans, labels, half), "chance": round(1 / (labels.max() + 1), 4)}
-            for name, labels in (("place", place), ("event", event))
+            name: {"probe": probe(cleans, label, side), "chance": round(1 / (label.max() + 1), 4)}
+            for name, label in labels.items()
         },
-        "shots": neighbors(shots, other_films, {"place": place, "event": event}, types)
+        "shots": neighbors(shots, other_films, labels, types)
         | neighbors(shots, scene[:, None] != scene, {"film": film}, {}),
         "scenes": neighbors(
             scenes,
             other_windows,
-            {"place": place[first], "event": event[first]},
+            {name: label[first] for name, label in labels.items()},
             {kind: types[kind][first] for kind in (*LIGHT_TYPES, *SCENE_TYPES)},
         ),
     }
 
 
-def draw_keyframes(settings: WorldSettings, film: PlannedFilm, clean: bool = False) -> Iterator[np.ndarray]:
+def draw_keyframes(
+    settings: WorldSettings, film: PlannedFilm, photographs: Path | None = None, clean: bool = False
+) -> Iterator[np.ndarray]:
     """The middle frame of every shot (height, width, 3), as `shots` holds them; clean: without look and types."""
-    painter = Painter(settings, None if clean else film.look)
+    pictures = painter(settings, None if clean else film.look, photographs)
     for number, (shot, start, end) in enumerate(with_frames(film)):
         plain = dataclasses.replace(shot, types=()) if clean else shot
-        yield painter.frame(plain, number, (end - start - 1) // 2)
+        yield pictures.frame(plain, number, (end - start - 1) // 2)
 
 
 def color_histogram(frame: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     python -m data_scripts.make_film_world --output world                          48 films as MP4 files
     python -m data_scripts.make_film_world --output world --num_films 300 --keyframes_only           no video files
+    python -m data_scripts.make_film_world --output world --photographs FOLDER      places are photographs, not drawings
 
 What it writes:
 
@@ -12,6 +13,11 @@ What it writes:
       metadata/             ratings.csv, movies.csv, links.csv as MovieLens has them; wikipedia.json as Wikipedia's dump
       truth/                films.csv (theme, look) and shots.csv (scene, place, event, types)
 
+A world of photographs (`world_photographs.py`) has test films, made of pictures that no training ever saw. films.csv
+says a film's part and shots.csv a shot's picture; test_films.txt and training_films.txt in `truth` list ids. Give the
+first to `--exclude` of similar_movies, train_mil and mine_scene_pairs, and to `--held_out` of eval.scene_retrieval.
+Events have no picture in such a world; truth and synopses keep them.
+
 Killed and run again, it goes on with the films that are missing. The same settings give the same bytes, with the same
 versions of this package, NumPy, Pillow and PyAV.
 """
@@ -19,7 +25,7 @@ versions of this package, NumPy, Pillow and PyAV.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,8 +35,9 @@ import av
 from PIL import Image
 from tqdm import tqdm
 
-from data_scripts.world_pictures import Painter
-from data_scripts.world_plan import PlannedFilm, WorldSettings, plan_ratings, plan_world, with_frames
+from data_scripts.world_photographs import PARTS, PhotographPainter, PhotographSettings, plan_films
+from data_scripts.world_pictures import FilmPainter, Painter
+from data_scripts.world_plan import PlannedFilm, PlannedShot, WorldSettings, plan_ratings, with_frames
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
@@ -53,38 +60,54 @@ class OutputArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    def run(settings: WorldSettings, output: OutputArguments) -> None:
-        make_film_world(settings, output.output, output.keyframes_only, output.workers)
+    def run(settings: WorldSettings, source: PhotographSettings, output: OutputArguments) -> None:
+        make_film_world(settings, output.output, output.keyframes_only, output.workers, source)
 
-    run_command("python -m data_scripts.make_film_world", (WorldSettings, OutputArguments), run, argv)
+    kinds = (WorldSettings, PhotographSettings, OutputArguments)
+    run_command("python -m data_scripts.make_film_world", kinds, run, argv)
 
 
-def make_film_world(settings: WorldSettings, folder: Path, keyframes_only: bool = False, workers: int = 1) -> None:
+def make_film_world(
+    settings: WorldSettings,
+    folder: Path,
+    keyframes_only: bool = False,
+    workers: int = 1,
+    source: PhotographSettings | None = None,
+) -> None:
     """Write a world, or what is missing of it.
 
     Raises:
         StorageError: the folder holds another world, or another process writes there.
+        ValueError, OSError: photographs that cannot be used.
     """
-    films = plan_world(settings)
+    source = source or PhotographSettings()
+    films, facts = plan_films(settings, source)
     with exclusive(folder):
-        record = {**asdict(settings), "keyframes_only": keyframes_only}
+        record = {**asdict(settings), "keyframes_only": keyframes_only, **facts}
         if (folder / "world.json").exists():
             require_settings(folder, json.loads((folder / "world.json").read_text()), record)
         write_json(folder / "world.json", record)
         if keyframes_only:
-            write_keyframes(settings, films, folder)
+            write_keyframes(settings, films, folder, source.photographs, facts)
         else:
-            write_videos(settings, films, folder, workers)
+            write_videos(settings, films, folder, workers, source.photographs)
         write_metadata(settings, films, folder / "metadata")
         write_truth(settings, films, folder / "truth")
 
 
-def write_videos(settings: WorldSettings, films: list[PlannedFilm], folder: Path, workers: int) -> None:
+def painter(settings: WorldSettings, look: int | None, photographs: Path | None) -> FilmPainter:
+    """The painter of a film of drawings, or of photographs if their folder is given."""
+    return Painter(settings, look) if photographs is None else PhotographPainter(settings, look, photographs)
+
+
+def write_videos(
+    settings: WorldSettings, films: list[PlannedFilm], folder: Path, workers: int, photographs: Path | None = None
+) -> None:
     missing = [film for film in films if not _video_path(folder, film).exists()]
     announce(settings, len(missing), len(films), VIDEO_BYTES_PER_SECOND, folder / "videos")
-    jobs = [(film.movie_id, (settings, film, _video_path(folder, film))) for film in missing]
+    jobs = [(film.movie_id, (settings, film, _video_path(folder, film), photographs)) for film in missing]
     outcomes = run_isolated(
-        write_video, jobs, workers, preload=("data_scripts.world_pictures", "modeling_m2s.shots_m2s")
+        write_video, jobs, workers, preload=("data_scripts.world_photographs", "modeling_m2s.shots_m2s")
     )
     for outcome in tqdm(outcomes, total=len(jobs), disable=None):
         if outcome.error:
@@ -99,15 +122,19 @@ def announce(settings: WorldSettings, missing: int, films: int, bytes_per_second
 
 
 def write_video(
-    settings: WorldSettings, film: PlannedFilm, path: Path, report: Callable[[float], None] | None = None
+    settings: WorldSettings,
+    film: PlannedFilm,
+    path: Path,
+    photographs: Path | None = None,
+    report: Callable[[float], None] | None = None,
 ) -> None:
     """One film as MP4 (H.264, no sound); workers pass a `report`, which a few seconds' work does not need."""
-    painter, index = Painter(settings, film.look), 0
+    pictures, index = painter(settings, film.look, photographs), 0
     with atomic_write(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=settings.frame_rate, options=ENCODER)
         stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv420p"
         for number, shot in enumerate(film.shots):
-            for pixels in painter.frames(shot, number):
+            for pixels in pictures.frames(shot, number):
                 frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts, frame.time_base = index, Fraction(1, settings.frame_rate)
                 container.mux(stream.encode(frame))
@@ -115,19 +142,31 @@ def write_video(
         container.mux(stream.encode())
 
 
-def write_keyframes(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
-    """The middle frame of every shot straight into a `shots` dataset, without a video in between."""
+def write_keyframes(
+    settings: WorldSettings,
+    films: list[PlannedFilm],
+    folder: Path,
+    photographs: Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """The middle frame of every shot straight into a `shots` dataset, without a video in between.
+
+    Args:
+        facts: what the record says besides the settings.
+    """
     dataset = FilmDataset(folder / "shots", "shots")
-    dataset.begin({"film_world": asdict(settings), "keyframes_per_shot": 1, "short_side": settings.height})
+    dataset.begin(
+        {"film_world": {**asdict(settings), **(facts or {})}, "keyframes_per_shot": 1, "short_side": settings.height}
+    )
     done = dataset.films()
     missing = [film for film in films if film.movie_id not in done]
     announce(settings, len(missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
     for film in tqdm(missing, disable=None):
-        painter, rows = Painter(settings, film.look), []
+        pictures, rows = painter(settings, film.look, photographs), []
         for number, (shot, start, end) in enumerate(with_frames(film)):
             middle = (end - start - 1) // 2
             file = io.BytesIO()
-            Image.fromarray(painter.frame(shot, number, middle)).save(file, "JPEG", quality=90)
+            Image.fromarray(pictures.frame(shot, number, middle)).save(file, "JPEG", quality=90)
             found = Shot(
                 number, start, end, start / settings.frame_rate, end / settings.frame_rate, [start + middle], []
             )
@@ -162,17 +201,32 @@ def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Pa
 
 
 def write_truth(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
-    write_csv(folder / "films.csv", ["movie_id", "theme", "look"], ([f.movie_id, f.theme, f.look] for f in films))
+    """What is true of films and shots; of a world of photographs also the films of each part, a list each."""
+    has_parts = any(film.part for film in films)
+    if has_parts:
+        for part in PARTS:
+            with atomic_write(folder / f"{part}_films.txt") as file:
+                file.write("".join(f"{film.movie_id}\n" for film in films if film.part == part).encode())
+    write_csv(
+        folder / "films.csv",
+        ["movie_id", "theme", "look", *["part"] * has_parts],
+        ([film.movie_id, film.theme, film.look, *[film.part] * has_parts] for film in films),
+    )
     columns = ["movie_id", "shot_index", "start_frame", "end_frame", "scene", "place", "event", "types", "view"]
     write_csv(
         folder / "shots.csv",
-        columns,
+        [*columns, *["photograph"] * has_parts],
         (
-            [film.movie_id, n, start, end, shot.scene, shot.place, shot.event, "|".join(shot.types), shot.view]
+            [film.movie_id, n, start, end, *_truth_of(shot)]
             for film in films
             for n, (shot, start, end) in enumerate(with_frames(film))
         ),
     )
+
+
+def _truth_of(shot: PlannedShot) -> list[Any]:
+    place, *photograph = shot.photograph or (shot.place,)
+    return [shot.scene, place, shot.event, "|".join(shot.types), shot.view, *photograph]
 
 
 def write_csv(path: Path, columns: list[str], rows: Iterable[list[Any]]) -> None:

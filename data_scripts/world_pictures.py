@@ -5,6 +5,8 @@ stand and move; a film's look recolors all of it, lays a texture over it and dre
 last.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from colorsys import hsv_to_rgb
 
 import numpy as np
@@ -21,36 +23,66 @@ BODIES = ("round", "square", "pointed", "slim")
 TEXTURES = ("grain", "lines", "dots", "weave")
 
 
-class Painter:
-    """Draws the frames of one film of a world.
+class FilmPainter(ABC):
+    """Makes the frames of one film of a world: what the painters of drawings and of photographs share.
 
     Args:
-        look: the film's look; None draws clean pictures, places in their own colors and nothing else: what a probe
+        look: the film's look; None makes clean pictures, places in their own colors and nothing else: what a probe
             must be able to tell apart.
     """
 
     def __init__(self, settings: WorldSettings, look: int | None):
         self.settings, self.size = settings, (settings.width, settings.height)
         self.look = look
-        self._panoramas: dict[int, Image.Image] = {}
+        # A world's bytes depend on the order of these draws; only drawings use the palette and the figures' dress.
         random = np.random.default_rng([settings.seed, FILMS, look or 0, 1])
         hue = random.random()
         hues = (hue + np.array([0, random.uniform(0.05, 0.5), 0.08, 0.5, 0.58])) % 1
         values = random.uniform(0.35, 0.95, 5)
         self.palette = np.array([_rgb(h, random.uniform(0.15, 0.8), v) for h, v in zip(hues, values, strict=True)])
-        self.strength = 0.0 if look is None else settings.look_strength
         self.contrast = random.uniform(0.75, 1.25)
         self.tint = random.uniform(0.6, 1.4, 3)
         self.body = BODIES[int(random.integers(len(BODIES)))]
         self.dress = [_rgb(random.random(), random.uniform(0.3, 1), random.uniform(0.3, 1)) for _ in range(3)]
         self.texture = _texture(random, (settings.height, settings.width)) if look is not None else None
 
-    def frames(self, shot: PlannedShot, number: int):
+    def frames(self, shot: PlannedShot, number: int) -> Iterator[np.ndarray]:
         """Every frame of a shot (height, width, 3), uint8; `number` is the shot's in its film."""
         return (self.frame(shot, number, index) for index in range(shot.num_frames))
 
+    @abstractmethod
     def frame(self, shot: PlannedShot, number: int, index: int) -> np.ndarray:
         """One frame of a shot."""
+
+    def finish(self, pixels: np.ndarray, shot: PlannedShot, seconds: float) -> np.ndarray:
+        """Grading and texture of the look, then the appearance types."""
+        height, width = pixels.shape[:2]
+        if self.texture is not None:
+            pixels = ((pixels - 128) * self.contrast + 128) * self.tint + self.texture[..., None]
+        if "night" in shot.types:
+            pixels = pixels * np.float32([0.5, 0.55, 0.75]) + np.float32([0, 4, 22])
+        if "monochrome" in shot.types:
+            pixels = np.repeat(pixels @ np.float32([[0.299], [0.587], [0.114]]), 3, axis=2)
+        if "rain" in shot.types:
+            rows, columns = np.mgrid[:height, :width]
+            streaks = ((columns * 3 + rows - round(400 * seconds)) % 61 < 3) & ((columns // 7 + rows // 40) % 3 == 0)
+            pixels = np.where(streaks[..., None], 0.45 * pixels + 120, pixels)
+        if "framed" in shot.types:
+            bar = height // 6
+            pixels = pixels.copy()
+            pixels[:bar] = pixels[height - bar :] = 8
+        return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+class Painter(FilmPainter):
+    """Draws places, and figures that act out events."""
+
+    def __init__(self, settings: WorldSettings, look: int | None):
+        super().__init__(settings, look)
+        self.strength = 0.0 if look is None else settings.look_strength
+        self._panoramas: dict[int, Image.Image] = {}
+
+    def frame(self, shot: PlannedShot, number: int, index: int) -> np.ndarray:
         random = np.random.default_rng([self.settings.seed, SHOTS, self.look or 0, number])
         width, height = self.size
         zoom, drift = random.uniform(0.75, 1.0), random.uniform(-0.6, 0.6)
@@ -62,7 +94,7 @@ class Painter:
         seconds = index / self.settings.frame_rate
         self._figures(ImageDraw.Draw(picture), shot, seconds, random)
         light = 1.3 if shot.view % 2 else 0.5
-        return self._finish(np.asarray(picture, dtype=np.float32) * light, shot, seconds)
+        return self.finish(np.asarray(picture, dtype=np.float32) * light, shot, seconds)
 
     def _panorama(self, place: int) -> Image.Image:
         """All views of a place side by side, the first once more at the end."""
@@ -116,25 +148,6 @@ class Painter:
         if "close_up" in shot.types:
             at = (random.uniform(0.3, 0.7) * width + 6 * np.sin(2 * seconds), 1.55 * height)
             _draw_body(draw, self.body, at, 1.5 * height, self.dress[0], self.dress[1])
-
-    def _finish(self, pixels: np.ndarray, shot: PlannedShot, seconds: float) -> np.ndarray:
-        """Grading and texture of the look, then the appearance types."""
-        height, width = pixels.shape[:2]
-        if self.texture is not None:
-            pixels = ((pixels - 128) * self.contrast + 128) * self.tint + self.texture[..., None]
-        if "night" in shot.types:
-            pixels = pixels * np.float32([0.5, 0.55, 0.75]) + np.float32([0, 4, 22])
-        if "monochrome" in shot.types:
-            pixels = np.repeat(pixels @ np.float32([[0.299], [0.587], [0.114]]), 3, axis=2)
-        if "rain" in shot.types:
-            rows, columns = np.mgrid[:height, :width]
-            streaks = ((columns * 3 + rows - round(400 * seconds)) % 61 < 3) & ((columns // 7 + rows // 40) % 3 == 0)
-            pixels = np.where(streaks[..., None], 0.45 * pixels + 120, pixels)
-        if "framed" in shot.types:
-            bar = height // 6
-            pixels = pixels.copy()
-            pixels[:bar] = pixels[height - bar :] = 8
-        return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:

@@ -9,8 +9,9 @@
 Everything follows from the seed: drawing a film again needs its plan alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,6 +59,13 @@ class WorldSettings:
                 raise ValueError(f"{name}={getattr(self, name)} is not a share")
 
 
+class Photograph(NamedTuple):
+    """What a shot shows in a world of photographs."""
+
+    place: str  # its name
+    file: str  # in the folder of photographs
+
+
 @dataclass(frozen=True)
 class PlannedShot:
     """One shot: which scene it is of, how long, and from where the camera looks."""
@@ -67,7 +75,8 @@ class PlannedShot:
     event: int
     types: tuple[str, ...]
     num_frames: int
-    view: int  # which of a place's views
+    view: int  # which of a place's views, in a world of drawings
+    photograph: Photograph | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ class PlannedFilm:
     synopsis: str
     look: int
     shots: tuple[PlannedShot, ...]
+    part: str = ""  # of a world of photographs: training or test
 
 
 def with_frames(film: PlannedFilm) -> Iterator[tuple[PlannedShot, int, int]]:
@@ -93,7 +103,7 @@ def with_frames(film: PlannedFilm) -> Iterator[tuple[PlannedShot, int, int]]:
 
 
 # What the parts of a seed stand for; each part of the world has random numbers of its own.
-THEMES, FILMS, VIEWERS, PLACES, EVENTS, SHOTS = range(6)
+THEMES, FILMS, VIEWERS, PLACES, EVENTS, SHOTS, GROUPS, TEST_FILMS, PICTURES = range(9)
 
 PLACE_NAMES = (
     *("harbor", "market", "forest", "castle", "station", "kitchen", "desert", "bridge", "library", "workshop"),
@@ -117,10 +127,10 @@ GENRES = (
 NUM_VIEWS = 6
 
 
-def plan_world(settings: WorldSettings) -> list[PlannedFilm]:
-    """Every film of the world, in the order of their ids."""
+def plan_world(settings: WorldSettings, place_names: Sequence[str] = PLACE_NAMES) -> list[PlannedFilm]:
+    """Every film of the world, in the order of their ids. `place_names` are what synopses call the places."""
     favorites = favored_vocabulary(settings)
-    return [_plan_film(settings, number, favorites) for number in range(settings.num_films)]
+    return [_plan_film(settings, number, favorites, place_names) for number in range(settings.num_films)]
 
 
 def favored_vocabulary(settings: WorldSettings) -> list[tuple[list[int], list[int]]]:
@@ -140,7 +150,9 @@ def favored_vocabulary(settings: WorldSettings) -> list[tuple[list[int], list[in
     return favorites
 
 
-def _plan_film(settings: WorldSettings, number: int, favorites: list[tuple[list[int], list[int]]]) -> PlannedFilm:
+def _plan_film(
+    settings: WorldSettings, number: int, favorites: list[tuple[list[int], list[int]]], place_names: Sequence[str]
+) -> PlannedFilm:
     random = np.random.default_rng([settings.seed, FILMS, number])
     theme = number % settings.num_themes
     shots: list[PlannedShot] = []
@@ -169,7 +181,7 @@ def _plan_film(settings: WorldSettings, number: int, favorites: list[tuple[list[
         year=int(random.integers(1960, 2024)),
         theme=theme,
         genres=_genres(random, theme, settings.num_themes),
-        synopsis=_synopsis(random, theme, shots),
+        synopsis=_synopsis(random, theme, shots, place_names),
         look=number,
         shots=tuple(shots),
     )
@@ -193,12 +205,12 @@ def _genres(random: np.random.Generator, theme: int, num_themes: int) -> tuple[s
     )
 
 
-def _synopsis(random: np.random.Generator, theme: int, shots: list[PlannedShot]) -> str:
+def _synopsis(random: np.random.Generator, theme: int, shots: list[PlannedShot], place_names: Sequence[str]) -> str:
     """A sentence on the theme and one on up to four of the scenes."""
     scenes = list(dict.fromkeys((shot.place, shot.event) for shot in shots))
     chosen = [scenes[n] for n in sorted(random.permutation(len(scenes))[:4])]
     parts = [
-        f"a {EVENT_NAMES[event % len(EVENT_NAMES)]} at the {PLACE_NAMES[place % len(PLACE_NAMES)]}"
+        f"a {EVENT_NAMES[event % len(EVENT_NAMES)]} at the {place_names[place % len(place_names)]}"
         for place, event in chosen
     ]
     opening = random.choice(["A story of", "The tale of", "A film about"])
