@@ -48,6 +48,7 @@ ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-p
 # Of a film of the default size, for the announcement.
 VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
 DEFAULT_PIXELS = 320 * 180
+PRELOAD = ("data_scripts.make_film_world",)  # in the processes that draw
 
 
 @dataclass
@@ -88,7 +89,7 @@ def make_film_world(
             require_settings(folder, json.loads((folder / "world.json").read_text()), record)
         write_json(folder / "world.json", record)
         if keyframes_only:
-            write_keyframes(settings, films, folder, source.photographs, facts)
+            write_keyframes(settings, films, folder, workers, source.photographs, facts)
         else:
             write_videos(settings, films, folder, workers, source.photographs)
         write_metadata(settings, films, folder / "metadata")
@@ -106,10 +107,7 @@ def write_videos(
     missing = [film for film in films if not _video_path(folder, film).exists()]
     announce(settings, len(missing), len(films), VIDEO_BYTES_PER_SECOND, folder / "videos")
     jobs = [(film.movie_id, (settings, film, _video_path(folder, film), photographs)) for film in missing]
-    outcomes = run_isolated(
-        write_video, jobs, workers, preload=("data_scripts.world_photographs", "modeling_m2s.shots_m2s")
-    )
-    for outcome in tqdm(outcomes, total=len(jobs), disable=None):
+    for outcome in tqdm(run_isolated(write_video, jobs, workers, preload=PRELOAD), total=len(jobs), disable=None):
         if outcome.error:
             raise StorageError(f"{outcome.key}: {outcome.error}")
 
@@ -146,6 +144,7 @@ def write_keyframes(
     settings: WorldSettings,
     films: list[PlannedFilm],
     folder: Path,
+    workers: int = 1,
     photographs: Path | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -153,6 +152,9 @@ def write_keyframes(
 
     Args:
         facts: what the record says besides the settings.
+
+    Raises:
+        StorageError: a film could not be drawn.
     """
     dataset = FilmDataset(folder / "shots", "shots")
     dataset.begin(
@@ -161,19 +163,32 @@ def write_keyframes(
     done = dataset.films()
     missing = [film for film in films if film.movie_id not in done]
     announce(settings, len(missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
-    for film in tqdm(missing, disable=None):
-        pictures, rows = painter(settings, film.look, photographs), []
-        for number, (shot, start, end) in enumerate(with_frames(film)):
-            middle = (end - start - 1) // 2
-            file = io.BytesIO()
-            Image.fromarray(pictures.frame(shot, number, middle)).save(file, "JPEG", quality=90)
-            found = Shot(
-                number, start, end, start / settings.frame_rate, end / settings.frame_rate, [start + middle], []
-            )
-            keyframe = {"bytes": file.getvalue(), "path": None}
-            rows.append({**vars(found), "movie_id": film.movie_id, "keyframes": [keyframe]})
-        dataset.write_film(film.movie_id, rows, {"theme": film.theme})
+    jobs = [(film.movie_id, (settings, film, photographs)) for film in missing]
+    themes = {film.movie_id: film.theme for film in missing}
+    for outcome in tqdm(run_isolated(keyframe_rows, jobs, workers, preload=PRELOAD), total=len(jobs), disable=None):
+        if outcome.error:
+            raise StorageError(f"{outcome.key}: {outcome.error}")
+        dataset.write_film(outcome.key, outcome.value, {"theme": themes[outcome.key]})
     dataset.finish([film.movie_id for film in films], {})
+
+
+def keyframe_rows(
+    settings: WorldSettings,
+    film: PlannedFilm,
+    photographs: Path | None = None,
+    report: Callable[[float], None] | None = None,
+) -> list[dict[str, Any]]:
+    """A film's rows of the `shots` dataset; workers pass a `report`, as for `write_video`."""
+    pictures, rows = painter(settings, film.look, photographs), []
+    for number, (shot, start, end) in enumerate(with_frames(film)):
+        middle = (end - start - 1) // 2
+        file = io.BytesIO()
+        Image.fromarray(pictures.frame(shot, number, middle)).save(file, "JPEG", quality=90)
+        seconds = start / settings.frame_rate, end / settings.frame_rate
+        found = Shot(number, start, end, *seconds, [start + middle], [])
+        keyframe = {"bytes": file.getvalue(), "path": None}
+        rows.append({**vars(found), "movie_id": film.movie_id, "keyframes": [keyframe]})
+    return rows
 
 
 def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
