@@ -4,6 +4,10 @@ A folder of photographs has a `manifest.tsv` with the columns `file` and `group`
 `miniplaces/NUMBER.jpg`. A place is one of their groups. Pictures whose number divides by three are the test part: no
 training ever saw them. Test films are made of these, training films of the others, so they share no picture.
 
+A group has about twenty test pictures, fewer than its scenes need. Two test films at the same place therefore show some
+of the same pictures, by different crops and in different looks, and retrieval among test films finds these first. Only
+retrieval across the parts, as `check_film_world` does it, asks for the kind of place alone.
+
 Films, scenes, appearance types and viewers are planned as in a world of drawings. Events have no picture here; truth
 and synopses keep them. The pictures must not be redistributed, and so must no world that is made of them.
 """
