@@ -48,7 +48,8 @@ ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-p
 # Of a film of the default size, for the announcement.
 VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
 DEFAULT_PIXELS = 320 * 180
-PRELOAD = ("data_scripts.make_film_world",)  # in the processes that draw
+# What this module imports: each process that draws runs it anew.
+PRELOAD = ("av", "tqdm", "data_scripts.world_photographs", "modeling_m2s.commands_m2s", "modeling_m2s.storage_m2s")
 
 
 @dataclass
