@@ -90,7 +90,7 @@ def test_a_recipe_is_kept_and_another_refused(tmp_path, accelerator):
 
 def test_a_recipe_that_is_none_is_refused(tmp_path, accelerator):
     (tmp_path / "recipe.json").write_text('{"epochs": ')
-    with pytest.raises(StorageError, match=r"recipe\.json: not readable \(.*\); use another folder"):
+    with pytest.raises(StorageError, match=r"recipe\.json: not readable as JSON \(.*\)"):
         RunFolder(tmp_path, RECIPE, accelerator)
 
 

@@ -260,6 +260,8 @@ INTERRUPTED_START = """
 import multiprocessing.forkserver, signal
 from modeling_m2s.workers_m2s import run_isolated
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process started in the background ignores it
+
 def connect_then_ctrl_c(*arguments, connect=multiprocessing.forkserver.connect_to_new_process):
     connected = connect(*arguments)
     signal.raise_signal(signal.SIGINT)
