@@ -42,6 +42,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 BEFORE, AFTER = "before training", "after training"
 MOST_AXES = 64
 PAIRS_SHOWN, QUERIES, BOUNDARY_FILMS, FILMS_COLORED = 6, 6, 2, 10
+MINED_BY = {
+    "model": "learned similarity",
+    "features": "frozen features",
+    "whitened": "frozen features, whitened",
+    "both": "learned similarity and whitened features, side by side",
+    "random": "chance",
+}
 FIGURES = {
     "raw/precision_at_1": "P@1 raw",
     "centered/precision_at_1": "P@1 centered",
@@ -197,9 +204,7 @@ def facts(arguments: TrainingReportArguments, results: Mapping[str, Any]) -> dic
         "scene pairs": ", ".join(
             f"{count:,} of films similar by {source.replace('+', ' and ')}" for source, count in sorted(sources.items())
         ),
-        "pairs mined by": {"model": "learned similarity", "features": "frozen features"}.get(
-            mined.get("space"), str(mined.get("space"))
-        ),
+        "pairs mined by": MINED_BY.get(mined.get("space"), str(mined.get("space"))),
         "encoder before": str(results["recipe"]["model"]),
         "steps": f"{results['steps']:,} of {results['recipe']['batch_size']} pairs",
         "objective": results["recipe"]["objective"].replace("_", "-"),
