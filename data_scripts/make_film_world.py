@@ -25,7 +25,7 @@ versions of this package, NumPy, Pillow and PyAV.
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -164,13 +164,30 @@ def write_keyframes(
     done = dataset.films()
     missing = [film for film in films if film.movie_id not in done]
     announce(settings, len(missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
-    jobs = [(film.movie_id, (settings, film, photographs)) for film in missing]
     themes = {film.movie_id: film.theme for film in missing}
-    for outcome in tqdm(run_isolated(keyframe_rows, jobs, workers, preload=PRELOAD), total=len(jobs), disable=None):
+    drawn = draw_keyframes(settings, missing, workers, photographs)
+    for movie_id, rows in tqdm(drawn, total=len(missing), disable=None):
+        dataset.write_film(movie_id, rows, {"theme": themes[movie_id]})
+    dataset.finish([film.movie_id for film in films], {})
+
+
+def draw_keyframes(
+    settings: WorldSettings, films: list[PlannedFilm], workers: int, photographs: Path | None
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Ids of films with their rows of the `shots` dataset, as they are drawn; one worker is this process.
+
+    Raises:
+        StorageError: a film could not be drawn.
+    """
+    if workers == 1:
+        for film in films:
+            yield film.movie_id, keyframe_rows(settings, film, photographs)
+        return
+    jobs = [(film.movie_id, (settings, film, photographs)) for film in films]
+    for outcome in run_isolated(keyframe_rows, jobs, workers, preload=PRELOAD):
         if outcome.error:
             raise StorageError(f"{outcome.key}: {outcome.error}")
-        dataset.write_film(outcome.key, outcome.value, {"theme": themes[outcome.key]})
-    dataset.finish([film.movie_id for film in films], {})
+        yield outcome.key, outcome.value
 
 
 def keyframe_rows(

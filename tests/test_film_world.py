@@ -65,6 +65,12 @@ def test_keyframes_are_a_shots_dataset_at_the_true_boundaries(tmp_path):
     assert rows[0]["keyframes"][0].size == (160, 90)
 
 
+def test_several_processes_draw_the_same_keyframes(tmp_path):
+    for workers in ("1", "2"):
+        main([*SMALL, "--keyframes_only", "true", "--workers", workers, "--output", str(tmp_path / workers)])
+    assert tree(tmp_path / "1") == tree(tmp_path / "2")
+
+
 def test_cuts_are_found_where_they_are(tmp_path):
     main(["--num_films", "1", "--film_seconds", "30", "--output", str(tmp_path)])
     (film,) = plan_world(WorldSettings(num_films=1, film_seconds=30))
