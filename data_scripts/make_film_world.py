@@ -48,6 +48,7 @@ ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-p
 # Of a film of the default size, for the announcement.
 VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
 DEFAULT_PIXELS = 320 * 180
+FILMS_A_PROCESS = 10  # keyframes of a film take half a second, a process half as long to start
 # What this module imports: each process that draws runs it anew.
 PRELOAD = ("av", "tqdm", "data_scripts.world_photographs", "modeling_m2s.commands_m2s", "modeling_m2s.storage_m2s")
 
@@ -183,20 +184,26 @@ def draw_keyframes(
         for film in films:
             yield film.movie_id, keyframe_rows(settings, film, photographs)
         return
-    jobs = [(film.movie_id, (settings, film, photographs)) for film in films]
-    for outcome in run_isolated(keyframe_rows, jobs, workers, preload=PRELOAD):
+    parts = [films[start : start + FILMS_A_PROCESS] for start in range(0, len(films), FILMS_A_PROCESS)]
+    jobs = [(part[0].movie_id, (settings, part, photographs)) for part in parts]
+    for outcome in run_isolated(rows_of_films, jobs, workers, preload=PRELOAD):
         if outcome.error:
-            raise StorageError(f"{outcome.key}: {outcome.error}")
-        yield outcome.key, outcome.value
+            raise StorageError(f"{outcome.key} or one of the films after it: {outcome.error}")
+        yield from outcome.value
 
 
-def keyframe_rows(
+def rows_of_films(
     settings: WorldSettings,
-    film: PlannedFilm,
-    photographs: Path | None = None,
-    report: Callable[[float], None] | None = None,
-) -> list[dict[str, Any]]:
-    """A film's rows of the `shots` dataset; workers pass a `report`, as for `write_video`."""
+    films: list[PlannedFilm],
+    photographs: Path | None,
+    report: Callable[[float], None],
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """What a worker draws: ids of films with their rows."""
+    return [(film.movie_id, keyframe_rows(settings, film, photographs)) for film in films]
+
+
+def keyframe_rows(settings: WorldSettings, film: PlannedFilm, photographs: Path | None = None) -> list[dict[str, Any]]:
+    """A film's rows of the `shots` dataset."""
     pictures, rows = painter(settings, film.look, photographs), []
     for number, (shot, start, end) in enumerate(with_frames(film)):
         middle = (end - start - 1) // 2

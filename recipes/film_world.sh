@@ -12,8 +12,7 @@
 # The paper's rule mines in the learned space alone (--space model); `both` adds the frozen features, whitened (ours).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-RUN=${1:-runs/film_world} FILMS=${FILMS:-300} STEPS=${STEPS:-100}
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)} # accelerate would take one thread
+RUN=${1:-runs/film_world} FILMS=${FILMS:-260} STEPS=${STEPS:-100}
 mkdir -p "$RUN"
 : > "$RUN/seconds.csv"
 
