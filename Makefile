@@ -26,7 +26,7 @@ demo-film: $(CLIP)/model.safetensors
 	$(BIN)/m2s embed $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4 --model $(CLIP) --output $(DEMO)-film
 	$(BIN)/m2s search $(DEMO)-film --film big_buck_bunny --at 00:03:10
 
-# The paper's whole method in a film world of 300 films; the page at the end is runs/film_world/report.html.
+# The paper's whole method in a film world of 260 films; the page at the end is runs/film_world/report.html.
 demo-train: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" recipes/film_world.sh
 
