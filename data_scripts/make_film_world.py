@@ -49,7 +49,7 @@ ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-p
 VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
 DEFAULT_PIXELS = 320 * 180
 FILMS_A_PROCESS = 10  # keyframes of a film take half a second, a process half as long to start
-# What this module imports: each process that draws runs it anew.
+# These are this module's imports. Each process that draws runs the module again, so the server has them ready.
 PRELOAD = ("av", "tqdm", "data_scripts.world_photographs", "modeling_m2s.commands_m2s", "modeling_m2s.storage_m2s")
 
 
@@ -198,7 +198,7 @@ def rows_of_films(
     photographs: Path | None,
     report: Callable[[float], None],
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    """What a worker draws: ids of films with their rows."""
+    """Ids of films with their rows; a worker calls it."""
     return [(film.movie_id, keyframe_rows(settings, film, photographs)) for film in films]
 
 
@@ -241,7 +241,7 @@ def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Pa
 
 
 def write_truth(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
-    """What is true of films and shots; of a world of photographs also the films of each part, a list each."""
+    """Write the truth about films and shots, and for a world of photographs a list of the films of each part."""
     has_parts = any(film.part for film in films)
     if has_parts:
         for part in PARTS:

@@ -98,25 +98,33 @@ def write_pair_atlas(arguments: AtlasArguments) -> None:
     atlas = read_atlas(arguments.pairs, arguments.shots, arguments.movies)
     shots = FilmDataset(arguments.shots, "shots")
     drawn = draw(atlas.scores, arguments.num_pairs, arguments.seed)
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("pair_atlas.html").render(
-        summary=summary(atlas),
-        settings=FilmDataset(arguments.pairs, "scene_pairs").record["settings"],
-        pairs=[scene_pair(atlas, shots, index, rank + 1) for rank, index in enumerate(drawn)],
-        histogram=histogram(atlas.scores),
-        ribbons=ribbons(atlas, arguments.num_film_pairs, arguments.seed),
-        use=film_use(atlas),
+    page = (
+        page_environment(TEMPLATES)
+        .get_template("pair_atlas.html")
+        .render(
+            summary=summary(atlas),
+            settings=FilmDataset(arguments.pairs, "scene_pairs").record["settings"],
+            pairs=[scene_pair(atlas, shots, index, rank + 1) for rank, index in enumerate(drawn)],
+            histogram=histogram(atlas.scores),
+            ribbons=ribbons(atlas, arguments.num_film_pairs, arguments.seed),
+            use=film_use(atlas),
+        )
     )
     with atomic_write(arguments.output) as file:
         file.write(page.encode())
     print(f"{len(drawn)} of {len(atlas.scores)} scene pairs in {arguments.output}, {len(page.encode()) / 1e6:.1f} MB")
     print(f"next: open {arguments.output} in a browser")
+
+
+def page_environment(templates: Path) -> Environment:
+    """Jinja's environment for pages: text is escaped, and a name that a template lacks is an error."""
+    return Environment(
+        loader=FileSystemLoader(templates),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def read_atlas(pairs: Path, shots: Path, movies: Path | None = None) -> Atlas:

@@ -48,7 +48,7 @@ Groups = dict[str, dict[str, list[str]]]
 
 @dataclass(frozen=True)
 class PhotographSettings:
-    """Where the pictures of a world come from."""
+    """The source of a world's pictures."""
 
     photographs: Path | None = field(
         default=None,

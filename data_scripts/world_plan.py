@@ -60,7 +60,7 @@ class WorldSettings:
 
 
 class Photograph(NamedTuple):
-    """What a shot shows in a world of photographs."""
+    """The photograph that a shot shows."""
 
     place: str  # its name
     file: str  # in the folder of photographs

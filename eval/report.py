@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from data_scripts.pair_atlas import page_environment
 from eval.report_pictures import RETRIEVAL_SHOTS, Predictions, SceneKeyframes, read_predictions, task_pictures
 from eval.report_results import GROUPS, Result, by_group, read_result
 from eval.report_tables import PRINTED, SCENES, Cell, Table, aligned, group_tables
@@ -75,13 +74,7 @@ def write_report(arguments: ReportArguments) -> None:
         }
         for name, results in groups.items()
     ]
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment(TEMPLATES)
     environment.filters["aligned"] = aligned
     encoders = list(dict.fromkeys(result.encoder for results in groups.values() for result in results))
     page = environment.get_template("report.html").render(

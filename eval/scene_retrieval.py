@@ -257,17 +257,19 @@ def shot_means(folder: Path, held_out: set[str], space: str) -> Embed:
     return embed
 
 
+def fit_whitening(vectors_ND: np.ndarray, num_directions: int | None = None) -> Whitening:
+    """The whitening by these vectors' mean and covariance."""
+    moments = Moments(vectors_ND.shape[1])
+    moments.add(vectors_ND)
+    return Whitening.fit(moments, num_directions, SHRINKAGE)
+
+
 def judge(
     queries_ND: np.ndarray, queries: Sequence[TrueScene], training_MD: np.ndarray, training: Sequence[TrueScene]
 ) -> dict[str, np.ndarray]:
     """Values (N,) for each query: precision and average precision in each space, and whether the probe is right."""
-    moments = Moments(training_MD.shape[1])
-    moments.add(training_MD)
-    spaces = {
-        "raw": queries_ND,
-        "centered": queries_ND - moments.mean(),
-        "whitened": Whitening.fit(moments, shrinkage=SHRINKAGE).apply(queries_ND),
-    }
+    whitening = fit_whitening(training_MD)
+    spaces = {"raw": queries_ND, "centered": queries_ND - whitening.mean_D, "whitened": whitening.apply(queries_ND)}
     places = np.array([scene.place for scene in queries])
     films = np.array([scene.movie_id for scene in queries])
     values = {}
@@ -288,10 +290,7 @@ def find_boundaries(
 
     Films in which no cut, or every cut, with enough shots on both sides ends a scene are left out.
     """
-    moments = Moments(training_MD.shape[1])
-    moments.add(training_MD)
-    whitening = Whitening.fit(moments, shrinkage=SHRINKAGE)
-    found = []
+    whitening, found = fit_whitening(training_MD), []
     for movie_id in list(dict.fromkeys(films))[: arguments.num_boundary_films]:
         is_boundary, scores = boundary_scores(embed, whitening, movie_id, [shot["scene"] for shot in truth[movie_id]])
         if 0 < sum(is_boundary) < len(is_boundary):

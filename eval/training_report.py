@@ -4,7 +4,7 @@
     … --mil runs/mil                                     the curves of movie similarity as well
     … --films runs/mil/held_out_films.txt                scenes of these films alone
     … --world world --measured before.json after.json    in a film world: what is right and wrong, and a table
-    … --minutes minutes.csv                              what each command took: seconds,command
+    … --seconds seconds.csv                              what each command took: seconds,command
 
 The page is one self-contained HTML file without scripts. In a film world the scenes shown are the true ones; of other
 films they are nine consecutive shots, as those that were trained on. Embeddings are compared by cosine after they are
@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
@@ -30,10 +29,10 @@ from sklearn.manifold import TSNE
 from data_scripts import pair_atlas
 from data_scripts.inputs import finished
 from data_scripts.scene_mining import WINDOW
-from data_scripts.whitening import Moments, Whitening
+from data_scripts.whitening import Whitening
 from eval.film_worlds import LABELS, TrueScene, Truth, read_truth, shares, true_scenes
 from eval.report_pictures import NEIGHBORS, RETRIEVAL_SHOTS, SceneKeyframes, timeline
-from eval.scene_retrieval import SHRINKAGE, Embed, boundary_scores, encoder_of, read_films
+from eval.scene_retrieval import Embed, boundary_scores, encoder_of, fit_whitening, read_films
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.figures_m2s import BACKGROUND, FAINT, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write, read_json
@@ -79,7 +78,7 @@ class TrainingReportArguments:
     measured: list[Path] = field(
         default_factory=list, metadata={"help": "results of eval.scene_retrieval, a row each, named by their files"}
     )
-    minutes: Path | None = field(default=None, metadata={"help": "CSV file: seconds and command, a line each"})
+    seconds: Path | None = field(default=None, metadata={"help": "CSV file: seconds and command, a line each"})
     num_scenes: int = field(default=240, metadata={"help": "number of scenes on the maps, at most"})
     seed: int = field(default=0, metadata={"help": "seed of the draw of scenes and pairs that are shown"})
 
@@ -114,11 +113,13 @@ def write_training_report(arguments: TrainingReportArguments) -> None:
     mode = results["recipe"]["position_interpolation"]
     embeds = {name: encoder_of(model, mode, arguments.shots, True) for name, model in encoders.items()}
     vectors = {name: embed(scenes) for name, embed in embeds.items()}
-    whitenings = {name: whitening_of(each) for name, each in vectors.items()}
+    # On fewer axes than there are scenes, so that each axis has several scenes to tell its variance.
+    axes = min(MOST_AXES, len(scenes) // 4)
+    whitenings = {name: fit_whitening(each, axes) for name, each in vectors.items()}
     shown = Shown(scenes, {name: unit(whitenings[name].apply(each)) for name, each in vectors.items()})
     keyframes = SceneKeyframes([arguments.shots])
     page = (
-        environment()
+        pair_atlas.page_environment(TEMPLATES)
         .get_template("training_report.html")
         .render(
             title=arguments.run.resolve().name,
@@ -132,7 +133,7 @@ def write_training_report(arguments: TrainingReportArguments) -> None:
             films=boundary_films(embeds, whitenings, scenes, truth, keyframes, arguments.seed) if truth else [],
             table=measured_table(arguments.measured),
             columns=list(FIGURES.values()),
-            minutes=read_minutes(arguments.minutes),
+            minutes=read_minutes(arguments.seconds),
             recipe=results["recipe"],
             made_with=results["made_with"],
         )
@@ -141,16 +142,6 @@ def write_training_report(arguments: TrainingReportArguments) -> None:
         file.write(page.encode())
     print(f"{len(scenes)} scenes before and after in {arguments.output}, {len(page.encode()) / 1e6:.1f} MB")
     print(f"next: open {arguments.output} in a browser")
-
-
-def environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def draw_scenes(arguments: TrainingReportArguments, truth: Truth | None) -> list[TrueScene]:
@@ -178,13 +169,6 @@ def windows(stored: Mapping[str, StoredFilm], movie_ids: Sequence[str]) -> list[
         for movie_id in movie_ids
         for first in range(0, stored[movie_id].num_rows - WINDOW + 1, WINDOW)
     ]
-
-
-def whitening_of(vectors_ND: np.ndarray) -> Whitening:
-    """By these vectors' statistics, on a quarter as many axes as there are vectors, at most 64."""
-    moments = Moments(vectors_ND.shape[1])
-    moments.add(vectors_ND)
-    return Whitening.fit(moments, num_directions=min(MOST_AXES, len(vectors_ND) // 4), shrinkage=SHRINKAGE)
 
 
 def unit(vectors_ND: np.ndarray) -> np.ndarray:

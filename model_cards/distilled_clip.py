@@ -4,7 +4,7 @@
 
 reads in that folder `run.json` (the `results.json` of `train.distill_clip`), `evaluation.json` (of
 `eval.image_encoders`) and `trials.json` (short runs with other losses, as their logs have them) and writes `README.md`
-there: no number on the card is typed by hand.
+there. No measured number on the card is typed by hand.
 """
 
 import json
@@ -35,7 +35,10 @@ def render(run: dict[str, Any], evaluation: dict[str, Any], trials: dict[str, An
 
 
 def main(argv: list[str] | None = None) -> None:
-    folder = Path((sys.argv[1:] if argv is None else argv)[0])
+    words = sys.argv[1:] if argv is None else argv
+    if len(words) != 1:
+        raise SystemExit("model_cards.distilled_clip: error: give the folder that holds run.json, and nothing else")
+    folder = Path(words[0])
     facts = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in INPUTS]
     (folder / "README.md").write_text(render(*facts), encoding="utf-8")
 

@@ -18,11 +18,18 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import (
+    DatasetCard,
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
 
 from .errors_m2s import UserError
 from .pretrained_m2s import model_revision
@@ -59,12 +66,7 @@ def write_card(folder: Path, repo_id: str | None = None, license: str | None = N
     """
     from .storage_m2s import atomic_write
 
-    path = folder / "README.md"
-    if not is_ours(path):
-        raise CardError(f"{path} was written by hand; remove it, and the card is written from the records")
-    card = model_card(folder, repo_id, license)
-    with atomic_write(path) as file:
-        file.write(str(card).encode())
+    path = save_card(folder, lambda: model_card(folder, repo_id, license))
     results = eval_results(folder)
     for name, content in results.items():
         with atomic_write(folder / name) as file:
@@ -72,6 +74,23 @@ def write_card(folder: Path, repo_id: str | None = None, license: str | None = N
     for other in (folder / EVAL_RESULTS).glob("*.yaml"):  # of weights that are no longer here
         if f"{EVAL_RESULTS}/{other.name}" not in results:
             other.unlink()
+    return path
+
+
+def save_card(folder: Path, make: Callable[[], ModelCard | DatasetCard]) -> Path:
+    """Write the card that `make` returns into a folder, unless one written by hand is there; returns its path.
+
+    Raises:
+        CardError: a card that was written by hand.
+    """
+    from .storage_m2s import atomic_write
+
+    path = folder / "README.md"
+    if not is_ours(path):
+        raise CardError(f"{path} was written by hand; remove it, and the card is written from the records")
+    card = make()
+    with atomic_write(path) as file:
+        file.write(str(card).encode())
     return path
 
 
@@ -105,21 +124,21 @@ def form_of_records(folder: Path) -> Iterator[None]:
 
 
 def _model_card(folder: Path, repo_id: str | None, license: str | None) -> ModelCard:
-    config = _read(folder / "config.json")
+    config = read_record(folder / "config.json")
     if not config:
         raise CardError(f"{folder}: no model (config.json)")
-    training = _read(folder / TRAINING) or _results_of_run(folder)
+    training = read_record(folder / TRAINING) or _results_of_run(folder)
     evaluations = {**training.get("evaluations", {}), **current_evaluations(folder)}
     is_classifier = "M2SSceneForClassification" in (config.get("architectures") or [])
     kind = "classifier" if is_classifier else str(config.get("model_type"))
     title = repo_id or (folder.resolve().parent.name if folder.resolve().name == "model" else folder.resolve().name)
     data = ModelCardData(
-        **_license(folder / "README.md", license),
+        **license_fields(folder / "README.md", license),
         library_name="transformers",
         pipeline_tag="image-feature-extraction" if kind in ("m2s_scene", "m2s_scene_ensemble") else None,
         base_model=_hub_id(training.get("teacher") or training.get("recipe", {}).get("model")),
         tags=[*(["clip"] if kind.startswith("clip") else ["video-feature-extraction"]), "movies2scenes"],
-        model_name=_line(title),
+        model_name=one_line(title),
         eval_results=list(_model_index(evaluations)) or None,
     )
     if data.eval_results is None:
@@ -131,7 +150,7 @@ def _model_card(folder: Path, repo_id: str | None, license: str | None) -> Model
         for figure in probe["figures"].values()
     ]
     return ModelCard(
-        _render(
+        render(
             "model.md",
             header=data.to_yaml(),
             written_here=WRITTEN_HERE,
@@ -185,14 +204,14 @@ def add_evaluations(
     if not is_ours(folder / "README.md"):
         raise CardError(f"{folder / 'README.md'} was written by hand; remove it, or leave out --card")
     more = {"revision": revision, **({"hub_dataset": hub_dataset} if hub_dataset else {})}
-    known = _read(folder / EVALUATIONS)
+    known = read_record(folder / EVALUATIONS)
     write_json(folder / EVALUATIONS, {**known, **{task: without_paths({**entries[task], **more}) for task in entries}})
     return write_card(folder)
 
 
 def current_evaluations(folder: Path) -> dict[str, Any]:
     """`evaluations.json` without results of other weights than those in the folder."""
-    found = _read(folder / EVALUATIONS)
+    found = read_record(folder / EVALUATIONS)
     revision = model_revision(str(folder), None) if found else None
     return {task: entry for task, entry in found.items() if entry.get("revision") == revision}
 
@@ -245,17 +264,17 @@ def escaped(value: Any) -> str:
 
     A bare address is shown as one: it does not hide where it leads.
     """
-    text = html.escape(_line(without_paths(value)), quote=False)
+    text = html.escape(one_line(without_paths(value)), quote=False)
     return re.sub(r"([\\`*|~\[\]]|^#|^[+-](?= )|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
 
 
-def _line(value: Any) -> str:
+def one_line(value: Any) -> str:
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
     text = " ".join(text.split())
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     class Missing(ChainableUndefined):
@@ -290,7 +309,7 @@ def duration(minutes: float) -> str:
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
     """A JSON table; empty where there is no such file."""
     from .storage_m2s import read_json
 
@@ -299,11 +318,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _results_of_run(folder: Path) -> dict[str, Any]:
     """`results.json` of the run that a folder `model` belongs to, without the command, which may name places."""
-    results = _read(folder.resolve().parent / "results.json") if folder.resolve().name == "model" else {}
+    results = read_record(folder.resolve().parent / "results.json") if folder.resolve().name == "model" else {}
     return {name: value for name, value in without_paths(results).items() if name != "command"}
 
 
-def _license(path: Path, license: str | None) -> dict[str, Any]:
+def license_fields(path: Path, license: str | None) -> dict[str, Any]:
     """The license for a card's header; if none is given, that of the card whose place it takes."""
     if license is not None:
         return {"license": license}
@@ -329,13 +348,13 @@ def _model_index(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[EvalR
                 continue
             more = {"interval_95": found.get("interval"), "trivial": trivial}
             yield EvalResult(
-                task_type=_line(task.partition("/")[0]).replace("_", "-").replace(" ", "-"),
-                task_name=_line(task),
-                dataset_type=_line(entry.get("hub_dataset") or entry.get("labels") or task),
-                dataset_name=_line(entry.get("labels") or task),
+                task_type=one_line(task.partition("/")[0]).replace("_", "-").replace(" ", "-"),
+                task_name=one_line(task),
+                dataset_type=one_line(entry.get("hub_dataset") or entry.get("labels") or task),
+                dataset_name=one_line(entry.get("labels") or task),
                 dataset_split="validation" if entry.get("chosen_on") else "test",
                 metric_type=figure,
-                metric_name=f"{figure} ({_line(probe)})",
+                metric_name=f"{figure} ({one_line(probe)})",
                 metric_value=found["mean"],
                 metric_args={name: value for name, value in more.items() if value},
             )
@@ -375,7 +394,7 @@ def _figure(found: Mapping[str, Any] | None) -> str:
 
 def _preprocessing(folder: Path, training: Mapping[str, Any]) -> dict[str, Any]:
     """How a film's frames are prepared: by the image processor, and by the stage that made the training's shots."""
-    found = _read(folder / "preprocessor_config.json") or _read(folder / "processor_config.json")
+    found = read_record(folder / "preprocessor_config.json") or read_record(folder / "processor_config.json")
     found = found.get("image_processor", found)
     image = {name: found[name] for name in IMAGE_SETTINGS if name in found}
     return {**({"image": image} if image else {}), **training.get("preprocessing", {})}

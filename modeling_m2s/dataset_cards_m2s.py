@@ -17,16 +17,15 @@ from .cards_m2s import (
     SOMEWHERE,
     WRITTEN_HERE,
     CardError,
-    _license,
-    _line,
-    _read,
-    _render,
     escaped,
     form_of_records,
-    is_ours,
+    license_fields,
     list_names,
+    one_line,
+    render,
+    save_card,
 )
-from .storage_m2s import RECORD_NAME, SCHEMAS, FilmDataset, atomic_write, shard_names
+from .storage_m2s import RECORD_NAME, SCHEMAS, FilmDataset, finished_dataset, shard_names
 
 # By kind: what a row is, which commands make the dataset, and what its columns hold.
 STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
@@ -143,13 +142,7 @@ def write_dataset_card(folder: Path, repo_id: str | None = None, license: str | 
         CardError: no finished dataset, or a card that was written by hand.
         StorageError: a record that cannot be read.
     """
-    path = folder / "README.md"
-    if not is_ours(path):
-        raise CardError(f"{path} was written by hand; remove it, and the card is written from the records")
-    card = dataset_card(folder, repo_id, license)
-    with atomic_write(path) as file:
-        file.write(str(card).encode())
-    return path
+    return save_card(folder, lambda: dataset_card(folder, repo_id, license))
 
 
 def stages_in(folder: Path) -> list[Path]:
@@ -172,8 +165,8 @@ def dataset_card(folder: Path, repo_id: str | None = None, license: str | None =
         stages = [_stage(place) for place in places]
     title, several = repo_id or folder.resolve().name, places != [folder]
     data = DatasetCardData(
-        **_license(folder / "README.md", license),
-        pretty_name=_line(title),
+        **license_fields(folder / "README.md", license),
+        pretty_name=one_line(title),
         tags=["movies2scenes", *(stage["kind"] for stage in stages)],
     )
     if several:
@@ -181,7 +174,7 @@ def dataset_card(folder: Path, repo_id: str | None = None, license: str | None =
             {"config_name": place.name, "data_files": f"{place.name}/data/*.parquet"} for place in places
         ]
     return DatasetCard(
-        _render(
+        render(
             "dataset.md",
             header=data.to_yaml(),
             written_here=WRITTEN_HERE,
@@ -196,13 +189,8 @@ def dataset_card(folder: Path, repo_id: str | None = None, license: str | None =
 
 def _stage(folder: Path) -> dict[str, Any]:
     """The facts of one dataset for its card."""
-    kind = _read(folder / RECORD_NAME).get("dataset")
-    if kind not in SCHEMAS:
-        raise CardError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
-    dataset = FilmDataset(folder, kind)
-    record = dataset.record
-    if not record.get("complete"):
-        raise CardError(f"{folder}: not finished; run the command that makes it again")
+    dataset = finished_dataset(folder)
+    record, kind = dataset.record, dataset.kind
     row, commands, meanings = STAGES[kind]
     first = _first_row(dataset)
     columns = [
@@ -244,7 +232,7 @@ def _count_films(dataset: FilmDataset) -> int:
 
 def _reason(text: str) -> str:
     """A reason without the file that it is about, so that like ones are counted together."""
-    return _line(text.rpartition(": ")[2])
+    return one_line(text.rpartition(": ")[2])
 
 
 def _first_row(dataset: FilmDataset) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from .modeling_m2s import M2SSceneForClassification, M2SSceneModel
 from .movie_similarity_m2s import M2SMovieSimilarityModel
 from .pretrained_m2s import PICKLES
 from .processing_m2s import M2SSceneProcessor
-from .storage_m2s import RECORD_NAME, SCHEMAS, SHARD_NAME, FilmDataset, read_json, shard_names
+from .storage_m2s import RECORD_NAME, SCHEMAS, SHARD_NAME, finished_dataset, read_json, shard_names
 from .video_processing_m2s import M2SVideoProcessor
 
 # By the type of a model: what each auto class stands for. Others than these need no code of ours.
@@ -253,13 +253,8 @@ def _with_code(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
 
 def _dataset_files(folder: Path, with_keyframes: bool) -> dict[str, Path | bytes]:
     """The record and the shards that it names."""
-    kind = read_json(folder / RECORD_NAME).get("dataset")
-    if kind not in SCHEMAS:
-        raise PushError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
-    dataset = FilmDataset(folder, kind)
+    dataset = finished_dataset(folder)
     record = dataset.record
-    if not record.get("complete"):
-        raise PushError(f"{folder}: not finished; run the command that makes it again, then push")
     if "keyframes" in dataset.schema.features and not with_keyframes:
         raise PushError(
             f"{folder} holds keyframes, which are pictures of the films: whoever publishes them needs the right to. "

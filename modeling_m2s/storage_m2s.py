@@ -432,6 +432,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def finished_dataset(folder: Path) -> "FilmDataset":
+    """A finished dataset of any kind, by its record.
+
+    Raises:
+        StorageError: no record, of no known kind, or of a dataset that is not finished.
+    """
+    kind = read_json(folder / RECORD_NAME).get("dataset")
+    if kind not in SCHEMAS:
+        raise StorageError(f"{folder}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
+    dataset = FilmDataset(folder, kind)
+    if not dataset.record.get("complete"):
+        raise StorageError(f"{folder}: not finished; run the command that makes it again")
+    return dataset
+
+
 def require_settings(folder: Path, found: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
     """Refuse data made in another way than is needed.
 

@@ -579,7 +579,7 @@ def test_what_cannot_be_pushed_is_told_in_one_line(model, tmp_path, capsys):
             "a/b",
             f"{bert}: a model of type 'bert'; pushed are m2s_scene, m2s_scene_ensemble, m2s_movie_similarity",
         ),
-        (unfinished, "a/b", f"{unfinished}: not finished; run the command that makes it again, then push"),
+        (unfinished, "a/b", f"{unfinished}: not finished; run the command that makes it again"),
         (cut, "a/b", f"{shard}: holds no films ("),
         (lost, "a/b", f"{lost}/data/train-00001.parquet: missing, but the record names it"),
     ):
