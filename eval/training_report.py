@@ -1,4 +1,4 @@
-"""A page of one training of a scene encoder: what went in, mined pairs, curves, and scenes before and after.
+"""A page of one training of a scene encoder: its inputs, mined pairs, curves, and scenes before and after.
 
     python -m eval.training_report --run runs/moco --shots catalog/shots --pairs catalog/scene_pairs --output page.html
     … --mil runs/mil                                     the curves of movie similarity as well
@@ -176,7 +176,7 @@ def unit(vectors_ND: np.ndarray) -> np.ndarray:
 
 
 def facts(arguments: TrainingReportArguments, results: Mapping[str, Any]) -> dict[str, str]:
-    """What went in, a line each."""
+    """The inputs of the training, a line each."""
     counts, films = results["counts"], finished(arguments.shots, "shots").films()
     pairs = finished(arguments.pairs, "scene_pairs")
     mined = pairs.record["settings"]

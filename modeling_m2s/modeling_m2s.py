@@ -29,7 +29,7 @@ from .configuration_m2s import CLIP_MODEL_TYPES, POSITION_INTERPOLATIONS, M2SSce
 # A folder of `CLIPVisionModel` alone may name its weights without the tower's prefix.
 BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vision_model.\1."}
 
-# What `SentenceTransformer(folder)` reads beside the model and its processor. sentence-transformers takes
+# `SentenceTransformer(folder)` reads these files beside the model and its processor. sentence-transformers takes
 # `projection_dim` for the width of vectors that a model pools itself, so it pools the one token of `scene_tokens`.
 SENTENCE_TRANSFORMERS_FILES = {
     "modules.json": [
@@ -286,7 +286,7 @@ class M2SScenePreTrainedModel(PreTrainedModel):
 
 
 class M2SSceneEncoder(M2SScenePreTrainedModel):
-    """What a single scene encoder and an ensemble have in common: how other libraries call them."""
+    """The methods by which other libraries call a single scene encoder or an ensemble."""
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> M2SSceneModelOutput:
         """Single images (B, C, Y, X), each as a scene of one frame; outputs as of a call.

@@ -133,7 +133,7 @@ def _loaded(frames: Any) -> Any:
 
 
 def _load(loader: Any, source: str | os.PathLike, **options) -> Any:
-    """What one of transformers' loaders makes of a path or URL."""
+    """The image or video behind a path or URL, read by one of transformers' loaders."""
     try:
         return loader(os.fspath(source), **options)
     except ImportError:

@@ -72,7 +72,7 @@ class PushError(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Upload:
-    """What goes up.
+    """The files that go up.
 
     Attributes:
         repo_type: model or dataset.
@@ -183,7 +183,7 @@ def push(upload: Upload, repo_id: str, private: bool = False, revision: str | No
 
 @contextlib.contextmanager
 def _one_line_errors(repo_id: str) -> Iterator[None]:
-    """What the Hub and the network raise, as errors that say what to do."""
+    """Turn errors of the Hub and the network into a PushError that says what to do."""
     try:
         yield
     except OfflineModeIsEnabled:

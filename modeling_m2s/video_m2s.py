@@ -270,7 +270,7 @@ def video_file(video: Any) -> Iterator[str | os.PathLike]:
 
 
 def _named(video: Any) -> tuple[str, Any]:
-    """What errors call a video, and the path, address, bytes or decoder that it comes down to."""
+    """A video's name for errors, and the path, address, bytes or decoder that it comes down to."""
     encoded = getattr(video, "_hf_encoded", None)  # by this, datasets remembers what its decoders decode
     if isinstance(encoded, Mapping) and (encoded.get("bytes") or encoded.get("path")):
         video = encoded

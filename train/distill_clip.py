@@ -192,7 +192,7 @@ def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
     """Results as the student's card has them: measures on held-out images in the form of `eval.probe`."""
     measured = dict(results["held_out"])
     trivial = {"teacher's mean": {"cosine": measured.pop("mean_cosine")}, "chance": {"nearest": measured.pop("chance")}}
-    # Of the teacher: the cosine between a picture and its mirror image, the share that all embeddings have in common.
+    # The teacher alone: the share that its embeddings have in common, the cosine of a picture and its mirror image.
     teacher = {"common": measured.pop("teacher_common")}
     if "mirror_cosine" in measured:
         teacher["mirror_cosine"] = measured.pop("mirror_cosine")

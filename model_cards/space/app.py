@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def arguments(folder: Path) -> list[str]:
-    """What `m2s app` is started with for what lies in a folder."""
+    """The words of the command `m2s app` for the files in a folder."""
     index = [str(folder / "index")] if (folder / "index").is_dir() else []
     films = [film for film in sorted(folder.glob("films/[!.]*")) if film.suffix.lower() in VIDEO_SUFFIXES]
     examples = [f"--example={film}" for film in films]
