@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
@@ -39,7 +40,7 @@ from data_scripts.world_photographs import PARTS, PhotographPainter, PhotographS
 from data_scripts.world_pictures import FilmPainter, Painter
 from data_scripts.world_plan import PlannedFilm, PlannedShot, WorldSettings, plan_ratings, with_frames
 from modeling_m2s.commands_m2s import run_command
-from modeling_m2s.shots_m2s import Shot
+from modeling_m2s.shots_m2s import Shot, keyframe_places
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
 from modeling_m2s.workers_m2s import run_isolated
 
@@ -59,12 +60,24 @@ class OutputArguments:
 
     output: Path = field(metadata={"help": "folder of the world"})
     keyframes_only: bool = field(default=False, metadata={"help": "write the shots dataset instead of videos"})
+    keyframes_per_shot: int = field(
+        default=1, metadata={"help": "with --keyframes-only: frames of a shot, the middles of as many equal parts"}
+    )
     workers: int = field(default=1, metadata={"help": "processes that draw films"})
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError: no keyframe a shot, or several for videos."""
+        if self.keyframes_per_shot < 1:
+            raise ValueError(f"keyframes_per_shot is {self.keyframes_per_shot}; it must be at least 1")
+        if self.keyframes_per_shot > 1 and not self.keyframes_only:
+            raise ValueError("keyframes_per_shot is for --keyframes-only: videos have all their frames")
 
 
 def main(argv: list[str] | None = None) -> None:
     def run(settings: WorldSettings, source: PhotographSettings, output: OutputArguments) -> None:
-        make_film_world(settings, output.output, output.keyframes_only, output.workers, source)
+        make_film_world(
+            settings, output.output, output.keyframes_only, output.workers, source, output.keyframes_per_shot
+        )
 
     kinds = (WorldSettings, PhotographSettings, OutputArguments)
     run_command("python -m data_scripts.make_film_world", kinds, run, argv)
@@ -76,6 +89,7 @@ def make_film_world(
     keyframes_only: bool = False,
     workers: int = 1,
     source: PhotographSettings | None = None,
+    keyframes_per_shot: int = 1,
 ) -> None:
     """Write a world, or what is missing of it.
 
@@ -85,13 +99,15 @@ def make_film_world(
     """
     source = source or PhotographSettings()
     films, facts = plan_films(settings, source)
+    if keyframes_per_shot > 1:
+        facts["keyframes_per_shot"] = keyframes_per_shot
     with exclusive(folder):
         record = {**asdict(settings), "keyframes_only": keyframes_only, **facts}
         if (folder / "world.json").exists():
             require_settings(folder, json.loads((folder / "world.json").read_text()), record)
         write_json(folder / "world.json", record)
         if keyframes_only:
-            write_keyframes(settings, films, folder, workers, source.photographs, facts)
+            write_keyframes(settings, films, folder, workers, source.photographs, facts, keyframes_per_shot)
         else:
             write_videos(settings, films, folder, workers, source.photographs)
         write_metadata(settings, films, folder / "metadata")
@@ -149,8 +165,9 @@ def write_keyframes(
     workers: int = 1,
     photographs: Path | None = None,
     facts: Mapping[str, Any] | None = None,
+    keyframes_per_shot: int = 1,
 ) -> None:
-    """The middle frame of every shot straight into a `shots` dataset, without a video in between.
+    """The middle frame of every shot, or several, straight into a `shots` dataset, without a video in between.
 
     Args:
         facts: what the record says besides the settings.
@@ -159,21 +176,24 @@ def write_keyframes(
         StorageError: a film could not be drawn.
     """
     dataset = FilmDataset(folder / "shots", "shots")
-    dataset.begin(
-        {"film_world": {**asdict(settings), **(facts or {})}, "keyframes_per_shot": 1, "short_side": settings.height}
-    )
+    world = {**asdict(settings), **(facts or {})}
+    dataset.begin({"film_world": world, "keyframes_per_shot": keyframes_per_shot, "short_side": settings.height})
     done = dataset.films()
     missing = [film for film in films if film.movie_id not in done]
     announce(settings, len(missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
     themes = {film.movie_id: film.theme for film in missing}
-    drawn = draw_keyframes(settings, missing, workers, photographs)
+    drawn = draw_keyframes(settings, missing, workers, photographs, keyframes_per_shot)
     for movie_id, rows in tqdm(drawn, total=len(missing), disable=None):
         dataset.write_film(movie_id, rows, {"theme": themes[movie_id]})
     dataset.finish([film.movie_id for film in films], {})
 
 
 def draw_keyframes(
-    settings: WorldSettings, films: list[PlannedFilm], workers: int, photographs: Path | None
+    settings: WorldSettings,
+    films: list[PlannedFilm],
+    workers: int,
+    photographs: Path | None,
+    keyframes_per_shot: int,
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Ids of films with their rows of the `shots` dataset, as they are drawn; one worker is this process.
 
@@ -182,10 +202,10 @@ def draw_keyframes(
     """
     if workers == 1:
         for film in films:
-            yield film.movie_id, keyframe_rows(settings, film, photographs)
+            yield film.movie_id, keyframe_rows(settings, film, photographs, keyframes_per_shot)
         return
     parts = [films[start : start + FILMS_A_PROCESS] for start in range(0, len(films), FILMS_A_PROCESS)]
-    jobs = [(part[0].movie_id, (settings, part, photographs)) for part in parts]
+    jobs = [(part[0].movie_id, (settings, part, photographs, keyframes_per_shot)) for part in parts]
     for outcome in run_isolated(rows_of_films, jobs, workers, preload=PRELOAD):
         if outcome.error:
             raise StorageError(f"{outcome.key} or one of the films after it: {outcome.error}")
@@ -196,24 +216,31 @@ def rows_of_films(
     settings: WorldSettings,
     films: list[PlannedFilm],
     photographs: Path | None,
+    keyframes_per_shot: int,
     report: Callable[[float], None],
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """Ids of films with their rows; a worker calls it."""
-    return [(film.movie_id, keyframe_rows(settings, film, photographs)) for film in films]
+    return [(film.movie_id, keyframe_rows(settings, film, photographs, keyframes_per_shot)) for film in films]
 
 
-def keyframe_rows(settings: WorldSettings, film: PlannedFilm, photographs: Path | None = None) -> list[dict[str, Any]]:
+def keyframe_rows(
+    settings: WorldSettings, film: PlannedFilm, photographs: Path | None = None, keyframes_per_shot: int = 1
+) -> list[dict[str, Any]]:
     """A film's rows of the `shots` dataset."""
     pictures, rows = painter(settings, film.look, photographs), []
     for number, (shot, start, end) in enumerate(with_frames(film)):
-        middle = (end - start - 1) // 2
-        file = io.BytesIO()
-        Image.fromarray(pictures.frame(shot, number, middle)).save(file, "JPEG", quality=90)
+        places = [int(place) for place in keyframe_places(end - start, keyframes_per_shot)]
         seconds = start / settings.frame_rate, end / settings.frame_rate
-        found = Shot(number, start, end, *seconds, [start + middle], [])
-        keyframe = {"bytes": file.getvalue(), "path": None}
-        rows.append({**vars(found), "movie_id": film.movie_id, "keyframes": [keyframe]})
+        found = Shot(number, start, end, *seconds, [start + place for place in places], [])
+        keyframes = [{"bytes": jpeg(pictures.frame(shot, number, place)), "path": None} for place in places]
+        rows.append({**vars(found), "movie_id": film.movie_id, "keyframes": keyframes})
     return rows
+
+
+def jpeg(pixels_YXC: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels_YXC).save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:

@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 from data_scripts.world_plan import LIGHT_TYPES
 from modeling_m2s.storage_m2s import StorageError, write_json
 
-LABELS = ("place", "event", "light")
+LABELS = ("theme", "place", "event", "light")
 Truth = dict[str, list[dict[str, str]]]
 
 
 class TrueScene(NamedTuple):
-    """A scene as its film was planned: one place over some neighboring shots."""
+    """A scene as its film was planned: one place and one event over some neighboring shots."""
 
     movie_id: str
     first_shot: int
     num_shots: int
     place: str
+    event: str = ""
 
 
 def prepare(folder: Path, seed: int, num_films: int, film_seconds: float) -> None:
@@ -111,12 +112,19 @@ def is_finished(output: Path) -> bool:
 
 
 def read_truth(path: Path) -> Truth:
-    """By film, what is true of each of its shots: scene, place, event and light."""
+    """By film, what is true of each of its shots: scene, place, event, light, and the film's theme.
+
+    Args:
+        path: `truth/shots.csv` of a world; themes are in `films.csv` beside it.
+    """
+    with open(path.with_name("films.csv"), newline="", encoding="utf-8") as file:
+        themes = {row["movie_id"]: row["theme"] for row in csv.DictReader(file)}
     films = defaultdict(list)
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             light = next((kind for kind in LIGHT_TYPES if kind in row["types"].split("|")), "day")
-            films[row["movie_id"]].append({**{name: row[name] for name in ("scene", "place", "event")}, "light": light})
+            labels = {name: row[name] for name in ("scene", "place", "event")}
+            films[row["movie_id"]].append({**labels, "light": light, "theme": themes[row["movie_id"]]})
     return dict(films)
 
 
@@ -127,7 +135,8 @@ def true_scenes(truth: Truth, movie_ids: Iterable[str]) -> list[TrueScene]:
         shots, first = truth[movie_id], 0
         for shot in range(1, len(shots) + 1):
             if shot == len(shots) or shots[shot]["scene"] != shots[first]["scene"]:
-                scenes.append(TrueScene(movie_id, first, shot - first, shots[first]["place"]))
+                labels = shots[first]["place"], shots[first]["event"]
+                scenes.append(TrueScene(movie_id, first, shot - first, *labels))
                 first = shot
     return scenes
 

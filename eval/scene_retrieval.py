@@ -4,14 +4,17 @@
     … --features shot_features         instead of --model: the mean of single shots, which costs no training
 
 Every true scene of the held-out films is a query, read with up to nine shots, evenly spaced. Its neighbors are sought
-among the scenes of other held-out films, by cosine:
+among the scenes of other held-out films, by cosine, in three spaces:
 
     raw         the embeddings as they are
     centered    less the mean of training films' scenes
     whitened    less that mean, on principal axes of training films' scenes, each divided by its standard deviation
 
-The probe is a logistic regression for the place, fitted on the training films' scenes. Nothing is fitted on held-out
-films. Values are kept for each query, so that two encoders can be compared on the same queries.
+With `--neighbors training` they are sought among scenes of training films instead. A world of photographs needs this:
+its held-out films share pictures with one another, and finding the same picture again says little.
+
+The probes are logistic regressions for the place and for the event, fitted on the training films' scenes. Nothing is
+fitted on held-out films. Values are kept for each query, so that two encoders can be compared on the same queries.
 
 Boundaries: after each shot, the score is 1 minus the cosine, whitened, of the four shots before the cut and the four
 after it. Its average precision for the ends of true scenes is taken film by film, over cuts with four shots on both
@@ -48,6 +51,8 @@ BOUNDARY_SHOTS = 4  # on either side of a cut
 SETTINGS = (
     "position_interpolation",
     "shot_space",
+    "context_shots",
+    "neighbors",
     "num_films",
     "num_training_scenes",
     "num_boundary_films",
@@ -76,6 +81,12 @@ class SceneRetrievalArguments:
     shot_space: Literal["raw", "whitened"] = field(
         default="raw", metadata={"help": "with --features: whether single shots are whitened before the mean is taken"}
     )
+    context_shots: int = field(
+        default=0, metadata={"help": "with --features: shots before and after a scene that its mean takes in as well"}
+    )
+    neighbors: Literal["held_out", "training"] = field(
+        default="held_out", metadata={"help": "whose scenes a query seeks: other held-out films', or training films'"}
+    )
     num_films: int = field(default=200, metadata={"help": "number of held-out films whose scenes are queries, at most"})
     num_training_scenes: int = field(
         default=600, metadata={"help": "number of training films' scenes for statistics and probe, at most"}
@@ -93,9 +104,11 @@ class SceneRetrievalArguments:
             raise ValueError("give --model or --features, one of them")
         if self.card and not (self.model and Path(self.model).is_dir()):
             raise ValueError("card is for a model's folder, named by --model")
-        for name in ("num_films", "num_training_scenes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least in (("num_films", 1), ("num_training_scenes", 1), ("context_shots", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.context_shots and not self.features:
+            raise ValueError("context_shots is for the mean of single shots, named by --features")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -116,7 +129,7 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
 
     Returns:
         `figures`: means and standard errors by film, of precision at 1 and 5 and average precision by space, of the
-        probe, and of average precision of boundaries; `queries`: the same for each query, with its film; `chance`;
+        probes, and of average precision of boundaries; `queries`: the same for each query, with its film; `chance`;
         `settings`.
 
     Raises:
@@ -125,11 +138,12 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
     """
     queries, training = draw_scenes(arguments)
     if arguments.features:
-        embed = shot_means(arguments.features, read_films(arguments.held_out), arguments.shot_space)
+        held_out = read_films(arguments.held_out)
+        embed = shot_means(arguments.features, held_out, arguments.shot_space, arguments.context_shots)
     else:
         embed = encoder_of(arguments.model, arguments.position_interpolation, arguments.world / "shots", arguments.bf16)
     training_MD = embed(training)
-    values = judge(embed(queries), queries, training_MD, training)
+    values = judge(embed(queries), queries, training_MD, training, arguments.neighbors)
     films = [scene.movie_id for scene in queries]
     boundaries = find_boundaries(embed, training_MD, read_truth(arguments.world / "truth/shots.csv"), films, arguments)
     return {
@@ -141,7 +155,9 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
             for name, each in values.items()
         }
         | boundaries,
-        "chance": round(float(chance([scene.place for scene in queries], films).mean()), 4),
+        "chance": round(
+            float(chance(*places_and_groups(queries, training, arguments.neighbors))[: len(queries)].mean()), 4
+        ),
         "counts": {
             "queries": len(queries),
             "films": len(set(films)),
@@ -228,11 +244,12 @@ def encoder_of(model: str, position_interpolation: str | None, shots: Path, bf16
     return embed
 
 
-def shot_means(folder: Path, held_out: set[str], space: str) -> Embed:
+def shot_means(folder: Path, held_out: set[str], space: str, context_shots: int = 0) -> Embed:
     """A function that embeds scenes for free: the mean of the features of the same up to nine shots.
 
     Args:
         space: raw, or whitened by statistics of all shots of the training films. Shots without a keyframe are left out.
+        context_shots: how many shots before the scene, and as many after it, count as well.
     """
     features = ShotFeatures(folder)
     whitening = None
@@ -247,7 +264,11 @@ def shot_means(folder: Path, held_out: set[str], space: str) -> Embed:
     def embed(scenes: Sequence[TrueScene]) -> np.ndarray:
         means = []
         for scene in scenes:
-            shots_MD = np.asarray(features[scene.movie_id][shots_read(scene)], np.float64)
+            first, end = scene.first_shot, scene.first_shot + scene.num_shots
+            film_MD = np.asarray(features[scene.movie_id])
+            context = [*range(max(0, first - context_shots), first)]
+            context += range(end, min(len(film_MD), end + context_shots))
+            shots_MD = film_MD[[*shots_read(scene), *context]].astype(np.float64)
             shots_MD = shots_MD[has_keyframe(shots_MD)]
             if not len(shots_MD):
                 raise ValueError(f"film {scene.movie_id}, shots from {scene.first_shot} on: none has a keyframe")
@@ -265,22 +286,45 @@ def fit_whitening(vectors_ND: np.ndarray, num_directions: int | None = None) -> 
 
 
 def judge(
-    queries_ND: np.ndarray, queries: Sequence[TrueScene], training_MD: np.ndarray, training: Sequence[TrueScene]
+    queries_ND: np.ndarray,
+    queries: Sequence[TrueScene],
+    training_MD: np.ndarray,
+    training: Sequence[TrueScene],
+    neighbors: str = "held_out",
 ) -> dict[str, np.ndarray]:
-    """Values (N,) for each query: precision and average precision in each space, and whether the probe is right."""
-    whitening = fit_whitening(training_MD)
-    spaces = {"raw": queries_ND, "centered": queries_ND - whitening.mean_D, "whitened": whitening.apply(queries_ND)}
-    places = np.array([scene.place for scene in queries])
-    films = np.array([scene.movie_id for scene in queries])
+    """Values (N,) for each query: precision and average precision in each space, and whether each probe is right."""
+    whitening, count = fit_whitening(training_MD), len(queries)
+    sought_SD = queries_ND if neighbors == "held_out" else np.concatenate([queries_ND, training_MD])
+    spaces = {"raw": sought_SD, "centered": sought_SD - whitening.mean_D, "whitened": whitening.apply(sought_SD)}
+    places, groups = places_and_groups(queries, training, neighbors)
     values = {}
     for space in SPACES:
-        for k, shares in precision_at_k(spaces[space], places, films, K).items():
-            values[f"{space}/precision_at_{k}"] = shares
-        values[f"{space}/average_precision"] = average_precision(spaces[space], places, films)
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    probe.fit(training_MD, [scene.place for scene in training])
-    values["probe"] = (probe.predict(queries_ND) == places).astype(float)
+        for k, shares in precision_at_k(spaces[space], places, groups, K).items():
+            values[f"{space}/precision_at_{k}"] = shares[:count]
+        values[f"{space}/average_precision"] = average_precision(spaces[space], places, groups)[:count]
+    for name, label in (("probe", "place"), ("event_probe", "event")):
+        found = predict(queries_ND, training_MD, [getattr(scene, label) for scene in training])
+        values[name] = (found == np.array([getattr(scene, label) for scene in queries])).astype(float)
     return values
+
+
+def places_and_groups(
+    queries: Sequence[TrueScene], training: Sequence[TrueScene], neighbors: str
+) -> tuple[list[str], list[str]]:
+    """The scenes that are searched, queries first: the place of each, and the group in which it finds no neighbor."""
+    if neighbors == "held_out":
+        return [scene.place for scene in queries], [scene.movie_id for scene in queries]
+    # All queries are one group, so each finds scenes of training films alone.
+    places = [scene.place for scene in (*queries, *training)]
+    return places, ["held out"] * len(queries) + [scene.movie_id for scene in training]
+
+
+def predict(queries_ND: np.ndarray, training_MD: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Labels (N,) by a logistic regression, fitted on labeled training scenes; if they have one label, that one."""
+    if len(set(labels)) == 1:
+        return np.full(len(queries_ND), labels[0])
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    return probe.fit(training_MD, labels).predict(queries_ND)
 
 
 def find_boundaries(

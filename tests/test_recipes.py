@@ -30,8 +30,10 @@ def test_the_whole_method_in_a_small_world_gives_the_committed_results(tmp_path)
     found, golden = figures(tmp_path / "run"), json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys()
     for name, values in golden.items():
-        # A query that changes sides moves a share by one in a hundred; another processor may turn a few.
-        assert found[name] == pytest.approx(values, abs=0.05), name
+        # A query that changes sides moves a share by one in a hundred. Another processor turns a few, and it trains
+        # another encoder: rounding decides which scenes are mined, and with 91 queries a share is known to 0.04.
+        tolerance = 0.15 if name == "after_training" else 0.05
+        assert found[name] == pytest.approx(values, abs=tolerance), name
     page = (tmp_path / "run/report.html").read_text()
     assert all(f'<th scope="row">{name.replace("_", " ")}</th>' in page for name in ROWS)
     steps = [line.split(",")[1] for line in (tmp_path / "run/seconds.csv").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""The experiment on contrast: scenes, pairs and measurements counted by hand; the whole chain on a tiny world."""
+"""The experiments in film worlds: scenes, pairs and measurements counted by hand; the whole chain on a tiny world."""
 
 import json
 import os
@@ -8,17 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from data_scripts.check import main as check_dataset
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.readers.scene_frames import SceneFrames, normalize
-from eval.film_world_contrast import FilmWorldContrastArguments, SeededWorld, main, paired_differences
+from eval.experiment_rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
+from eval.experiments import ExperimentsArguments, ExperimentWorld, best_spaces, judge_claim, main, surest_shares
 from eval.film_worlds import TrueScene, is_finished, read_truth, run_once, shares, true_scenes
-from eval.metrics.retrieval import clustered_standard_error, precision_at_k
+from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k
 from eval.scene_pair_sets import write_random_films, write_true_pairs
-from eval.scene_retrieval import SceneRetrievalArguments, draw_scenes, judge, measure, shot_means
+from eval.scene_retrieval import (
+    SPACES,
+    SceneRetrievalArguments,
+    draw_scenes,
+    judge,
+    measure,
+    places_and_groups,
+    shot_means,
+)
 from eval.scene_retrieval import main as measure_scenes
 from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
@@ -57,7 +67,7 @@ def write_features(folder: Path, truth: dict, dim: int = 7, missing: tuple[str, 
 def shots_of(*scenes: tuple[str, int]) -> list[dict[str, str]]:
     """Shots of scenes, each a place and a number of shots."""
     return [
-        {"scene": str(number), "place": place, "event": "talk", "light": "day"}
+        {"scene": str(number), "place": place, "event": f"event {number}", "light": "day", "theme": "war"}
         for number, (place, count) in enumerate(scenes)
         for _ in range(count)
     ]
@@ -73,11 +83,11 @@ TRUTH = {
 
 def test_scenes_are_runs_of_shots_of_one_scene():
     assert true_scenes(TRUTH, ["b", "a"]) == [
-        TrueScene("b", 0, 10, "mill"),
-        TrueScene("b", 10, 6, "cave"),
-        TrueScene("a", 0, 6, "mill"),
-        TrueScene("a", 6, 12, "mill"),
-        TrueScene("a", 18, 9, "cave"),
+        TrueScene("b", 0, 10, "mill", "event 0"),
+        TrueScene("b", 10, 6, "cave", "event 1"),
+        TrueScene("a", 0, 6, "mill", "event 0"),
+        TrueScene("a", 6, 12, "mill", "event 1"),
+        TrueScene("a", 18, 9, "cave", "event 2"),
     ]
 
 
@@ -109,6 +119,7 @@ def test_true_pairs_are_windows_of_scenes_of_one_place(tmp_path):
     assert {pair[:3] for pair in found} == {pair[:3] for pair in possible}
     assert len(rows) == len(found) and {row["num_shots"] for row in rows} == {9}
     assert shares(rows, TRUTH)["all"]["place"] == 1
+    assert surest_shares(tmp_path / "pairs", TRUTH).keys() == {"all"}  # true pairs are all equally sure
 
 
 def test_true_pairs_follow_from_the_seed(tmp_path):
@@ -227,6 +238,8 @@ def test_mean_of_single_shots(tmp_path):
         assert raw[number] == pytest.approx(chosen.mean(0))
         expected = ((chosen - mean) @ axes * scale).mean(0)
         assert np.sort(np.abs(whitened[number])) == pytest.approx(np.sort(np.abs(expected)), abs=1e-6)
+    around = shot_means(tmp_path / "features", {"a", "b"}, "raw", context_shots=3)([scenes[1]])  # the film ends at 24
+    assert around[0] == pytest.approx(shots["a"][[17, 18, 19, 20, 22, 23]].mean(0))
     with pytest.raises(ValueError, match="film a, shots from 21 on: none has a keyframe"):
         shot_means(tmp_path / "features", set(), "raw")([TrueScene("a", 21, 1, "cave")])
 
@@ -235,7 +248,10 @@ def test_judging_with_statistics_of_training_scenes_alone():
     random = np.random.default_rng(5)
     centers, place = random.normal(size=(3, 5)), random.integers(3, size=90)
     points = centers[place] + random.normal(size=(90, 5)) * [1, 2, 3, 1, 5] + 10
-    scenes = [TrueScene(f"f{n % 9}" if n < 50 else f"t{n % 4}", n, 3, f"place {place[n]}") for n in range(90)]
+    scenes = [
+        TrueScene(f"f{n % 9}" if n < 50 else f"t{n % 4}", n, 3, f"place {place[n]}", f"event {n % 2}")
+        for n in range(90)
+    ]
     values = judge(points[:50], scenes[:50], points[50:], scenes[50:])
     films = [scene.movie_id for scene in scenes[:50]]
     mean = points[50:].mean(0)
@@ -245,9 +261,27 @@ def test_judging_with_statistics_of_training_scenes_alone():
         for k, hits in precision_at_k(expected, place[:50], films).items():
             assert values[f"{space}/precision_at_{k}"] == pytest.approx(hits)
     scaler = StandardScaler().fit(points[50:])
-    probe = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(points[50:]), place[50:])
-    assert values["probe"].tolist() == (probe.predict(scaler.transform(points[:50])) == place[:50]).tolist()
-    assert 0 < values["probe"].mean() < 1
+    for name, label in (("probe", place), ("event_probe", np.arange(90) % 2)):
+        probe = LogisticRegression(C=0.1, max_iter=1000).fit(scaler.transform(points[50:]), label[50:])
+        assert values[name].tolist() == (probe.predict(scaler.transform(points[:50])) == label[:50]).tolist()
+        assert 0 < values[name].mean() < 1
+
+
+def test_neighbors_among_training_scenes_alone():
+    random = np.random.default_rng(6)
+    points, place = random.normal(size=(40, 4)), random.integers(3, size=40)
+    scenes = [TrueScene(f"f{n % 5}", n, 3, f"place {place[n]}") for n in range(40)]
+    queries, training = scenes[:15], scenes[15:]
+    values = judge(points[:15], queries, points[15:], training, "training")
+    for query in range(15):
+        cosines = points[15:] @ points[query] / np.linalg.norm(points[15:], axis=1)
+        hits = place[15:][np.argsort(-cosines)] == place[query]
+        assert values["raw/precision_at_1"][query] == hits[0]
+        assert values["raw/precision_at_5"][query] == pytest.approx(hits[:5].mean())
+        at_hits = hits.cumsum()[hits] / (np.flatnonzero(hits) + 1)
+        assert values["raw/average_precision"][query] == pytest.approx(at_hits.mean())
+    found = chance(*places_and_groups(queries, training, "training"))[:15]
+    assert found == pytest.approx([(place[15:] == place[query]).mean() for query in range(15)])
 
 
 def test_measuring_an_encoder(world, held_out, tiny_folder, tmp_path):
@@ -286,6 +320,8 @@ def test_what_cannot_be_measured(world, held_out, tmp_path):
     for options in ({}, {"model": "m2s-clip-tiny", "features": tmp_path}):
         with pytest.raises(ValueError, match="one of them"):
             arguments(held_out, **options)
+    with pytest.raises(ValueError, match="context_shots is for the mean of single shots"):
+        arguments(held_out, model="m2s-clip-tiny", context_shots=2)
     path = tmp_path / "films.txt"
     path.write_text("tt1\ntt2\n")
     with pytest.raises(ValueError, match=r"names film tt1, which .* does not have"):
@@ -301,100 +337,156 @@ def test_what_cannot_be_measured(world, held_out, tmp_path):
 
 
 def measurement(films: list[str], **values: list[float]) -> dict:
-    names = [f"{space}/{metric}" for space in ("raw", "centered", "whitened") for metric in ("precision_at_1",)]
-    others = [
-        name.replace("precision_at_1", other) for name in names for other in ("precision_at_5", "average_precision")
-    ]
-    zeros = {name: [0.0] * len(films) for name in (*names, *others, "probe")}
-    given = {name.replace("__", "/"): each for name, each in values.items()}
-    return {"queries": {"movie_id": films, "first_shot": list(range(len(films))), **zeros, **given}}
+    """A measurement with precision at 1 by space, zero where it is not given."""
+    columns = {f"{space}/precision_at_1": values.get(space, [0.0] * len(films)) for space in SPACES}
+    figures = {name: {"mean": float(np.mean(each))} for name, each in columns.items()}
+    return {"queries": {"movie_id": films, "first_shot": list(range(len(films))), **columns}, "figures": figures}
 
 
-def test_differences_are_paired_and_clustered_by_film_and_seed():
+def test_claims_are_paired_and_clustered_by_film_and_seed():
     films = ["x", "x", "y", "z", "z"]
     hits = [[1, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
     rivals = [[0, 0, 1, 0, 1], [1, 0, 0, 0, 0]]
     seeds = [
         {
-            "frozen_encoder": measurement(films),
-            "mean_of_shots": measurement(films, probe=[1, 1, 1, 1, 1], raw__precision_at_1=[1] * 5),
-            "mean_of_whitened_shots": measurement(films, raw__precision_at_1=rivals[seed]),
-            "learned_in_batch": measurement(films, whitened__precision_at_1=hits[seed]),
+            "both": measurement(films, whitened=hits[seed], raw=[1] * 5),
+            "mean_of_shots": measurement(films, raw=rivals[seed]),
         }
         for seed in range(2)
     ]
-    found = paired_differences(seeds)
-    assert found.keys() == {"frozen_encoder", "learned_in_batch"}
+    spaces = best_spaces(seeds)
+    assert spaces == {"both": "whitened", "mean_of_shots": "raw"}  # a rival has the space in which it does best
+    claim = Claim("training helps", "both", "mean_of_shots")
+    found = judge_claim(claim, seeds, spaces)
     differences = np.subtract(hits, rivals).ravel()
     sums = Counter()
     for place, value in enumerate(differences - differences.mean()):
         sums[place // 5, films[place % 5]] += value
     error = (6 / 5 * sum(total**2 for total in sums.values())) ** 0.5 / 10
-    assert found["learned_in_batch"]["whitened/precision_at_1"] == {
+    assert found == {
+        "claim": "training helps",
+        "better": "both",
+        "worse": "mean_of_shots",
         "mean": round(differences.mean(), 4),
         "standard_error": round(error, 4),
+        "seeds_above_zero": 2,
+        "seeds": 2,
+        "verdict": "open",
     }
-    assert found["learned_in_batch"]["probe"] == {"mean": -1.0, "standard_error": 0.0}
-    seeds[1]["learned_in_batch"]["queries"]["first_shot"] = [0, 1, 2, 3, 9]
-    with pytest.raises(ValueError, match="learned_in_batch and frozen_encoder, world 1: measured on different scenes"):
-        paired_differences(seeds)
+    sure = [{"both": measurement(films, whitened=[1] * 5), "mean_of_shots": measurement(films)}]
+    assert judge_claim(claim, sure, spaces)["verdict"] == "holds"
+    assert judge_claim(Claim("not", "mean_of_shots", "both"), sure, spaces)["verdict"] == "fails"
+    assert judge_claim(Claim("training helps", "learned", "both"), seeds, spaces) is None
+    seeds[1]["both"]["queries"]["first_shot"] = [0, 1, 2, 3, 9]
+    with pytest.raises(ValueError, match="both and mean_of_shots, world 1: measured on different scenes"):
+        judge_claim(claim, seeds, spaces)
 
 
-def test_arguments_that_make_no_experiment(tmp_path):
+def test_the_surest_pairs_are_counted_apart(tmp_path):
+    rows = [
+        {"movie_id_a": "a", "movie_id_b": "b", "first_shot_a": 0, "first_shot_b": first, "num_shots": 5, "source": "x"}
+        for first in (10, 0, 1, 2)
+    ]
+    dataset = FilmDataset(tmp_path / "pairs", "scene_pairs")
+    dataset.begin({"space": "x"})
+    rows = [{**row, "movie_id_a": f"a{n}", "score": float(n)} for n, row in enumerate(rows)]
+    dataset.write_all(rows)
+    truth = {**{f"a{n}": TRUTH["a"] for n in range(4)}, "b": TRUTH["b"]}
+    found = surest_shares(tmp_path / "pairs", truth)
+    assert {name: each["scene_pairs"] for name, each in found.items()} == {
+        "all": 4,
+        "surest_third": 1,
+        "surest_tenth": 1,
+    }
+    assert found["all"]["place"] == 0.75 and found["surest_third"]["place"] == 1 and found["all"]["theme"] == 1
+
+
+def test_rows_name_one_another():
+    assert {row.pairs for row in TRAINED.values()} <= MINED.keys() and set(CORE) <= TRAINED.keys()
+    assert not TRAINED.keys() & UNTRAINED.keys()
+    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= {*TRAINED, *UNTRAINED}
+    assert rounds_before("third_round") == ["second_round", "whitened"] and rounds_before("both") == []
+
+
+def test_which_rows_are_trained(tmp_path):
     for options, message in (
-        ({"variants": ["learnt"]}, "variants learnt must be among random_films, "),
-        ({"variants": ["second_round"]}, "starts from the encoder trained on whitened"),
-        ({"variants": []}, "at least one"),
+        ({"rows": ["learnt"]}, "rows learnt must be among core, others, all, random_films, "),
+        ({"rows": []}, "at least one"),
+        ({"seeds": []}, "at least one"),
         ({"workers": 0}, "workers is 0"),
-        ({"nice": 20}, "nice is 20"),
     ):
         with pytest.raises(ValueError, match=message):
-            FilmWorldContrastArguments(tmp_path, **options)
-    names = SeededWorld(0, FilmWorldContrastArguments(tmp_path)).runs
-    assert sorted(name for name, (_, objective) in names.items() if objective == "momentum") == [
-        "true_pairs_momentum",
-        "whitened_momentum",
-    ]
-    assert len(names) == 11
+            ExperimentsArguments(tmp_path, **options)
+
+    def rows(*names: str) -> list[str]:
+        return ExperimentsArguments(tmp_path, rows=list(names)).trained_rows()
+
+    assert rows("core") == list(CORE) and set(rows("all")) == TRAINED.keys()
+    assert set(rows("core", "others")) == TRAINED.keys() and rows("one_shot", "both") == ["both", "one_shot"]
+    assert rows("third_round") == ["whitened", "second_round", "third_round"]  # what it needs comes first
+
+
+def test_held_out_films_take_part_in_nothing(tmp_path, world):
+    (tmp_path / "seed-3").mkdir()
+    (tmp_path / "seed-3/world").symlink_to(world)
+    experiment = ExperimentWorld(3, [], ExperimentsArguments(tmp_path))
+    experiment.hold_out()
+    held_out, training = experiment.held_out.read_text().split(), experiment.training.read_text().split()
+    assert len(held_out) == 2 and sorted(held_out + training) == sorted(read_truth(world / "truth/shots.csv"))
+    experiment.draw_films(0.5, tmp_path / "films/half.txt", tmp_path / "films/not_half.txt")
+    half, rest = (set((tmp_path / f"films/{name}.txt").read_text().split()) for name in ("half", "not_half"))
+    assert len(half) == 4 and half < set(training) and rest == {*held_out, *training} - half
+
+
+def photographs(folder: Path) -> Path:
+    """Six pictures of two classes in either part, of noise around a color."""
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for number, kind in enumerate(("Coast", "Forest")):
+            (folder / part / kind).mkdir(parents=True)
+            for picture in range(6):
+                pixels = random.integers(100, size=(40, 50, 3)) + 100 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / kind / f"{picture}.png")
+    return folder
 
 
 @pytest.mark.slow
 def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     mil, moco = tmp_path / "mil.yaml", tmp_path / "moco.yaml"
-    mil.write_text(
-        "max_shots: 64\naverage_kernel: 8\naverage_stride: 4\nmax_kernel: 8\nmax_stride: 4\nepochs: 2\nheld_out: 0.4\n"
-    )
+    mil.write_text("max_shots: 64\naverage_kernel: 8\naverage_stride: 4\nmax_kernel: 8\nmax_stride: 4\nepochs: 2\n")
     moco.write_text("max_steps: 2\nbatch_size: 4\nshots_per_scene: 2\npatch_dropout: 0.5\nqueue_size: 8\n")
     words = ["--output", str(tmp_path / "run"), "--results", str(tmp_path / "results.json"), "--seeds", "5"]
-    words += ["--mil-recipe", str(mil), "--recipe", str(moco), "--num-films", "30", "--film-seconds", "40"]
-    words += [
-        "--queried-films",
-        "8",
-        "--training-scenes",
-        "40",
-        "--workers",
-        "2",
-        "--scratch",
-        str(tmp_path / "copies"),
-    ]
-    variants = ["random_films", "whitened", "learned_centered", "both", "second_round", "true_pairs"]
-    words += ["--variants", *variants]
-    main(words)
+    words += ["--mil-recipe", str(mil), "--recipe", str(moco), "--momentum-recipe", str(moco)]
+    words += ["--num-films", "40", "--film-seconds", "40", "--queried-films", "8", "--training-scenes", "40"]
+    words += ["--boundary-films", "3", "--scratch", str(tmp_path / "copies")]
+    rows = ["random_films", "both", "true_places", "second_round", "grid", "momentum"]
+    words += ["--pictures", str(photographs(tmp_path / "pictures"))]
+    main([*words, "--rows", *rows, "three_keyframes"])
     results = json.loads((tmp_path / "results.json").read_text())
     found, folder = results["seeds"]["5"], tmp_path / "run/seed-5"
-    assert len(found["training"]) == 8 and {each["steps"] for each in found["training"].values()} == {2}
-    assert len(found["encoders"]) == 12 and found["scene_pairs"]["true_pairs"]["place"] == 1
-    trained = (folder / "training_films.txt").read_text().split()
-    for variant in found["scene_pairs"]:
-        table = FilmDataset(folder / f"pairs_{variant}", "scene_pairs").read().to_pydict()
-        assert {*table["movie_id_a"], *table["movie_id_b"]} <= set(trained), variant
-        check_dataset([str(folder / f"pairs_{variant}")])
-    assert len(results["less_free_rival"]) == 10 and os.listdir(tmp_path / "copies")
-    assert "second_round_in_batch" in capsys.readouterr().out
+    assert found["training"].keys() == {*rows, "three_keyframes", "whitened"}  # the second round needs the last
+    assert {each["steps"] for each in found["training"].values()} == {2}
+    assert found["encoders"].keys() == set(results["rows"]) and "frozen_grid" in found["encoders"]
+    assert found["scene_pairs"]["true_places"]["all"]["place"] == 1
+    assert found["pictures"].keys() == {"frozen_encoder", "both", "true_places"}
+    assert all(set(each) == {"nearest", "linear"} for each in found["pictures"].values())
+    held_out = set((folder / "held_out_films.txt").read_text().split())
+    for mined in found["scene_pairs"]:
+        table = FilmDataset(folder / f"pairs/{mined}", "scene_pairs").read().to_pydict()
+        assert not {*table["movie_id_a"], *table["movie_id_b"]} & held_out, mined
+        check_dataset([str(folder / f"pairs/{mined}")])
+    recipe = json.loads((folder / "runs/three_keyframes/results.json").read_text())["recipe"]
+    assert recipe["frames_per_shot"] == 3
+    claims = {claim["claim"] for claim in results["claims"]}
+    assert "a second round of mining helps" in claims and "more films beat a third of them" not in claims
+    assert "second_round" in capsys.readouterr().out and os.listdir(tmp_path / "copies")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
-    main(words)
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+    main([*words, "--rows", *rows])  # fewer rows of what is there
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["seeds"]["5"]["encoders"] == {
+        name: each for name, each in found["encoders"].items() if name != "three_keyframes"
+    }
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")} == before
     moco.write_text("max_steps: 3\n")
-    with pytest.raises(SystemExit, match=r"eval.film_world_contrast: error: .*was made by train.train_moco moco.yaml:"):
-        main(words)
+    with pytest.raises(SystemExit, match=r"eval.experiments: error: .*was made by train.train_moco moco.yaml:"):
+        main([*words, "--rows", *rows])
