@@ -8,8 +8,8 @@ from eval.film_world_pairs import main
 from eval.film_worlds import most_frequent, shares, summarize
 
 
-def shot(place: str, event: str = "talk", light: str = "day") -> dict[str, str]:
-    return {"place": place, "event": event, "light": light}
+def shot(place: str, event: str = "talk", light: str = "day", theme: str = "war") -> dict[str, str]:
+    return {"theme": theme, "place": place, "event": event, "light": light}
 
 
 def pair(a: str, first_a: int, b: str, first_b: int) -> dict:
@@ -19,7 +19,7 @@ def pair(a: str, first_a: int, b: str, first_b: int) -> dict:
 TRUTH = {
     "a": [shot("mill"), shot("mill"), shot("cave"), shot("cave", "game"), shot("cave", "game", "night")],
     "b": [shot("mill", "game"), shot("cave"), shot("mill"), shot("shore")],
-    "c": [shot("cave", light="night")] * 3,
+    "c": [shot("cave", light="night", theme="love")] * 3,
 }
 
 
@@ -27,8 +27,8 @@ def test_a_pair_shares_what_is_most_frequent_in_both_scenes():
     pairs = [pair("a", 0, "b", 0), pair("a", 2, "b", 0), pair("a", 2, "c", 0), pair("b", 1, "c", 0)]
     found = shares(pairs, TRUTH, ["b", "c"])
     # Scenes: a at 0 a mill, at 2 a cave and game; b at 0 a mill, at 1 a cave, the first of three; c a cave by night.
-    assert found["all"] == {"scene_pairs": 4, "place": 0.75, "event": 0.5, "light": 0.5}
-    assert found["held_out"] == {"scene_pairs": 1, "place": 1.0, "event": 1.0, "light": 0.0}
+    assert found["all"] == {"scene_pairs": 4, "theme": 0.5, "place": 0.75, "event": 0.5, "light": 0.5}
+    assert found["held_out"] == {"scene_pairs": 1, "theme": 0.0, "place": 1.0, "event": 1.0, "light": 0.0}
     assert "held_out" not in shares(pairs, TRUTH, ["a"])
 
 
