@@ -26,7 +26,7 @@ from data_scripts.runner import RunnerArguments
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.index_m2s import store_shots
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
-from modeling_m2s.storage_m2s import FilmDataset
+from modeling_m2s.storage_m2s import FilmDataset, default_values
 
 
 @dataclass(kw_only=True)
@@ -120,7 +120,7 @@ def detect_catalog_shots(
     store = partial(store_shots, settings=settings, allow_damaged=allow_damaged)
     license = license_of(FilmDataset(movies, "movies"))
     facts = {"versions": DECODER_VERSIONS, "films_without_video": without, **license}
-    return store_catalog(videos, output, asdict(settings), store, runner, **facts)
+    return store_catalog(videos, output, asdict(settings), store, runner, defaults=default_values(settings), **facts)
 
 
 def read_videos(movies: Path) -> dict[str, str]:

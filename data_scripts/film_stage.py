@@ -50,6 +50,7 @@ def store_catalog(
     store: Callable[..., None],
     runner: RunnerArguments,
     identify: Callable[[Path], str] = fingerprint,
+    defaults: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> StageSummary:
     """Bring a `shots` dataset, and the index `films` beside it, to what a catalog holds.
@@ -67,6 +68,7 @@ def store_catalog(
             `fingerprint`, `damage` where not all could be read, and `lost_keyframes` where their number is known.
         runner: where the work is done.
         identify: gives a file's fingerprint.
+        defaults: values of settings that an existing dataset may lack.
         facts: more for the record.
 
     Raises:
@@ -77,7 +79,7 @@ def store_catalog(
     mine = runner.films_of_shard(films)
     shots = FilmDataset(output, "shots")
     with exclusive(output, runner.shard_of):
-        shots.begin(settings)
+        shots.begin(settings, defaults)
         index = begin_film_index(shots)
         stored, known = shots.films(), shots.failures()
         missing, unreachable = _look_for_changes(stored, mine, identify)

@@ -12,10 +12,12 @@
 
 Every pair of similar films is mined once, whichever names the other; `source` joins the sources that do with "+". The
 arithmetic is exact (`scene_mining.py`): device, batch and number of processes do not show in the result. Killed and
-run again, it goes on with the films that are missing.
+run again, it goes on with the films that are missing. In a catalog that has grown, it mines the films that are similar
+to others than before, and those whose features were replaced; the others' pairs stay.
 
-Means, axes and scales (`mining_space.py`) are those of the films that are mined, and lie beside the pairs in
-statistics.safetensors. The axes come from LAPACK, whose last bits may differ on another processor. Films that
+Means, axes and scales (`mining_space.py`) are those of the films that are mined first, and lie beside the pairs in
+statistics.safetensors; another folder measures them again. The axes come from LAPACK, whose last bits may differ on
+another processor. Films that
 `--exclude` or `--films` leaves out give neither pairs nor statistics. Films that `train_mil` held out are among those
 mined, unless `--films` leaves them out.
 """
@@ -65,6 +67,7 @@ from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 
 STATISTICS_NAME = "statistics.safetensors"
+NOT_ASKED = ("film_pairs",)  # settings of an earlier release that say nothing of how pairs are mined
 NO_KEYFRAMES = f"no {WINDOW} neighboring shots with keyframes"
 
 
@@ -153,10 +156,12 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
         state.wait_for_everyone()
         if miner.space.needs_statistics:
             miner.space.use(read_statistics(arguments.output / STATISTICS_NAME))
-        films = sorted({pair.movie_id_a for pair in mined})
-        share = set(films[state.process_index :: state.num_processes]) - dataset.films().keys()
+        asked = digests(mined, features)
+        films = sorted(asked)
+        stored = {movie_id: film.facts.get("asked") for movie_id, film in dataset.films().items()}
+        share = {film for film in films[state.process_index :: state.num_processes] if stored.get(film) != asked[film]}
         for movie_id, rows, facts in miner.mine([pair for pair in mined if pair.movie_id_a in share]):
-            dataset.write_film(movie_id, rows, facts)
+            dataset.write_film(movie_id, rows, {**facts, "asked": asked[movie_id]})
         state.wait_for_everyone()
         if state.is_main_process:
             finish(dataset, films, skipped, film_pairs=len(pairs), leak_guard=guard.record())
@@ -166,14 +171,15 @@ def begin(dataset: FilmDataset, miner: "Miner", mined: list[FilmPair], similar: 
     """Start or continue the dataset; first take the statistics that the space needs, or read those of the first run.
 
     Raises:
-        StorageError: the folder holds pairs of other films or of another space.
+        StorageError: the folder holds pairs of another space, other features or another network.
     """
-    settings = {**miner.settings, "film_pairs": digest(mined, miner.features)}
+    settings, path = dict(miner.settings), dataset.folder / STATISTICS_NAME
+    record = dataset.record
+    if record:  # refused before time is spent on statistics
+        kept = {key: record["settings"][key] for key in (*NOT_ASKED, "statistics") if key in record["settings"]}
+        require_settings(dataset.folder, record["settings"], {**settings, **kept})
+        settings |= {key: value for key, value in kept.items() if key in NOT_ASKED}
     if miner.space.needs_statistics:
-        path = dataset.folder / STATISTICS_NAME
-        if record := dataset.record:  # refused before time is spent on statistics
-            found = {key: value for key, value in record["settings"].items() if key != "statistics"}
-            require_settings(dataset.folder, found, settings)
         if not record or not path.exists():
             write_statistics(path, miner.measure(mined, similar))
         settings["statistics"] = statistics_digest(read_statistics(path))
@@ -332,11 +338,19 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} films ({reason})" for reason, count in sorted(counts.items()))
 
 
-def digest(pairs: list[FilmPair], features: ShotFeatures) -> str:
-    """What is mined, short: other similar films or other shots of a film are other settings."""
-    num_shots = dict(zip(features.movie_ids, features.num_shots.tolist(), strict=True))
-    asked = [[*pair, num_shots[pair.movie_id_a], num_shots[pair.movie_id_b]] for pair in pairs]
-    return f"{len(pairs)} pairs, {hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]}"
+def digests(pairs: Iterable[FilmPair], features: ShotFeatures) -> dict[str, str]:
+    """By film that comes first in a pair: which films it is paired with, and which features all of them have, short.
+
+    Args:
+        pairs: in their order.
+    """
+    sources = features.sources()
+    return {
+        movie_id: hashlib.sha256(
+            json.dumps([[*pair, sources[pair.movie_id_a], sources[pair.movie_id_b]] for pair in group]).encode()
+        ).hexdigest()[:12]
+        for movie_id, group in itertools.groupby(pairs, key=lambda pair: pair.movie_id_a)
+    }
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from PIL import Image
 from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.runner import RunnerArguments
 from modeling_m2s.shots_m2s import Shot
-from modeling_m2s.storage_m2s import FilmDataset
+from modeling_m2s.storage_m2s import FilmDataset, default_values
 from modeling_m2s.video_m2s import fit_size, printable, resize
 
 # By keyframes kept a shot. The paper takes one frame a shot and does not say which; the middle one is our choice.
@@ -89,7 +89,8 @@ def import_keyframes(
     record = {"source": "movienet", **asdict(settings), "video_info": _digest(video_info) if video_info else None}
     folder = os.path.abspath(keyframes)
     store = partial(store_keyframes, keyframes=folder, settings=settings, frame_rates=frame_rates)
-    return store_catalog(films, output, record, store, runner, partial(keyframes_fingerprint, folder))
+    identify = partial(keyframes_fingerprint, folder)
+    return store_catalog(films, output, record, store, runner, identify, default_values(settings))
 
 
 def read_frame_rates(path: Path) -> dict[str, float]:

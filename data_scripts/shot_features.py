@@ -47,6 +47,7 @@ class ShotFeatures:
         self.folder = Path(folder)
         dataset = finished(self.folder, "shot_features")
         self.record: dict[str, Any] = dataset.record
+        self._dataset = dataset
         index = dataset.read(["movie_id", "num_shots", "dim", "dtype"]).to_pydict()
         if not index["movie_id"]:
             raise StorageError(f"{folder}: holds no films")
@@ -86,6 +87,15 @@ class ShotFeatures:
 
     def __len__(self) -> int:
         return len(self.movie_ids)
+
+    def sources(self) -> dict[str, list[Any]]:
+        """By film, what changes when its shots are detected or its features extracted again from another video."""
+        stored = self._dataset.films()
+        num_shots = self.num_shots.tolist()
+        return {
+            movie_id: [count, stored[movie_id].facts.get("source")]
+            for movie_id, count in zip(self.movie_ids, num_shots, strict=True)
+        }
 
     def require_encoder(self, needed: Mapping[str, Any]) -> None:
         """Refuse features of another encoder than is `needed`: {"encoder": …, "revision": …}, or any other setting.

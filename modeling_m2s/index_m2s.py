@@ -21,7 +21,15 @@ from .figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode, timecode
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
 from .pretrained_m2s import model_name
 from .shots_m2s import DECODER_VERSIONS, Film, Shot, ShotSettings, detect_shots
-from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
+from .storage_m2s import (
+    FilmDataset,
+    StorageError,
+    StoredFilm,
+    atomic_write,
+    default_values,
+    exclusive,
+    file_name,
+)
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import Outcome, run_isolated
 
@@ -126,8 +134,8 @@ def embed_films(
     with exclusive(output):
         shots = FilmDataset(output / "shots", "shots")
         embeddings = FilmDataset(output / "scene_embeddings", "scene_embeddings")
-        shots.begin(asdict(shot_settings))
-        embeddings.begin(asdict(scene_settings))
+        shots.begin(asdict(shot_settings), default_values(shot_settings))
+        embeddings.begin(asdict(scene_settings), default_values(scene_settings))
 
         stored, embedded = shots.films(), embeddings.films()
         failed: dict[str, str] = {**shots.record["failed"], **embeddings.record["failed"]}

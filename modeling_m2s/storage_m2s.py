@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ from .schemas_m2s import SCHEMAS
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "m2s.json"
+MOST_DIFFERENCES = 6  # settings that one message names
 SHARD_NAME = re.compile(r"train-\d{5}\.parquet")
 
 
@@ -196,8 +197,11 @@ class FilmDataset:
             raise StorageError(f"{path}: holds {found}; expected {(self.kind, SCHEMA_VERSION)}")
         return record
 
-    def begin(self, settings: Mapping[str, Any]) -> None:
+    def begin(self, settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         """Start or continue writing with `settings`.
+
+        Args:
+            defaults: values of settings that an earlier release did not record, as `default_values` gives them.
 
         Raises:
             StorageError: the folder was made with other settings, both values are named; or its record is lost.
@@ -206,7 +210,7 @@ class FilmDataset:
         films = {} if self.record else self.films()
         # Looked for after the films: another run on a share of them writes its record before its first film.
         if record := self.record:
-            require_settings(self.folder, record["settings"], settings)
+            require_settings(self.folder, record["settings"], settings, defaults)
         elif films:
             raise StorageError(f"{self.folder} holds {len(films)} films but no {RECORD_NAME}; remove it to start anew")
         else:
@@ -447,16 +451,37 @@ def finished_dataset(folder: Path) -> "FilmDataset":
     return dataset
 
 
-def require_settings(folder: Path, found: Mapping[str, Any], needed: Mapping[str, Any]) -> None:
+def require_settings(
+    folder: Path, found: Mapping[str, Any], needed: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> None:
     """Refuse data made in another way than is needed.
 
+    Args:
+        defaults: what a setting is where `found` lacks it, since an earlier release did not know it.
+
     Raises:
-        StorageError: names every setting that differs with both values.
+        StorageError: names the first settings that differ, each with both values.
     """
+    added = {key: value for key, value in (defaults or {}).items() if key in needed}
+    found = json.loads(json.dumps(added)) | dict(found)
     differ = [key for key in sorted({*found, *needed}) if found.get(key) != needed.get(key)]
     if differ:
-        details = "; ".join(f"{key} is {found.get(key)!r} there, {needed.get(key)!r} now" for key in differ)
+        told = [f"{key} is {found.get(key)!r} there, {needed.get(key)!r} now" for key in differ[:MOST_DIFFERENCES]]
+        if len(differ) > MOST_DIFFERENCES:
+            told.append(f"and {len(differ) - MOST_DIFFERENCES} more")
+        details = "; ".join(told)
         raise StorageError(f"{folder} was made with other settings: {details}. Use the same, or another folder")
+
+
+def default_values(settings: Any) -> dict[str, Any]:
+    """The defaults of a dataclass, or of an instance of one, by field; fields without a default are left out."""
+    found = {}
+    for each in fields(settings):
+        if each.default is not MISSING:
+            found[each.name] = each.default
+        elif each.default_factory is not MISSING:
+            found[each.name] = each.default_factory()
+    return found
 
 
 def _films_in(path: Path) -> list[StoredFilm]:

@@ -262,12 +262,45 @@ def test_a_gpu_that_is_not_there_is_refused(catalog):
         main(flags(catalog, "pairs", "--device", "cuda"))
 
 
-def test_other_shots_need_another_folder(catalog, films):
+@pytest.mark.parametrize("change", ["a film replaced", "a film more", "a film less"])
+def test_only_what_changed_is_mined_again(change, catalog, films, monkeypatch):
+    similar, mined = SIMILAR, []
+    if change == "a film more":
+        write_similar(catalog / "similar_movies", [row for row in SIMILAR if "tt0000008" not in row])
     main(flags(catalog, "pairs"))
-    films["tt0000001"] = films["tt0000001"][:-1]
-    write_features(catalog / "shot_features", films)
-    with pytest.raises(SystemExit, match=r"film_pairs is '6 pairs, \w+' there, '6 pairs, \w+' now"):
-        main(flags(catalog, "pairs"))
+    if change == "a film replaced":
+        films["tt0000002"] = films["tt0000002"][:-1]
+        write_features(catalog / "shot_features", films)
+    if change == "a film less":
+        similar = [row for row in SIMILAR if "tt0000008" not in row]
+    write_similar(catalog / "similar_movies", similar)
+    write_film = FilmDataset.write_film
+
+    def write(self: FilmDataset, movie_id: str, *rest) -> None:
+        mined.append(movie_id)
+        write_film(self, movie_id, *rest)
+
+    monkeypatch.setattr(FilmDataset, "write_film", write)
+    main(flags(catalog, "pairs"))
+    first = {"a film replaced": "tt0000002", "a film more": "tt0000008", "a film less": "tt0000008"}[change]
+    again = {a for a, b in PAIRS if first in (a, b)}
+    if change == "a film less":
+        again -= {a for a in again if all(first in pair for pair in PAIRS if pair[0] == a)}
+    assert set(mined) == again and len(mined) < len({a for a, _ in PAIRS})
+    main(flags(catalog, "fresh"))
+    assert tree(catalog / "pairs") == tree(catalog / "fresh")
+
+
+def test_pairs_of_an_earlier_release_go_on(catalog):
+    """Earlier records name all film pairs as a setting, and films say nothing of what they were paired with."""
+    main(flags(catalog, "pairs"))
+    main(flags(catalog, "fresh"))
+    path = catalog / "pairs/m2s.json"
+    record = json.loads(path.read_text())
+    record["settings"]["film_pairs"] = "5 pairs, 0123456789ab"
+    path.write_text(json.dumps(record))
+    main(flags(catalog, "pairs"))
+    assert rows(catalog, "pairs") == rows(catalog, "fresh")
 
 
 def test_processes_that_do_not_know_each_other_are_refused(catalog, monkeypatch):
@@ -278,7 +311,7 @@ def test_processes_that_do_not_know_each_other_are_refused(catalog, monkeypatch)
 
 def test_other_pairs_or_another_model_need_another_folder(catalog):
     main(flags(catalog, "pairs"))
-    with pytest.raises(SystemExit, match=r"film_pairs is '6 pairs, \w+' there, '4 pairs, \w+' now"):
+    with pytest.raises(SystemExit, match=r"sources is \[\] there, \['co_watch', 'synopsis'\] now"):
         main(flags(catalog, "pairs", "--sources", "co_watch", "synopsis"))
     with pytest.raises(SystemExit, match="space is 'model' there, 'features' now"):
         main(flags(catalog, "pairs", space="features"))

@@ -8,10 +8,11 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -28,6 +29,7 @@ from modeling_m2s.storage_m2s import (
     FilmDataset,
     StorageError,
     StoredFilm,
+    default_values,
     exclusive,
     file_name,
     write_json,
@@ -279,6 +281,38 @@ def test_a_shard_packed_ahead_is_the_one_of_a_finished_dataset(tmp_path):
     bring(tmp_path / "ahead", dict.fromkeys("abc", 0))
     assert dataset.shard_path(0).read_bytes() == packed
     assert contents(tmp_path / "ahead") == contents(tmp_path / "fresh")
+
+
+@dataclass
+class ThisRelease:
+    """Settings; the last two were added since the dataset was made."""
+
+    detector: str
+    threshold: float = 3.0
+    names: list[str] = field(default_factory=lambda: ["a"])
+
+
+def test_a_setting_that_a_dataset_lacks_is_its_default(tmp_path):
+    FilmDataset(tmp_path, "shots").begin({"detector": "content"})
+    now = ThisRelease("content")
+    FilmDataset(tmp_path, "shots").begin(asdict(now), default_values(now))
+    assert default_values(now) == default_values(ThisRelease) == {"threshold": 3.0, "names": ["a"]}
+    for change, words in (
+        ({"threshold": 4.0}, "threshold is 3.0 there, 4.0 now"),
+        ({"names": []}, "names is ['a'] there, [] now"),
+        ({"detector": "hash"}, "detector is 'content' there, 'hash' now"),
+    ):
+        with pytest.raises(StorageError, match=re.escape(words)) as refused:
+            FilmDataset(tmp_path, "shots").begin(asdict(replace(now, **change)), default_values(now))
+        assert str(refused.value).count(" there, ") == 1
+    with pytest.raises(StorageError, match=r"threshold is None there, 3\.0 now"):
+        FilmDataset(tmp_path, "shots").begin(asdict(now))
+
+
+def test_many_differences_are_not_all_told(tmp_path):
+    FilmDataset(tmp_path, "shots").begin({f"s{number}": 0 for number in range(9)})
+    with pytest.raises(StorageError, match=r"s5 is 0 there, 1 now; and 3 more\. Use the same"):
+        FilmDataset(tmp_path, "shots").begin({f"s{number}": 1 for number in range(9)})
 
 
 def test_other_settings_are_refused_with_both_values(tmp_path):

@@ -37,7 +37,7 @@ from transformers.optimization import get_cosine_schedule_with_warmup
 from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import model_revision, name_without_folders
-from modeling_m2s.storage_m2s import atomic_write, write_json
+from modeling_m2s.storage_m2s import atomic_write, default_values, write_json
 from train.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
 from train.crops import (
     CachedCrops,
@@ -140,7 +140,8 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
     labels = {"revision": revision, "layers": borders[1:], "basis": tensor_digest(basis)}
     paths = [[chunk.path(cache, labels) for chunk in part] for part in chunks]
     facts = {"teacher_revision": revision, "images_and_crops": digest_of(paths)}
-    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with, arguments)
+    settings, defaults = {**asdict(recipe), "data": facts}, default_values(recipe)
+    run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments, defaults)
     with run.held():
         labeler = Teacher(teacher, processor.image_mean, processor.image_std, borders[1:], basis)
         label([*zip(chunks[0] + chunks[1], paths[0] + paths[1], strict=True)], labeler, accelerator)

@@ -113,6 +113,7 @@ class RunFolder:
         log_with: names of trackers (or trackers of your own) that get the log as well. The log of a run that goes on
             from a checkpoint is cut back to it; trackers keep what they got, and get these steps again.
         hub: where checkpoints are pushed to and fetched from; by default nowhere.
+        defaults: values of fields of the recipe that a run of an earlier release may lack.
 
     Raises:
         StorageError: the folder, or the run to resume, is of another recipe; names the fields that differ with both
@@ -127,8 +128,9 @@ class RunFolder:
         accelerator: Accelerator,
         log_with: Sequence[str | GeneralTracker] = (),
         hub: RunArguments | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ):
-        self.folder, self.accelerator, self.hub = folder, accelerator, hub
+        self.folder, self.accelerator, self.hub, self.defaults = folder, accelerator, hub, defaults
         self.recipe = json.loads(json.dumps(recipe))
         accelerator.project_configuration.logging_dir = str(folder / "trackers")
         accelerator.log_with = filter_trackers(list(log_with), accelerator.logging_dir)
@@ -148,7 +150,7 @@ class RunFolder:
 
     def _require_same_recipe(self, path: Path, run: Path) -> None:
         """Raises: StorageError: the recipe of a run, kept at `path`, is another one."""
-        require_settings(run, dict(_flat(read_json(path))), dict(_flat(self.recipe)))
+        require_settings(run, dict(_flat(read_json(path))), dict(_flat(self.recipe)), self.defaults)
 
     @property
     def is_main(self) -> bool:

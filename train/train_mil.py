@@ -32,6 +32,7 @@ from data_scripts.ranks import ranks
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from modeling_m2s.commands_m2s import run_command
+from modeling_m2s.storage_m2s import default_values
 from train.mil.finish import print_summary, save_results
 from train.mil.loop import train
 from train.mil.pairs import Material, SimilarFilms
@@ -73,7 +74,8 @@ def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict
     )
     set_seed(recipe.seed, device_specific=True)
     facts = {"features": encoder, "films_and_pairs": films.digest(features)}
-    run = RunFolder(arguments.output, {**asdict(recipe), "data": facts}, accelerator, arguments.log_with, arguments)
+    settings, defaults = {**asdict(recipe), "data": facts}, default_values(recipe)
+    run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments, defaults)
     with run.held():
         state = train(model, material, recipe, run, arguments)
         results = {}

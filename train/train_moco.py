@@ -35,6 +35,7 @@ from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
+from modeling_m2s.storage_m2s import default_values
 from train.moco.finish import print_summary, save_results
 from train.moco.loop import Training
 from train.moco.model import SceneContrast
@@ -93,7 +94,8 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
         "labels": digest(data.labels.read_bytes()) if data.labels else None,
     }
     settings = {**asdict(recipe), "model": name_without_folders(recipe.model), "data": facts}
-    run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments)
+    defaults = default_values(recipe)
+    run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments, defaults)
     with run.held():
         training = Training(contrast, batches, recipe, data, run, arguments, labeled)
         state = training.run()
