@@ -1,0 +1,82 @@
+"""What an earlier release wrote is opened, extended and searched.
+
+`fixtures/release_4ac07e5` was written by the commands of commit 4ac07e5: an index of two films, a catalog of five with
+shots, features, similar films and scene pairs, and a movie-similarity network. Its encoder has random weights. `videos`
+has one film more than the catalog.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+
+from data_scripts.check import main as check
+from data_scripts.detect_shots import main as detect_shots
+from data_scripts.extract_features import main as extract_features
+from data_scripts.make_catalog import main as make_catalog
+from data_scripts.mine_scene_pairs import main as mine_scene_pairs
+from data_scripts.similar_movies import main as similar_movies
+from modeling_m2s import M2SMovieSimilarityModel, M2SSceneModel
+from modeling_m2s.cli import main as m2s
+from modeling_m2s.storage_m2s import FilmDataset
+
+OLD = Path(__file__).parent / "fixtures/release_4ac07e5"
+NEW_FILM = "tt9000005"
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return Path(shutil.copytree(OLD, tmp_path / "release"))
+
+
+def test_an_index_is_searched_and_extended(release, capsys):
+    index = release / "index"
+    assert m2s(["search", str(index), "--film", "tt9000000", "--at", "00:00:05", "--top", "2"]) == 0
+    assert "tt9000000  00:00:07.0-00:00:13.0" in capsys.readouterr().out
+    before = FilmDataset(index / "scene_embeddings", "scene_embeddings").read().to_pylist()
+    film = release / f"videos/{NEW_FILM}.mp4"
+    more = ["--model", str(release / "model"), "--shots-per-scene", "3", "--output", str(index)]
+    assert m2s(["embed", str(film), *more]) == 0
+    assert "of 3 films (1 embedded now" in capsys.readouterr().out
+    after = FilmDataset(index / "scene_embeddings", "scene_embeddings").read().to_pylist()
+    assert [row for row in after if row["movie_id"] != NEW_FILM] == before
+    assert m2s(["search", str(index), "--film", NEW_FILM, "--at", "00:00:05", "--across"]) == 0
+    assert "tt9000000" in capsys.readouterr().out
+
+
+def test_a_catalog_grows_by_a_film(release, capsys):
+    shots = FilmDataset(release / "shots", "shots")
+    before = shots.read().to_pylist()
+    make_catalog(
+        ["--videos", str(release / "videos"), "--metadata", str(release / "metadata"), "--output", f"{release}/movies"]
+    )
+    detect_shots(["--movies", f"{release}/movies", "--output", f"{release}/shots"])
+    assert "6 films (1 done now, 0 failed, 0 dropped" in capsys.readouterr().out
+    assert [row for row in shots.read().to_pylist() if row["movie_id"] != NEW_FILM] == before
+    model = ["--model", f"{release}/model"]
+    extract_features(["--shots", f"{release}/shots", *model, "--output", f"{release}/shot_features"])
+    assert "(1 films now" in capsys.readouterr().out
+    synopses = ["--movies", f"{release}/movies", "--shots", f"{release}/shots", "--sources", "synopsis", "genre"]
+    similar_movies([*synopses, "--top-k", "2", "--output", f"{release}/similar_movies"])
+    inputs = ["--features", f"{release}/shot_features", "--similar", f"{release}/similar_movies"]
+    mine_scene_pairs([*inputs, "--space", "features", "--output", f"{release}/scene_pairs"])
+    fresh = [*inputs, "--space", "features", "--output", f"{release}/fresh"]
+    mine_scene_pairs(fresh)
+    pairs = FilmDataset(release / "scene_pairs", "scene_pairs").read()
+    assert pairs == FilmDataset(release / "fresh", "scene_pairs").read() and len(pairs)
+    check([str(release / name) for name in ("movies", "shots", "shot_features", "scene_pairs")])
+
+
+def test_networks_load_and_pairs_are_mined_with_one(release):
+    M2SSceneModel.from_pretrained(release / "model")
+    model = M2SMovieSimilarityModel.from_pretrained(release / "mil/model")
+    assert model.config.features["encoder"] == "model"
+    inputs = ["--features", f"{release}/shot_features", "--similar", f"{release}/similar_movies"]
+    learned = ["--space", "model", "--model", f"{release}/mil/model"]
+    mine_scene_pairs([*inputs, *learned, "--output", f"{release}/learned"])
+    record = json.loads((release / "learned/m2s.json").read_text())
+    assert record["complete"] and record["num_rows"] > 0
