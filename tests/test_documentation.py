@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+DOCUMENTS = ["README.md", *(name for name in TRACKED if re.fullmatch(r"docs/.*\.md", name))]
 
 
 def imports(text: str):
@@ -32,8 +33,9 @@ def imports(text: str):
             yield (node.module or "").split(".")[0], node.level, id(node) in guarded
 
 
-def test_the_readmes_tree_is_the_real_one():
-    blocks = re.findall(r"^```\w*\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def test_the_tree_of_files_is_the_real_one():
+    text = (ROOT / "docs/files.md").read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     block = next(text for text in blocks if text.startswith("modeling_m2s/"))
     folder, named = "", set()
     for line in block.splitlines():
@@ -50,11 +52,20 @@ def test_the_readmes_tree_is_the_real_one():
 
 
 def test_files_to_read_first_exist():
-    first = re.search(r"Read in this order: (.*?)\.\n\n", README, re.DOTALL)[1]
-    assert [path for path in re.findall(r"`(.+?)`", first) if path not in TRACKED] == []
+    for name, words in (("README.md", "Read first"), ("docs/files.md", "Read in this order:")):
+        first = re.search(rf"{words}\s(.*?)\.\n\n", (ROOT / name).read_text(), re.DOTALL)[1]
+        assert len(found := re.findall(r"`(.+?)`", first)) == 5
+        assert [path for path in found if path not in TRACKED] == []
 
 
-def test_flags_in_the_readme_exist():
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 150
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text()):
+            assert (ROOT / document).parent.joinpath(target).exists(), f"{document} links to {target}"
+
+
+def test_flags_in_the_documents_exist():
     from modeling_m2s.cli import build_parser
 
     known = set()
@@ -67,7 +78,8 @@ def test_flags_in_the_readme_exist():
             kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and is_dataclass(kind)]
             names = {field.name for kind in kinds for field in fields(kind) if "help" in field.metadata}
             known |= {f"--{spelling}" for name in names for spelling in (name, name.replace("_", "-"))}
-    assert set(re.findall(r"(--[a-z][a-z_-]+)", README)) <= known
+    for document in DOCUMENTS:
+        assert set(re.findall(r"(--[a-z][a-z_-]+)", (ROOT / document).read_text())) <= known, document
 
 
 def test_the_library_imports_little_at_top_level():
@@ -111,7 +123,9 @@ def test_the_wheel_installs_the_library_alone(tmp_path):
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"modeling_m2s"}
     modules = {path for path in TRACKED if path.startswith("modeling_m2s/")}
     assert modules <= set(names)
-    assert any(name.endswith("LICENSE") for name in names)
+    assert any(name.endswith("licenses/modeling_m2s/m2s_clip_tiny/LICENSE") for name in names)
+    metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert "License: Apache-2.0 AND LicenseRef-research-and-demonstration\n" in metadata  # code and weights
 
 
 def test_the_oldest_environment_is_what_the_package_asks_for_at_least():
