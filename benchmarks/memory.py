@@ -22,7 +22,7 @@ from make_videos import concatenate
 
 def peak_memory(film: Path, model: str, output: Path) -> dict[str, float]:
     """Largest resident sets in MiB while `m2s embed` runs on a film."""
-    command = [sys.executable, "-m", "modeling_m2s.cli", "embed", film, "--model", model, "--output", output]
+    command = [sys.executable, "-m", "m2s", "embed", film, "--model", model, "--output", output]
     started = time.monotonic()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
     parent = psutil.Process(process.pid)

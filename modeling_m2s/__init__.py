@@ -4,38 +4,24 @@ Importing this package makes its classes known to `AutoConfig`, `AutoModel`, `Au
 `AutoVideoProcessor` where torchvision is installed.
 """
 
-import os
-import signal
-import sys
-import threading
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    AutoVideoProcessor,
+)
+from transformers.utils import is_torchvision_available
 
-# Loading takes seconds: the command, interrupted meanwhile, ends at once and quietly. An exception would not do: raised
-# while a library written in C++ loads, it aborts the process.
-_is_loading_command = sys.argv[0].endswith("m2s") and threading.current_thread() is threading.main_thread()
-if _is_loading_command:
-    _handler = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-try:
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForVideoClassification,
-        AutoProcessor,
-        AutoVideoProcessor,
-    )
-    from transformers.utils import is_torchvision_available
-
-    from .configuration_m2s import M2SMovieSimilarityConfig, M2SSceneConfig, M2SSceneEnsembleConfig
-    from .ensemble_m2s import M2SSceneEnsembleModel
-    from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
-    from .movie_similarity_m2s import M2SMovieSimilarityModel
-    from .pipeline_m2s import SceneEmbeddingPipeline
-    from .pretrained_m2s import tiny_model
-    from .processing_m2s import M2SSceneProcessor
-    from .version import __version__
-    from .video_processing_m2s import M2SVideoProcessor
-finally:
-    if _is_loading_command:
-        signal.signal(signal.SIGINT, _handler)
+from .configuration_m2s import M2SMovieSimilarityConfig, M2SSceneConfig, M2SSceneEnsembleConfig
+from .ensemble_m2s import M2SSceneEnsembleModel
+from .modeling_m2s import M2SSceneForClassification, M2SSceneForContrastiveLearning, M2SSceneModel
+from .movie_similarity_m2s import M2SMovieSimilarityModel
+from .pipeline_m2s import SceneEmbeddingPipeline
+from .pretrained_m2s import tiny_model
+from .processing_m2s import M2SSceneProcessor
+from .version import __version__
+from .video_processing_m2s import M2SVideoProcessor
 
 AutoConfig.register(M2SSceneConfig.model_type, M2SSceneConfig, exist_ok=True)
 AutoModel.register(M2SSceneConfig, M2SSceneModel, exist_ok=True)

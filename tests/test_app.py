@@ -27,11 +27,12 @@ import torch
 import uvicorn
 from make_videos import make_video
 
+from m2s.main import main
+from m2s.shared import load_pipeline
 from modeling_m2s import M2SSceneForClassification, app_films_m2s, app_m2s
 from modeling_m2s.app_films_m2s import AppError, FilmPage, PageFilm
 from modeling_m2s.app_html_m2s import error, film_view, progress, scene_view, tag_list
 from modeling_m2s.app_m2s import AppSettings, add_film, build_app, build_page, serve, serve_media
-from modeling_m2s.cli import load_pipeline, main
 from modeling_m2s.storage_m2s import StorageError
 
 ROOT = Path(__file__).parent.parent
@@ -495,7 +496,8 @@ def test_the_space_opens_what_lies_beside_it(tmp_path):
     spec = importlib.util.spec_from_file_location("space_app", ROOT / "model_cards/space/app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    from modeling_m2s.cli import build_parser, run_app
+    from m2s.app import run as run_app
+    from m2s.main import build_parser
 
     options = build_parser().parse_args(module.arguments(tmp_path))
     assert options.run is run_app and options.indexes == options.example == []
@@ -544,7 +546,7 @@ BUSY = """
 import sys
 from test_app import embed_forever
 from modeling_m2s import app_films_m2s
-from modeling_m2s.cli import main
+from m2s.main import main
 
 if __name__ == "__main__":
     app_films_m2s.embed_films = embed_forever
@@ -590,7 +592,7 @@ def watched(self, address):
     return connect(self, address)
 socket.socket.connect = watched
 if __name__ == "__main__":
-    from modeling_m2s.cli import main
+    from m2s.main import main
     sys.exit(main(sys.argv[1:]))
 """
 

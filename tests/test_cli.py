@@ -18,12 +18,12 @@ from datasets import load_dataset
 from make_videos import damage, make_audio, make_video, truncate
 from PIL import Image
 
-from modeling_m2s.cli import main
+from m2s.main import main
 from modeling_m2s.index_m2s import find_films
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.video_m2s import probe
 
-M2S = [sys.executable, "-m", "modeling_m2s.cli"]
+M2S = [sys.executable, "-m", "m2s"]
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 from make_videos import make_video
 from PIL import Image
 
+from m2s.main import build_parser, main
 from modeling_m2s import tiny_model
-from modeling_m2s.cli import build_parser, main
 from modeling_m2s.commands_m2s import parse
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 

@@ -66,7 +66,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
 
 
 def test_flags_in_the_documents_exist():
-    from modeling_m2s.cli import build_parser
+    from m2s.main import build_parser
 
     known = set()
     for action in build_parser()._actions:
@@ -94,7 +94,8 @@ def test_folders_import_one_way():
         "eval": {"eval", "data_scripts", "model_cards", "modeling_m2s"},
         "train": {"train", "data_scripts", "model_cards", "modeling_m2s"},
         "data_scripts": {"data_scripts", "modeling_m2s"},
-        "model_cards": {"model_cards", "modeling_m2s"},
+        "model_cards": {"model_cards", "m2s", "modeling_m2s"},  # the Space is the page of `m2s app`
+        "m2s": {"m2s", "modeling_m2s"},
         "modeling_m2s": {"modeling_m2s"},
     }
     for name in TRACKED:
@@ -120,8 +121,8 @@ def test_the_wheel_installs_the_library_alone(tmp_path):
     subprocess.run([*command, tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("movies2scenes-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"modeling_m2s"}
-    modules = {path for path in TRACKED if path.startswith("modeling_m2s/")}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"modeling_m2s", "m2s"}
+    modules = {path for path in TRACKED if path.startswith(("modeling_m2s/", "m2s/"))}
     assert modules <= set(names)
     assert any(name.endswith("licenses/modeling_m2s/m2s_clip_tiny/LICENSE") for name in names)
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()

@@ -18,8 +18,8 @@ from data_scripts.extract_features import main as extract_features
 from data_scripts.make_catalog import main as make_catalog
 from data_scripts.mine_scene_pairs import main as mine_scene_pairs
 from data_scripts.similar_movies import main as similar_movies
+from m2s.main import main as m2s
 from modeling_m2s import M2SMovieSimilarityModel, M2SSceneModel
-from modeling_m2s.cli import main as m2s
 from modeling_m2s.storage_m2s import FilmDataset
 
 OLD = Path(__file__).parent / "fixtures/release_4ac07e5"

@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from m2s.main import main
 from modeling_m2s import M2SSceneConfig, M2SSceneEnsembleModel, M2SSceneModel, M2SSceneProcessor, export_m2s
-from modeling_m2s.cli import main
 from modeling_m2s.configuration_m2s import POSITION_INTERPOLATIONS
 from modeling_m2s.export_m2s import ClassTokenLayer, ExportedEncoder, ExportSettings, compare, runner, trace
 from modeling_m2s.pretrained_m2s import tiny_model
@@ -250,7 +250,7 @@ def test_models_too_large_for_onnx_are_refused(tiny_folder, tmp_path, capsys, mo
 KILLED = """
 import os, signal, sys
 from modeling_m2s import storage_m2s
-from modeling_m2s.cli import main
+from m2s.main import main
 replace, left = os.replace, int(sys.argv[3])
 
 def replace_or_die(*arguments):

@@ -18,7 +18,7 @@ from data_scripts.check_film_world import check_co_watch
 from data_scripts.check_film_world import main as check
 from data_scripts.make_film_world import main
 from data_scripts.world_plan import WorldSettings, plan_ratings, plan_world, with_frames
-from modeling_m2s.cli import main as m2s
+from m2s.main import main as m2s
 from modeling_m2s.shots_m2s import detect_shots
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,8 @@ from transformers import AutoImageProcessor, AutoModel, CLIPImageProcessorPil, C
 
 from eval.image_encoders import clip_encoder, random_student, read_classes
 from eval.image_measures import classify
+from m2s.main import main
 from modeling_m2s import M2SSceneModel, tiny_model
-from modeling_m2s.cli import main
 from modeling_m2s.pretrained_m2s import TINY_MODEL, ModelError, load_encoder, model_revision
 from modeling_m2s.search_m2s import SceneIndex
 

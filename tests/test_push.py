@@ -24,6 +24,7 @@ from transformers import CLIPVisionModelWithProjection
 from transformers.utils import is_torchvision_available
 
 import modeling_m2s
+from m2s.main import main
 from modeling_m2s import (
     M2SMovieSimilarityConfig,
     M2SMovieSimilarityModel,
@@ -32,7 +33,6 @@ from modeling_m2s import (
     M2SSceneModel,
 )
 from modeling_m2s.cards_m2s import add_evaluations, model_card, write_card
-from modeling_m2s.cli import main
 from modeling_m2s.pretrained_m2s import model_revision
 from modeling_m2s.push_m2s import collect
 from modeling_m2s.storage_m2s import SCHEMAS, FilmDataset
@@ -47,7 +47,7 @@ time.sleep = lambda seconds: None
 import datasets, torch
 from huggingface_hub import snapshot_download
 from safetensors.torch import load_file
-from modeling_m2s.cli import main
+from m2s.main import main
 from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.storage_m2s import FilmDataset
 
@@ -86,7 +86,7 @@ UNREACHABLE = """
 import time
 
 time.sleep = lambda seconds: None
-from modeling_m2s.cli import main
+from m2s.main import main
 from modeling_m2s.pretrained_m2s import ModelError, load_encoder
 encoder, _, revision = load_encoder(name)
 with torch.no_grad():

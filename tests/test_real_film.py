@@ -11,7 +11,7 @@ import pytest
 from datasets import load_dataset
 from make_videos import concatenate
 
-from modeling_m2s.cli import main
+from m2s.main import main
 from modeling_m2s.pipeline_m2s import scene_windows
 
 pytestmark = pytest.mark.slow
@@ -73,7 +73,7 @@ def test_memory_does_not_grow_with_the_film(film, clip_folder, tmp_path):
     peaks = {}
     for times in (1, 5):
         path = concatenate(film, times, tmp_path / f"film_{times}.mp4")
-        command = [sys.executable, "-m", "modeling_m2s.cli", "embed", path, "--model", clip_folder]
+        command = [sys.executable, "-m", "m2s", "embed", path, "--model", clip_folder]
         peaks[times] = peak_memory([*map(str, command), "--output", str(tmp_path / f"index_{times}")])
     assert peaks[5][True] < 1.15 * peaks[1][True]
     assert peaks[5][False] < 1.15 * peaks[1][False]

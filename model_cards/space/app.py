@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from modeling_m2s.cli import main
+from m2s.main import main
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES
 
 HERE = Path(__file__).resolve().parent

@@ -1,0 +1,1 @@
+"""The command line: a module for each verb. It loads the library after it has read its flags, so help comes at once."""

@@ -1,0 +1,109 @@
+"""`m2s embed`: films to an index of scenes."""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from m2s.shared import TINY_MODEL, UsageError, load_pipeline, print_error, quote, return_large_blocks
+
+HELP = "films to an index of scenes"
+FORMATTER = argparse.ArgumentDefaultsHelpFormatter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("films", nargs="+", metavar="FILM_OR_FOLDER", help="video files, or folders of them")
+    parser.add_argument(
+        "--model", default=TINY_MODEL, help="scene encoder or CLIP checkpoint: a folder, a Hub id or ID@REVISION"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
+    parser.add_argument("--shots-per-scene", type=int, default=9, help="shots that one scene spans")
+    parser.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
+    parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash or histogram")
+    parser.add_argument("--threshold", type=float, help="the detector's score for a cut (default: its own)")
+    parser.add_argument("--min-shot-frames", type=int, default=15, help="shots shorter than this are not cut off")
+    parser.add_argument("--keyframes-per-shot", type=int, default=1, help="frames of each shot that the model reads")
+    parser.add_argument("--short-side", type=int, help="pixels of stored keyframes (default: 224 or the model's size)")
+    parser.add_argument(
+        "--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="films decoded at a time"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
+    parser.add_argument("--allow-damaged", action="store_true", help="keep what can be read of damaged films")
+
+
+def run(options: argparse.Namespace) -> int:
+    from modeling_m2s.index_m2s import SceneSettings, embed_films, find_films
+    from modeling_m2s.pipeline_m2s import scene_windows
+    from modeling_m2s.shots_m2s import ShotSettings
+
+    started = time.monotonic()
+    return_large_blocks()
+    scene_windows(1, options.shots_per_scene, options.stride)
+    if options.workers < 1:
+        raise UsageError(f"--workers {options.workers} must be at least 1")
+    films = find_films(options.films)
+    pipeline, revision = load_pipeline(options.model, options.device, options.dtype)
+    if options.model == TINY_MODEL:
+        print(f"encoder: {TINY_MODEL}, which ships with m2s; a larger one: --model openai/clip-vit-base-patch16")
+    size = pipeline.model.config.image_size
+    shot_settings = ShotSettings(
+        detector=options.detector,
+        threshold=options.threshold,
+        min_shot_frames=options.min_shot_frames,
+        keyframes_per_shot=options.keyframes_per_shot,
+        short_side=max(224, size) if options.short_side is None else options.short_side,
+    )
+    scene_settings = SceneSettings(
+        revision=revision,
+        shots_per_scene=options.shots_per_scene,
+        stride=options.stride or options.shots_per_scene,
+        dtype=options.dtype,
+    )
+    with _Progress(len(films)) as progress:
+        summary = embed_films(
+            films,
+            options.output,
+            pipeline,
+            shot_settings,
+            scene_settings,
+            num_workers=options.workers,
+            allow_damaged=options.allow_damaged,
+            report=progress.report,
+        )
+    for reason in summary.failed.values():
+        print_error(reason)
+    failed = f", {len(summary.failed)} failed" if summary.failed else ""
+    films_now = f"{summary.num_films} film" + ("s" if summary.num_films != 1 else "")
+    print(
+        f"{options.output}: {summary.num_scenes} scenes of {films_now} "
+        f"({summary.added} embedded now{failed}, {time.monotonic() - started:.0f} s)"
+    )
+    if summary.num_films:
+        query = f"--film={quote(summary.ready[0])} --at 00:00:00" if summary.ready else "--image still.jpg"
+        print(f"pictures: {options.output / 'contact_sheets'}\nnext: m2s search {quote(options.output)} {query}")
+    return 1 if summary.failed else 0
+
+
+class _Progress:
+    """A bar over films: the first half of a film is finding its shots, the second embedding its scenes."""
+
+    def __init__(self, num_films: int):
+        from tqdm import tqdm
+
+        layout = "{desc}{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self.bar = tqdm(total=num_films, disable=None, bar_format=layout, leave=False)
+        self.shares: dict[str, float] = {}
+
+    def report(self, movie_id: str, stage: str, share: float) -> None:
+        done = share / 2 + (stage == "scenes") / 2
+        self.bar.set_postfix_str(f"{movie_id}: {stage}", refresh=False)
+        self.bar.update(done - self.shares.get(movie_id, 0.0))
+        self.shares[movie_id] = done
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()

@@ -1,0 +1,48 @@
+"""What several verbs need: errors, the pipeline of a model, memory."""
+
+import contextlib
+import ctypes
+import shlex
+import sys
+from typing import Any
+
+TINY_MODEL = "m2s-clip-tiny"  # as in modeling_m2s.pretrained_m2s, which takes seconds to load
+
+
+class UsageError(ValueError):
+    """A request that cannot be carried out; the message is for the user."""
+
+
+def print_error(message: str) -> None:
+    print("m2s: error: " + " ".join(message.split()), file=sys.stderr)
+
+
+def load_pipeline(model: str, device: str | None, dtype: str) -> tuple[Any, str]:
+    """The scene-embedding pipeline of a model folder or Hub id, and the revision of its weights.
+
+    Raises:
+        UsageError: it cannot be loaded; the reason in one line.
+    """
+    from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline
+    from modeling_m2s.pretrained_m2s import ModelError, load_encoder
+
+    try:
+        encoder, image_processor, revision = load_encoder(model, dtype=dtype)
+    except ModelError as error:
+        raise UsageError(f"--{error}") from error
+    return SceneEmbeddingPipeline(encoder, image_processor=image_processor, device=device), revision
+
+
+def return_large_blocks() -> None:
+    """Have glibc give freed blocks of 4 MiB and more back to the system.
+
+    By itself it learns from the first freed activations to keep blocks of their size in a heap, which fragments and
+    grows with every scene.
+    """
+    M_MMAP_THRESHOLD = -3
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 4 * 2**20)
+
+
+def quote(text: Any) -> str:
+    return shlex.quote(str(text))
