@@ -11,6 +11,8 @@ import pytest
 import torch
 from datasets import load_dataset
 from scipy import sparse
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -122,6 +124,17 @@ def text_encoder(tmp_path_factory) -> Path:
     return folder
 
 
+def test_a_models_own_pooling_counts(text_encoder, tmp_path):
+    folder = tmp_path / "by_first_token"
+    modules = SentenceTransformer(str(text_encoder))
+    SentenceTransformer(modules=[modules[0], Pooling(16, pooling_mode="cls")]).save(str(folder))
+    text = FILMS[0][3]
+    tokens = BertTokenizerFast.from_pretrained(text_encoder)(text, return_tensors="pt")
+    with torch.no_grad():
+        first = BertModel.from_pretrained(text_encoder).eval()(**tokens).last_hidden_state[0, 0]
+    assert TextEncoder(str(folder))([text])[0] == pytest.approx((first / first.norm()).numpy(), abs=1e-5)
+
+
 def test_text_embeddings_are_means_over_a_texts_own_tokens(text_encoder, monkeypatch):
     """Whatever it is batched with."""
     monkeypatch.setattr(synopsis_similarity, "BATCH_SIZE", 3)
@@ -130,7 +143,7 @@ def test_text_embeddings_are_means_over_a_texts_own_tokens(text_encoder, monkeyp
     model, tokenizer = BertModel.from_pretrained(text_encoder).eval(), BertTokenizerFast.from_pretrained(text_encoder)
     expected = []
     for text in texts:
-        tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=256)
+        tokens = tokenizer(text, return_tensors="pt", truncation=True, max_length=300)
         with torch.no_grad():
             mean = model(**tokens).last_hidden_state[0].mean(0)
         expected.append((mean / mean.norm()).numpy())
