@@ -48,17 +48,22 @@ class DetectShotsArguments(RunnerArguments):
     detector: str = field(
         default=ShotSettings.detector, metadata={"help": "PySceneDetect's adaptive, content, hash or histogram"}
     )
-    threshold: float | None = field(default=None, metadata={"help": "the detector's score for a cut; else its own"})
+    threshold: float | None = field(
+        default=None, metadata={"help": "score at which the detector cuts; by default its own"}
+    )
     min_shot_frames: int = field(
-        default=ShotSettings.min_shot_frames, metadata={"help": "shorter shots are not cut off"}
+        default=ShotSettings.min_shot_frames, metadata={"help": "minimum length of a shot in frames"}
     )
     keyframes_per_shot: int = field(
-        default=ShotSettings.keyframes_per_shot, metadata={"help": "keyframes kept of each shot; of MovieNet's 1 or 3"}
+        default=ShotSettings.keyframes_per_shot,
+        metadata={"help": "number of keyframes kept of each shot; of MovieNet's, 1 or 3"},
     )
     short_side: int = field(
-        default=ShotSettings.short_side, metadata={"help": "pixels of a keyframe's shorter side; never scaled up"}
+        default=ShotSettings.short_side, metadata={"help": "shorter side of the keyframes in pixels; never scaled up"}
     )
-    jpeg_quality: int = field(default=ShotSettings.jpeg_quality, metadata={"help": "of keyframes"})
+    jpeg_quality: int = field(
+        default=ShotSettings.jpeg_quality, metadata={"help": "JPEG quality of the keyframes, 1 to 100"}
+    )
     allow_damaged: bool = field(default=False, metadata={"help": "keep what can be read of damaged files"})
 
     def __post_init__(self):

@@ -69,10 +69,12 @@ class FeatureArguments:
             "choices": VECTORS,
         },
     )
-    dtype: str = field(default="float32", metadata={"help": "the model computes in (autocast)", "choices": DTYPES})
+    dtype: str = field(
+        default="float32", metadata={"help": "number format that the model computes in, by autocast", "choices": DTYPES}
+    )
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
     batch_size: int | None = field(
-        default=None, metadata={"help": "shots at a time; default: 256 on a GPU, 16 on a CPU"}
+        default=None, metadata={"help": "number of shots at a time; by default 256 on a GPU, 16 on a CPU"}
     )
     num_workers: int | None = field(
         default=None,

@@ -31,7 +31,7 @@ class LeakGuardArguments:
 
     exclude: list[Path] = field(
         default_factory=list,
-        metadata={"help": "benchmarks' own files, or lists of IMDb ids: films never to train on are left out"},
+        metadata={"help": "label files of benchmarks, or lists of IMDb ids, whose films are left out"},
     )
     movies: Path | None = field(
         default=None, metadata={"help": "the movies dataset: titles, to find films to exclude without IMDb id by"}

@@ -89,17 +89,23 @@ class MiningArguments(LeakGuardArguments):
         default=None, metadata={"help": "text file with one movie id a line: only these films are mined and measured"}
     )
     sources: list[str] = field(
-        default_factory=list, metadata={"help": "only films similar by these, such as co_watch; default: all there are"}
+        default_factory=list,
+        metadata={"help": "only films that are similar by these sources, such as co_watch; by default by any"},
     )
     allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
     seed: int = field(default=0, metadata={"help": "seed of the draws that space=random and space=both make"})
     device: str | None = field(
-        default=None, metadata={"help": "default: each process its GPU, if there is one", "choices": ("cpu", "cuda")}
+        default=None,
+        metadata={
+            "help": "cpu or cuda; by default each process takes its GPU, if there is one",
+            "choices": ("cpu", "cuda"),
+        },
     )
     batch_pairs: int | None = field(
-        default=None, metadata={"help": "film pairs at a time, default 64 on a GPU and 4 else; not seen in the result"}
+        default=None,
+        metadata={"help": "number of film pairs at a time, by default 64 on a GPU and 4 else; the result is the same"},
     )
-    cached_films: int = field(default=1000, metadata={"help": "films held in memory, each 2 kB a shot"})
+    cached_films: int = field(default=1000, metadata={"help": "number of films held in memory, each 2 kB a shot"})
 
     def __post_init__(self) -> None:
         if self.space not in SPACES:

@@ -44,7 +44,7 @@ class AtlasArguments:
     movies: Path | None = field(default=None, metadata={"help": "folder of a movies dataset, for titles"})
     num_pairs: int = field(default=24, metadata={"help": f"scene pairs shown as strips, 1 to {MOST_PAIRS}"})
     num_film_pairs: int = field(default=8, metadata={"help": "film pairs shown with all their scenes, 0 to 50"})
-    seed: int = field(default=0, metadata={"help": "of the pairs that are drawn"})
+    seed: int = field(default=0, metadata={"help": "seed of the pairs that are drawn"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_pairs <= MOST_PAIRS:

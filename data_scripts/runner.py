@@ -29,8 +29,12 @@ Value = TypeVar("Value")
 class RunnerArguments:
     """Where and how a stage's work on films is done."""
 
-    runner: str = field(default="local", metadata={"help": "processes of this machine, or Ray", "choices": RUNNERS})
-    workers: int = field(default=0, metadata={"help": "films at a time; 0 takes one a CPU of the machine or cluster"})
+    runner: str = field(
+        default="local", metadata={"help": "what runs the work: processes of this machine, or Ray", "choices": RUNNERS}
+    )
+    workers: int = field(
+        default=0, metadata={"help": "number of films at a time; 0: one for each CPU of the machine or cluster"}
+    )
     shard: str | None = field(
         default=None, metadata={"help": "i/N: only every N-th film from film i on, i from 0; for job arrays"}
     )

@@ -59,14 +59,15 @@ class SimilarMoviesArguments(LeakGuardArguments):
         default=None, metadata={"help": "CSV of movieId, imdbId, where the ids of --ratings are not the catalog's"}
     )
     text_encoder: str | None = field(
-        default=None, metadata={"help": "transformers model for synopses, folder or Hub id; without it, TF-IDF"}
+        default=None,
+        metadata={"help": "sentence-transformers model for synopses, a folder or Hub id; by default TF-IDF"},
     )
-    top_k: int = field(default=3, metadata={"help": "similar films a film and source, at most"})
+    top_k: int = field(default=3, metadata={"help": "largest number of similar films for each film and source"})
     thresholds: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "least of a source, as in co_watch=2 synopsis=0.5: persons, before the popularity correction, or "
-            "the inner product"
+            "help": "minimum score by source, such as co_watch=2 (persons, before the popularity correction) or "
+            "synopsis=0.5 (inner product)"
         },
     )
     popularity_correction: float | None = field(
@@ -77,10 +78,13 @@ class SimilarMoviesArguments(LeakGuardArguments):
         },
     )
     max_burst: int = field(
-        default=20, metadata={"help": "more films of one person and timestamp say nothing of order and are left out"}
+        default=20,
+        metadata={
+            "help": "largest number of films that a person rates at one time; more have no order and are left out"
+        },
     )
     shots: Path | None = field(default=None, metadata={"help": "only films of this shots dataset"})
-    seed: int = field(default=0, metadata={"help": "of the random films of a genre"})
+    seed: int = field(default=0, metadata={"help": "seed of the random films of a genre"})
     show: list[str] = field(default_factory=list, metadata={"help": "titles or ids whose similar films are printed"})
 
     def __post_init__(self) -> None:

@@ -25,24 +25,24 @@ THEME_NAMES = ("voyage", "harvest", "heist", "reunion", "storm", "contest", "exi
 class WorldSettings:
     """How large a world is and how hard; the defaults were fixed before anything was trained on it."""
 
-    seed: int = field(default=0, metadata={"help": "everything follows from it"})
-    num_films: int = field(default=48, metadata={"help": "films"})
-    num_themes: int = field(default=6, metadata={"help": "themes, at most 8"})
-    num_places: int = field(default=18, metadata={"help": "places that all films share"})
-    num_events: int = field(default=12, metadata={"help": "events that all films share"})
-    favored: int = field(default=4, metadata={"help": "places, and events, that a theme favors"})
+    seed: int = field(default=0, metadata={"help": "seed of the world; the same seed gives the same films"})
+    num_films: int = field(default=48, metadata={"help": "number of films"})
+    num_themes: int = field(default=6, metadata={"help": "number of themes, at most 8"})
+    num_places: int = field(default=18, metadata={"help": "number of places that all films share"})
+    num_events: int = field(default=12, metadata={"help": "number of events that all films share"})
+    favored: int = field(default=4, metadata={"help": "number of places, and of events, that a theme favors"})
     focus: float = field(
         default=0.85, metadata={"help": "share of scenes at a favored place, and with a favored event"}
     )
     film_seconds: float = field(default=60.0, metadata={"help": "length of a film, about"})
     frame_rate: int = field(default=12, metadata={"help": "frames a second"})
-    width: int = field(default=320, metadata={"help": "pixels"})
-    height: int = field(default=180, metadata={"help": "pixels"})
+    width: int = field(default=320, metadata={"help": "width of the frames in pixels"})
+    height: int = field(default=180, metadata={"help": "height of the frames in pixels"})
     type_share: float = field(default=0.2, metadata={"help": "share of scenes, and shots, of each appearance type"})
     look_strength: float = field(
         default=0.35, metadata={"help": "0: places have their own colors; 1: only the film's look"}
     )
-    viewers_per_film: float = field(default=6.0, metadata={"help": "viewers in the world, for each film"})
+    viewers_per_film: float = field(default=6.0, metadata={"help": "number of viewers for each film of the world"})
     taste: float = field(default=0.7, metadata={"help": "share of a viewer's films that are of the viewer's theme"})
 
     def __post_init__(self):

@@ -133,7 +133,9 @@ class EmbedScenesArguments:
     average_neighbors: int = field(
         default=0, metadata={"help": "number of scenes before and after each that its vector is averaged with"}
     )
-    dtype: str = field(default="float32", metadata={"help": "the model computes in (autocast)", "choices": DTYPES})
+    dtype: str = field(
+        default="float32", metadata={"help": "number format that the model computes in, by autocast", "choices": DTYPES}
+    )
     device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
     batch_size: int | None = field(
         default=None, metadata={"help": "windows of one video that are computed at a time; default: 16, on a CPU 1"}

@@ -62,7 +62,7 @@ class ExperimentsArguments:
 
     output: Path = field(metadata={"help": "folder for worlds, datasets and runs"})
     results: Path | None = field(default=None, metadata={"help": "JSON file for the results"})
-    seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "seeds, a world each"})
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "seeds of the worlds"})
     rows: list[str] = field(
         default_factory=lambda: ["core"], metadata={"help": "core, others, all, or names of rows that are trained"}
     )

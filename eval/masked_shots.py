@@ -30,10 +30,10 @@ from modeling_m2s.storage_m2s import FilmDataset, exclusive
 class MaskedShotsRecipe:
     """The network and its training."""
 
-    width: int = field(default=256, metadata={"help": "numbers in a shot's vector: axes of whitening, and the network"})
-    layers: int = field(default=2, metadata={"help": "layers of the transformer"})
-    heads: int = field(default=4, metadata={"help": "attention heads"})
-    max_shots: int = field(default=64, metadata={"help": "shots that are read at a time"})
+    width: int = field(default=256, metadata={"help": "width of the network, and number of axes of whitening"})
+    layers: int = field(default=2, metadata={"help": "number of layers of the transformer"})
+    heads: int = field(default=4, metadata={"help": "number of attention heads"})
+    max_shots: int = field(default=64, metadata={"help": "number of shots that are read at a time"})
     masked: float = field(default=0.2, metadata={"help": "share of shots that are masked"})
     steps: int = field(default=300, metadata={"help": "number of steps"})
     batch_size: int = field(default=32, metadata={"help": "number of films in a step"})

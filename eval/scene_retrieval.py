@@ -73,7 +73,10 @@ class SceneRetrievalArguments:
         default=None, metadata={"help": "CLIP checkpoint or scene encoder: a folder, a Hub id, or m2s-clip-tiny"}
     )
     position_interpolation: Literal["grid", "mosaic", "sequence", "repeat"] | None = field(
-        default=None, metadata={"help": "how position embeddings serve several frames; by default the model's own way"}
+        default=None,
+        metadata={
+            "help": "how position embeddings are interpolated for several frames; by default the model's own way"
+        },
     )
     features: Path | None = field(
         default=None, metadata={"help": "folder of the world's shot_features: measure the mean of single shots"}

@@ -18,18 +18,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default=TINY_MODEL, help="scene encoder or CLIP checkpoint: a folder, a Hub id or ID@REVISION"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
-    parser.add_argument("--shots-per-scene", type=int, default=9, help="shots that one scene spans")
+    parser.add_argument("--shots-per-scene", type=int, default=9, help="number of shots in a scene")
     parser.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
     parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash or histogram")
-    parser.add_argument("--threshold", type=float, help="the detector's score for a cut (default: its own)")
-    parser.add_argument("--min-shot-frames", type=int, default=15, help="shots shorter than this are not cut off")
-    parser.add_argument("--keyframes-per-shot", type=int, default=1, help="frames of each shot that the model reads")
-    parser.add_argument("--short-side", type=int, help="pixels of stored keyframes (default: 224 or the model's size)")
+    parser.add_argument("--threshold", type=float, help="score at which the detector cuts (default: its own)")
+    parser.add_argument("--min-shot-frames", type=int, default=15, help="minimum length of a shot in frames")
     parser.add_argument(
-        "--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="films decoded at a time"
+        "--keyframes-per-shot", type=int, default=1, help="number of frames of each shot that the model reads"
+    )
+    parser.add_argument(
+        "--short-side", type=int, help="shorter side of stored keyframes in pixels (default: 224 or the model's size)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="number of films decoded at a time"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the model")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=["float32", "bfloat16", "float16"],
+        help="number format of the model's weights",
+    )
     parser.add_argument("--allow-damaged", action="store_true", help="keep what can be read of damaged films")
 
 

@@ -51,7 +51,7 @@ class ProbeRecipe:
 
     hidden_size: int = field(default=512, metadata={"help": "width of both hidden layers"})
     learning_rate: float = field(default=0.1, metadata={"help": "learning rate of SGD without momentum"})
-    batch_size: int = field(default=64, metadata={"help": "scenes a step"})
+    batch_size: int = field(default=64, metadata={"help": "number of scenes in a step"})
     epochs: int = field(default=400, metadata={"help": "passes over the training scenes"})
     dropout: float = field(default=0.25, metadata={"help": "share of hidden units left out, in both hidden layers"})
     standardize: bool = field(

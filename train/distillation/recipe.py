@@ -40,7 +40,7 @@ class DistillationRecipe:
     calibration_crops: int = field(default=3000, metadata={"help": "number of crops that the teacher is compressed on"})
 
     epochs: int = field(default=20, metadata={"help": "passes over all crops"})
-    batch_size: int = field(default=128, metadata={"help": "crops in a step, over all processes"})
+    batch_size: int = field(default=128, metadata={"help": "number of crops in a step, over all processes"})
     muon_learning_rate: float = field(
         default=6e-4, metadata={"help": "peak learning rate of the layers' matrices, with Muon"}
     )

@@ -49,7 +49,7 @@ class MILRecipe(NetworkRecipe):
         },
     )
     epochs: int = field(default=20, metadata={"help": "passes over all similar pairs"})
-    batch_size: int = field(default=256, metadata={"help": "pairs in a step, over all processes"})
+    batch_size: int = field(default=256, metadata={"help": "number of pairs in a step, over all processes"})
     optimizer: Literal["sgd", "adamw"] = field(
         default="sgd", metadata={"help": "optimizer: SGD without momentum, the paper's, or AdamW (ours)"}
     )

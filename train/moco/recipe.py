@@ -20,7 +20,10 @@ class MoCoRecipe:
         metadata={"help": "encoder that training starts from: a CLIP checkpoint or scene encoder, a folder or Hub id"},
     )
     position_interpolation: Literal["grid", "mosaic", "sequence", "repeat"] | None = field(
-        default=None, metadata={"help": "how position embeddings serve several frames; by default the model's own way"}
+        default=None,
+        metadata={
+            "help": "how position embeddings are interpolated for several frames; by default the model's own way"
+        },
     )
     objective: Objective = field(
         default="momentum",
@@ -72,7 +75,7 @@ class MoCoRecipe:
 
     epochs: int = field(default=20, metadata={"help": "passes over all pairs"})
     max_steps: int | None = field(default=None, metadata={"help": "end after this many steps, if epochs give more"})
-    batch_size: int = field(default=128, metadata={"help": "pairs in a step, over all processes"})
+    batch_size: int = field(default=128, metadata={"help": "number of pairs in a step, over all processes"})
     accumulation: int = field(
         default=1, metadata={"help": "parts that a step's batch is computed in; in_batch negatives stay within a part"}
     )
