@@ -39,7 +39,8 @@ from eval.experiment_rows import (
     Trained,
     rounds_before,
 )
-from eval.film_worlds import LABELS, read_truth, run_once, shares, summarize
+from eval.experiment_tables import tables
+from eval.film_worlds import read_truth, run_once, shares, summarize
 from eval.metrics.retrieval import clustered_standard_error
 from eval.scene_pair_sets import write_random_films, write_true_pairs
 from eval.scene_retrieval import SPACES
@@ -61,7 +62,9 @@ class ExperimentsArguments:
     """Worlds, rows, and how many commands run at a time."""
 
     output: Path = field(metadata={"help": "folder for worlds, datasets and runs"})
-    results: Path | None = field(default=None, metadata={"help": "JSON file for the results"})
+    results: Path | None = field(
+        default=None, metadata={"help": "JSON file for the results; tables go into a file of the same name, .md"}
+    )
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "seeds of the worlds"})
     rows: list[str] = field(
         default_factory=lambda: ["core"], metadata={"help": "core, others, all, or names of rows that are trained"}
@@ -118,7 +121,8 @@ def main(argv: list[str] | None = None) -> None:
         results = experiments(arguments)
         if arguments.results:
             write_json(arguments.results, results)
-        print_tables(results)
+            arguments.results.with_suffix(".md").write_text(tables(results), encoding="utf-8")
+        print(tables(results))
 
     run_command("python -m eval.experiments", ExperimentsArguments, run, argv)
 
@@ -458,36 +462,6 @@ def judge_claim(claim: Claim, seeds: list[dict[str, dict[str, Any]]], spaces: di
         "seeds": len(values),
         "verdict": verdict,
     }
-
-
-def print_tables(results: dict[str, Any]) -> None:
-    """Rows with means ± deviations over seeds; what pairs have in common; the claims."""
-    over_seeds, spaces = results["over_seeds"], results["spaces"]
-    queries, chance = over_seeds["queries"]["mean"], over_seeds["chance"]["mean"]
-    print(f"{len(results['seeds'])} seeds, {queries:.0f} queries each, chance {chance:.3f}; P@1, P@5, mAP by space")
-    columns = ("precision_at_1", "precision_at_5", "average_precision", "probe", "event_probe", "boundaries")
-    print(f"{'':26}{'space':>10}" + "".join(f"{name:>19}" for name in (*columns, "share_of_gap")))
-    for name, figures in over_seeds["encoders"].items():
-        picked = [figures.get(f"{spaces[name]}/{each}", figures.get(each)) for each in (*columns, "share_of_gap")]
-        cells = [f"{each['mean']:.3f} ± {each['deviation']:.3f}" if each else "–" for each in picked]
-        print(f"{name:26}{spaces[name]:>10}" + "".join(f"{cell:>19}" for cell in cells))
-    print("\nshare of scene pairs with the same")
-    print(f"{'':40}" + "".join(f"{label:>17}" for label in LABELS))
-    for name, parts in over_seeds["scene_pairs"].items():
-        for part, figures in parts.items():
-            cells = [f"{figures[label]['mean']:.3f} ± {figures[label]['deviation']:.3f}" for label in LABELS]
-            print(f"{f'{name}, {part}':40}" + "".join(f"{cell:>17}" for cell in cells))
-    print("\nhow similar two held-out films are: accuracy of the network, of mean features' cosine, of the majority")
-    for name, judges in over_seeds["similar_films"].items():
-        judged = [judges[judge]["accuracy"] for judge in ("network", "mean_features_cosine", "majority")]
-        print(f"{name:40}" + "".join(f"{each['mean']:11.3f} ± {each['deviation']:.3f}" for each in judged))
-    for name, figures in over_seeds["pictures"].items():
-        cells = [f"{probe} {figure['mean']:.3f} ± {figure['deviation']:.3f}" for probe, figure in figures.items()]
-        print(f"{f'photographs elsewhere, {name}':40}  {'   '.join(cells)}")
-    print("\nclaims, by precision at 1")
-    for claim in results["claims"]:
-        above = f"{claim['seeds_above_zero']} of {claim['seeds']} seeds"
-        print(f"{claim['claim']:66} {claim['mean']:+.3f} ± {claim['standard_error']:.3f}  {above}: {claim['verdict']}")
 
 
 if __name__ == "__main__":

@@ -89,6 +89,12 @@ def test_the_library_imports_little_at_top_level():
             assert level == 1 or guarded or module in allowed, f"{path.name} imports {module}"
 
 
+def test_the_command_line_imports_nothing_that_loads_slowly():
+    for path in sorted((ROOT / "m2s").glob("*.py")):
+        for module, _, guarded in imports(path.read_text()):
+            assert guarded or module in {"m2s", *sys.stdlib_module_names}, f"{path.name} imports {module}"
+
+
 def test_folders_import_one_way():
     allowed = {
         "eval": {"eval", "data_scripts", "model_cards", "modeling_m2s"},

@@ -16,6 +16,7 @@ from data_scripts.check import main as check_dataset
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from eval.experiment_rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
+from eval.experiment_tables import tables
 from eval.experiments import ExperimentsArguments, ExperimentWorld, best_spaces, judge_claim, main, surest_shares
 from eval.film_worlds import TrueScene, is_finished, read_truth, run_once, shares, true_scenes
 from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k
@@ -32,6 +33,8 @@ from eval.scene_retrieval import (
 from eval.scene_retrieval import main as measure_scenes
 from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
+
+RESULTS = Path(__file__).parent.parent / "eval/results"
 
 
 @pytest.fixture(scope="module")
@@ -401,6 +404,11 @@ def test_the_surest_pairs_are_counted_apart(tmp_path):
     assert found["all"]["place"] == 0.75 and found["surest_third"]["place"] == 1 and found["all"]["theme"] == 1
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("experiments*.json")), ids=lambda path: path.stem)
+def test_committed_tables_are_those_of_the_committed_results(path):
+    assert path.with_suffix(".md").read_text() == tables(json.loads(path.read_text()))
+
+
 def test_rows_name_one_another():
     assert {row.pairs for row in TRAINED.values()} <= MINED.keys() and set(CORE) <= TRAINED.keys()
     assert not TRAINED.keys() & UNTRAINED.keys()
@@ -479,7 +487,7 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     assert recipe["frames_per_shot"] == 3
     claims = {claim["claim"] for claim in results["claims"]}
     assert "a second round of mining helps" in claims and "more films beat a third of them" not in claims
-    assert "second_round" in capsys.readouterr().out and os.listdir(tmp_path / "copies")
+    assert (tmp_path / "results.md").read_text() in capsys.readouterr().out and os.listdir(tmp_path / "copies")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
     main([*words, "--rows", *rows])  # fewer rows of what is there
     again = json.loads((tmp_path / "results.json").read_text())
