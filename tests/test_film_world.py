@@ -20,6 +20,7 @@ from data_scripts.make_film_world import main
 from data_scripts.world_plan import WorldSettings, plan_ratings, plan_world, with_frames
 from m2s.main import main as m2s
 from modeling_m2s.shots_m2s import detect_shots
+from modeling_m2s.storage_m2s import FilmDataset
 
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests/fixtures"
@@ -63,6 +64,23 @@ def test_keyframes_are_a_shots_dataset_at_the_true_boundaries(tmp_path):
         truth = [(row["movie_id"], int(row["start_frame"]), int(row["end_frame"])) for row in csv.DictReader(file)]
     assert list(zip(rows["movie_id"], rows["start_frame"], rows["end_frame"], strict=True)) == truth
     assert rows[0]["keyframes"][0].size == (160, 90)
+
+
+def test_several_keyframes_a_shot_are_the_middles_of_its_parts(tmp_path):
+    for count in ("1", "3"):
+        main([*SMALL, "--keyframes-only", "--keyframes-per-shot", count, "--output", str(tmp_path / count)])
+    one, three = (FilmDataset(tmp_path / count / "shots", "shots").read().to_pylist() for count in ("1", "3"))
+    assert len(one) == len(three)
+    for row, more in zip(one, three, strict=True):
+        frames = more["end_frame"] - more["start_frame"]
+        middles = [int((2 * part + 1) * frames / 6 - 0.5) for part in range(3)]
+        assert more["keyframe_frames"] == [more["start_frame"] + middle for middle in middles]
+        assert more["keyframe_frames"][1] == row["keyframe_frames"][0]
+        assert more["keyframes"][1] == row["keyframes"][0]
+    with pytest.raises(SystemExit, match="keyframes_per_shot is 3 there"):
+        main([*SMALL, "--keyframes-only", "--output", str(tmp_path / "3")])
+    with pytest.raises(SystemExit, match="videos have all their frames"):
+        main([*SMALL, "--keyframes-per-shot", "3", "--output", str(tmp_path / "videos")])
 
 
 def test_several_processes_draw_the_same_keyframes(tmp_path):
