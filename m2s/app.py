@@ -46,12 +46,13 @@ def run(options: argparse.Namespace) -> int:
         scene_windows(1, options.shots_per_scene)
     model, dtype = options.model, "float32"
     if options.indexes:
-        # No record, no index: the page says so when it opens it.
+        # A folder without a record is no index; FilmPage reports that when it opens the folder.
         record = FilmDataset(options.indexes[0] / "scene_embeddings", "scene_embeddings").record
         model, dtype = model or record.get("model"), record.get("settings", {}).get("dtype", dtype)
     pipeline, revision = load_pipeline(model or TINY_MODEL, options.device, dtype)
     settings = AppSettings(options.indexes, options.example, options.probe, options.shots_per_scene, options.max_upload)
-    # The server repeats a signal that ended it. By itself SIGTERM would then end the process before films are deleted.
+    # uvicorn repeats the signal that ended it. SIGTERM's default action would then end the process before films are
+    # deleted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         serve(

@@ -69,7 +69,7 @@ class Version(argparse.Action):
 def ends_at_once() -> Iterator[None]:
     """Ctrl-C ends the process at once and quietly while the library loads, which takes seconds.
 
-    An exception would not do: raised while a library written in C++ loads, it aborts the process.
+    An exception would not do: it aborts the process if it is raised while a C++ library loads.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

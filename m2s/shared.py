@@ -1,4 +1,4 @@
-"""What several verbs need: errors, the pipeline of a model, memory."""
+"""Helpers that several verbs share: errors, the pipeline of a model, memory."""
 
 import contextlib
 import ctypes
@@ -21,7 +21,7 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> tuple[Any, str]
     """The scene-embedding pipeline of a model folder or Hub id, and the revision of its weights.
 
     Raises:
-        UsageError: it cannot be loaded; the reason in one line.
+        UsageError: the model cannot be loaded; the message gives the reason in one line.
     """
     from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline
     from modeling_m2s.pretrained_m2s import ModelError, load_encoder
@@ -36,8 +36,8 @@ def load_pipeline(model: str, device: str | None, dtype: str) -> tuple[Any, str]
 def return_large_blocks() -> None:
     """Have glibc give freed blocks of 4 MiB and more back to the system.
 
-    By itself it learns from the first freed activations to keep blocks of their size in a heap, which fragments and
-    grows with every scene.
+    Otherwise glibc raises this threshold when the first activations are freed and keeps blocks of their size in its
+    heap. The heap then fragments and grows with every scene.
     """
     M_MMAP_THRESHOLD = -3
     with contextlib.suppress(OSError, AttributeError):  # another C library

@@ -1,4 +1,4 @@
-"""The films of the page that `m2s app` shows: opened indexes for everybody, dropped films for whoever dropped them.
+"""The films on the page of `m2s app`: everybody sees the opened indexes; visitors see only their own dropped films.
 
 Each visit has a folder, deleted after the visitor leaves. Each dropped film is a separate index in it.
 """
@@ -45,7 +45,7 @@ class PlacedShot:
 
 @dataclass
 class PageFilm:
-    """A film on the page: where its scenes are, its name for people, its file if that can be played."""
+    """A film on the page: its index and id, the title that visitors see, and its file if that can be played."""
 
     index: SceneIndex
     movie_id: str
@@ -54,7 +54,7 @@ class PageFilm:
 
     @cached_property
     def scenes(self) -> list[Scene]:
-        """In the order of their first shots."""
+        """The film's scenes, in the order of their first shots."""
         return [scene for scene in self.index.scenes if scene.movie_id == self.movie_id]
 
     @cached_property
@@ -67,7 +67,7 @@ class PageFilm:
         return self.index.films[self.movie_id].facts["duration_seconds"]
 
     def keyframe(self, shot: int) -> bytes | None:
-        """The JPEG file of a shot's first keyframe; None where the film has no such shot or the shot no keyframe."""
+        """The JPEG file of a shot's first keyframe; None if the film has no such shot or the shot has no keyframe."""
         stored = self.index.films[self.movie_id]
         if not 0 <= shot < stored.num_rows:
             return None
@@ -75,7 +75,7 @@ class PageFilm:
         return keyframes[0] if keyframes else None
 
     def picture_of(self, scene: Scene) -> int | None:
-        """The shot that stands for a scene: of those with a picture the one nearest its middle."""
+        """The shot that stands for a scene: the one nearest its middle that has a keyframe; None if no shot has one."""
         shots = [k for k in range(scene.first_shot, scene.first_shot + scene.num_shots) if self.shots[k].has_keyframe]
         middle = scene.first_shot + (scene.num_shots - 1) / 2
         return min(shots, key=lambda shot: abs(shot - middle), default=None)
@@ -83,10 +83,10 @@ class PageFilm:
 
 @dataclass
 class Match:
-    """A scene found: the number of its film on the page, its place among the film's scenes, and how alike it is.
+    """A scene that a search found: its film's number on the page, its number within the film, and its similarity.
 
     `similarity` is 1 - d²/m: d is the distance from the query, m the mean of d² over all pairs of scenes on the page.
-    Equal vectors have 1, scenes at the root-mean-square distance 0.
+    Equal vectors have similarity 1; scenes at the root-mean-square distance have 0.
     """
 
     film: int
@@ -97,7 +97,7 @@ class Match:
 
 @dataclass
 class Probe:
-    """A classifier that `eval.probe --export` saved, to be read off embeddings."""
+    """A classifier that `eval.probe --export` saved; it reads embeddings."""
 
     model: M2SSceneForClassification
 
@@ -105,7 +105,7 @@ class Probe:
     def load(cls, folder: Path, pipeline: SceneEmbeddingPipeline) -> "Probe":
         """
         Raises:
-            AppError: no such classifier there, or it reads another encoder's embeddings.
+            AppError: the folder holds no such classifier, or one that reads another encoder's embeddings.
         """
         try:
             with quiet_transformers():
@@ -125,7 +125,7 @@ class Probe:
 
     @torch.no_grad()
     def tags(self, vector: np.ndarray, top: int = 3) -> list[tuple[str, float]]:
-        """The likeliest labels with their probabilities, the likeliest first; for regression its value."""
+        """The likeliest labels with their probabilities, the likeliest first; for regression, the values."""
         logits = self.model.classifier(torch.from_numpy(vector)[None].to(self.model.dtype))[0].float()
         problem = self.model.config.problem_type
         if problem == "regression":
@@ -138,9 +138,10 @@ class Probe:
 
 @dataclass
 class Visit:
-    """A visitor's view: the films of all, and those that this visitor dropped, in `folder`.
+    """A visitor's view: the films that everybody sees, and the films that this visitor dropped, stored in `folder`.
 
-    `seen` is when the visitor last asked for something, on the monotonic clock. `is_leaving`: the page was closed.
+    `seen` is the time of the visitor's last request, on the monotonic clock. `is_leaving` is true once the page was
+    closed.
     """
 
     folder: Path
@@ -169,11 +170,11 @@ class Visit:
         return scenes[number]
 
     def similar(self, film: int, number: int, top: int = 8, films: str = "all") -> list[Match]:
-        """Scenes like a scene, over all films of the visit, the most alike first.
+        """Scenes similar to a scene, from all films of the visit, the most similar first.
 
         Args:
             film, number: the film's and the scene's numbers.
-            films: `"all"`, or only those `"across"` from the scene's.
+            films: `"all"`, or `"across"` for all films except the scene's own.
         """
         query, own = self.scene(film, number), self.film(film)
         vector = own.index.vectors[query.row]
@@ -199,16 +200,16 @@ class FilmPage:
     """Everything behind the page: encoder, opened indexes, visits.
 
     Args:
-        folder: for the visits' folders.
-        pipeline: the encoder for films that are dropped.
-        revision: of the encoder's weights.
+        folder: parent of the visits' folders.
+        pipeline: the encoder for dropped films.
+        revision: revision of the encoder's weights.
         indexes: folders that `m2s embed` wrote; everybody sees them.
-        probe: a folder of `eval.probe --export`, for tags.
-        shots_per_scene: of dropped films; by default as in the first index, else nine.
+        probe: a folder that `eval.probe --export` saved; its labels become tags.
+        shots_per_scene: shots in a scene of dropped films; by default as in the first index, or nine without one.
 
     Raises:
-        StorageError: no finished index, or one of another encoder.
-        AppError: a probe that cannot be used.
+        StorageError: an index is not finished or belongs to another encoder.
+        AppError: the probe cannot be used.
     """
 
     def __init__(
@@ -235,11 +236,11 @@ class FilmPage:
         self.probe = Probe.load(probe, pipeline) if probe else None
         self.visits: dict[str, Visit] = {}
         self.by_token: dict[str, Visit] = {}
-        self.changing = threading.Lock()  # visits and their lists of films
+        self.changing = threading.Lock()  # guards visits and their lists of films
         self.embedding = threading.Lock()
 
     def visit(self, name: str) -> Visit:
-        """The visit of this name, begun if there is none."""
+        """The visit of this name; a new one if there is none."""
         with self.changing:
             if name not in self.visits:
                 visit = Visit(self.folder / secrets.token_hex(8), list(self.films))
@@ -248,9 +249,9 @@ class FilmPage:
             return self.visits[name]
 
     def leave(self, name: str, grace: float = GRACE_SECONDS) -> None:
-        """The visitor has closed the page: the visit ends when nothing was asked for during `grace` seconds.
+        """Note that the visitor closed the page; the visit ends after `grace` seconds without a request.
 
-        Gradio says so once for each page, also when its visitor comes back, so one chain of timers is enough.
+        Gradio reports this once for each page, even if its visitor comes back, so one chain of timers is enough.
         """
         with self.changing:
             visit = self.visits.get(name)
@@ -278,16 +279,16 @@ class FilmPage:
         shots_per_scene: int | None = None,
         report: Callable[[str, float], None] | None = None,
     ) -> int:
-        """Embed a film for one visitor; its number on the page.
+        """Embed a film for one visitor and return its number on the page.
 
         Args:
-            path: a video file; it may go afterwards.
-            shots_per_scene: in place of the page's own.
-            report: called with (`"waiting"` for another film, `"opening"`, `"shots"` or `"scenes"`, share done). What
-                it raises ends the embedding.
+            path: a video file; it may be deleted afterwards.
+            shots_per_scene: shots in a scene, in place of the page's setting.
+            report: called with (`"waiting"` for another film, `"opening"`, `"shots"` or `"scenes"`, share done). An
+                exception that it raises ends the embedding.
 
         Raises:
-            AppError: it cannot be read or stored; the reason in one sentence that names the film, not where it lies.
+            AppError: the film cannot be read or stored; the message names it without its folder and gives the reason.
         """
         folder = visit.folder / secrets.token_hex(4)
         title = printable(path.stem)
@@ -332,21 +333,21 @@ def _films_of(index: SceneIndex, name_index: bool) -> list[PageFilm]:
     for movie_id, stored in index.films.items():
         path = Path(stored.facts["video"])
         title = f"{movie_id} ({index.folder.resolve().name})" if name_index else movie_id
-        # Somebody else's index may name any file of this server: the page gives out videos only.
+        # An index from somebody else may name any file of this server, so the page serves only videos.
         is_playable = path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()
         films.append(PageFilm(index, movie_id, title, path if is_playable else None))
     return films
 
 
 def _new_title(title: str, films: Sequence[PageFilm]) -> str:
-    """The title, with a number after it where there is such a film already."""
+    """The title, followed by a number if another film has it already."""
     taken = {film.title for film in films}
     names = (title if number == 1 else f"{title} ({number})" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)
 
 
 def _link(path: Path, place: Path) -> None:
-    """The file under another name, without a second copy where the file system allows."""
+    """Give the file a second name; copy it only if the file system allows no link."""
     try:
         os.link(path, place)
     except OSError:

@@ -1,7 +1,8 @@
-"""The parts of the page that `m2s app` shows, as HTML: text of others, such as a film's title, is always escaped.
+"""The parts of the page of `m2s app` as HTML. Text from others, such as a film's title, is always escaped.
 
-Everything to click is a button. `data-pick="FILM:SCENE"` asks for the scenes like one, `data-play` is a film's address
-and `data-start` the second to play it from (`app_page/page.js`). `data-shown` names the film that is shown.
+Everything that can be clicked is a button. `data-pick="FILM:SCENE"` asks for scenes like this one, `data-play` is a
+film's address, and `data-start` is the second at which it starts (`app_page/page.js`). `data-shown` names the film that
+is shown.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ PLAYER = """<figure class="m2s-player" hidden><video controls playsinline preloa
 
 
 def about(model: str, has_probe: bool) -> str:
-    """The encoder, and a sentence on each thing that the page does not show."""
+    """The footer: the encoder, the privacy of dropped films, and a sentence on each feature that the page lacks."""
     lines = [
         f"Encoder: {escape(model)}. Nothing leaves this server.",
         "Nobody else sees what you drop. It is deleted within three hours after you leave.",
@@ -38,7 +39,7 @@ def about(model: str, has_probe: bool) -> str:
 
 
 def progress(title: str, stage: str, share: float) -> str:
-    """How far a dropped film is."""
+    """The progress of a dropped film."""
     words = {
         "waiting": "waiting for another film",
         "opening": "opening",
@@ -51,7 +52,7 @@ def progress(title: str, stage: str, share: float) -> str:
 
 
 def error(message: str) -> str:
-    """Why something could not be done."""
+    """The reason why a request failed."""
     return f'<div class="m2s-status m2s-error" role="alert">{escape(message)}</div>'
 
 
@@ -71,7 +72,7 @@ def film_view(visit: Visit, number: int, chosen: int | None = None) -> str:
 
 
 def scene_view(visit: Visit, number: int, scene_number: int, matches: Sequence[Match], tags: str = "") -> str:
-    """A chosen scene: when it is, its shots, its tags, and the scenes that are like it."""
+    """A chosen scene: its time, its shots, its tags, and the scenes similar to it."""
     film, scene = visit.film(number), visit.scene(number, scene_number)
     shots = "".join(_shot_card(visit, number, scene.first_shot + k) for k in range(scene.num_shots))
     if matches:
@@ -103,7 +104,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _timeline(film: PageFilm, number: int, chosen: int | None) -> str:
-    """A button a scene, as wide as the time until the next scene begins, with a line at every cut."""
+    """One button per scene, as wide as the time until the next scene begins, with a line at every cut."""
     pieces = []
     for k, scene in enumerate(film.scenes):
         end = film.scenes[k + 1].start_seconds if k + 1 < len(film.scenes) else scene.end_seconds
@@ -158,7 +159,7 @@ def _image(visit: Visit, number: int, shot: int | None, description: str) -> str
 
 
 def _playing(visit: Visit, number: int, seconds: float) -> str:
-    """Attributes by which a click plays a film. Without a file, `data-play` is empty and the page shows a picture."""
+    """Attributes that make a click play the film. Without a file, `data-play` is empty and the page shows a picture."""
     film = visit.film(number)
     address = _address(visit, number, "film") if film.path else ""
     return f' data-play="{address}" data-start="{seconds:.3f}" data-title="{escape(film.title)}"'

@@ -1,4 +1,4 @@
-"""`m2s app`: a page on which a film can be dropped, its scenes seen, and scenes like one of them found.
+"""`m2s app`: a page where visitors drop a film, see its scenes, and find scenes like one of them.
 
 Gradio makes the page. One more route serves films and keyframes; its addresses contain the visit's secret. The page
 loads nothing from other servers: it uses the system's fonts, Gradio's analytics are off, and a header forbids other
@@ -43,22 +43,22 @@ OWN_ONLY = (
 )
 VIDEO_TYPES = {".webm": "video/webm", ".mkv": "video/x-matroska", ".ogv": "video/ogg", ".mov": "video/quicktime"}
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-# Gradio stores equal uploads once, so a copy cannot go with its visitor: another visitor may be using it.
+# Gradio stores equal uploads once, so an upload cannot be deleted with its visitor: another visitor may be using it.
 UPLOADS_KEPT_SECONDS = 3600
 MAX_SHOTS_PER_SCENE = 20
-MAX_DROPS = 30  # that wait in `FilmPage.add_film`, others in Gradio's queue; Gradio answers 40 requests at a time
+MAX_DROPS = 30  # films in `FilmPage.add_film`; more wait in Gradio's queue (Gradio answers 40 requests at a time)
 
 
 @dataclass(frozen=True)
 class AppSettings:
-    """The films and encoders that the page opens, and how.
+    """Settings of the page: indexes, example films, a probe, and limits for dropped films.
 
     Args:
         indexes: folders that `m2s embed` wrote.
         examples: films that visitors can try with a click.
         probe: a folder that `eval.probe --export` saved.
-        shots_per_scene: of dropped films; by default as in the first index, else nine.
-        max_upload: the largest file, as in "500mb"; by default any.
+        shots_per_scene: shots in a scene of dropped films; by default as in the first index, or nine without one.
+        max_upload: size of the largest file to accept, such as "500mb"; by default any.
     """
 
     indexes: Sequence[Path] = ()
@@ -80,14 +80,14 @@ def serve(
 
     Args:
         pipeline: the encoder for dropped films.
-        revision: of its weights.
+        revision: revision of the encoder's weights.
         host, port: where to listen; port 0 takes a free one.
         ready: called with the page's address.
 
     Raises:
-        AppError: an example is missing, the largest size is none, the address is taken, or this is a worker process.
-            Workers import the script that started them and would each start a page.
-        StorageError: no finished index, or one of another encoder.
+        AppError: an example is missing, `max_upload` is no size, the address is taken, the probe cannot be used, or
+            this is a worker process. Workers import the script that started them and would each start a page.
+        StorageError: an index is not finished or belongs to another encoder.
     """
     if multiprocessing.current_process().name != "MainProcess":  # `parent_process` is not set yet in a worker's import
         raise AppError('a worker process serves no page; start it under `if __name__ == "__main__":` in your script')
@@ -115,7 +115,7 @@ def serve(
             ready(f"http://{shown}:{listener.getsockname()[1]}")
         try:
             server.run(sockets=[listener])
-        finally:  # its end closes `add_film`; the film in progress must not write into the folder while it is deleted
+        finally:  # the server's end closes `add_film`; a film in progress must stop writing before its folder goes
             page.embedding.acquire(timeout=10)
 
 
@@ -172,7 +172,7 @@ def serve_media(visits: Mapping[str, Visit], token: str, number: int, name: str)
 def build_page(page: FilmPage, settings: AppSettings) -> gradio.Blocks:
     """The page's parts and what happens when they are used."""
     script = (PAGE_FILES / "page.js").read_text()
-    # By itself Gradio drops a click or a film while an earlier one is being answered.
+    # With its default trigger mode, Gradio drops a click or a film while it answers an earlier one.
     hidden: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "multiple"}
     with gradio.Blocks(
         title="Movies2Scenes", analytics_enabled=False, delete_cache=(UPLOADS_KEPT_SECONDS, UPLOADS_KEPT_SECONDS)
@@ -218,7 +218,7 @@ def build_page(page: FilmPage, settings: AppSettings) -> gradio.Blocks:
                 films, film_part, *rest = show(page, visit, number, int(event.scene), only_others)
             except AppError as reason:
                 return [error(str(reason)), *[gradio.skip()] * 4]
-            # A long film is half a megabyte, and the page marks the chosen scene itself.
+            # The view of a long film is half a megabyte. It is not sent again: the page marks the chosen scene itself.
             is_shown = event.shown == f"{visit.token}/{number}"
             return ["", films, gradio.skip() if is_shown else film_part, *rest]
 
@@ -272,8 +272,8 @@ async def add_film(page: FilmPage, visit: Visit, path: Path, shots_per_scene: in
     """Embed a dropped film.
 
     Yields:
-        HTML about its progress, last the film's number or the reason of the failure as HTML. Closing the iterator ends
-        the embedding.
+        The film's progress as HTML; at the end the film's number, or the reason for the failure as HTML. Closing the
+        iterator ends the embedding.
     """
     loop, has_left = asyncio.get_running_loop(), threading.Event()
     steps: asyncio.Queue[tuple[str, float] | int | str] = asyncio.Queue()

@@ -6,7 +6,7 @@ A model's folder has, beside its weights:
 
     training.json       what the training command wrote: recipe, data, counts, speed, what it ran on
     evaluations.json    what `eval.probe --card` and `eval.scene_retrieval --card` wrote, by task
-    README.md           the card; rewritten only if it was written here, so that a card by hand stays
+    README.md           the card; rewritten only if this module wrote it, so a card written by hand stays
 
 Every number on a card is read from a record. A line whose record is missing is left out. Text of records (titles, names
 of models and classes) is escaped: it can neither end the card's metadata nor bring HTML or links into the card.
@@ -44,13 +44,13 @@ IMAGE_SETTINGS = (
     *("do_normalize", "image_mean", "image_std", "do_convert_rgb"),
 )
 MODERATION = {"sex", "violence", "drug-use"}
-# The folders of an absolute path within a text: of a Unix path, of a file's address, of a Windows path.
+# The folders of an absolute path within a text: a Unix path, a file:// address or a Windows path.
 FOLDERS = re.compile(r"(?<![\w/.])(?:file://)?/(?:[^\s/]+/)+|(?<!\w)[A-Za-z]:[\\/](?:[^\s\\/]+[\\/])+")
-MOST_CHARACTERS = 200  # of a value on a card
+MOST_CHARACTERS = 200  # a card shortens longer values
 
 
 class CardError(UserError, ValueError):
-    """A folder whose card cannot be written; the message says why, and the way out."""
+    """A folder whose card cannot be written; the message gives the reason and the fix."""
 
 
 def write_card(folder: Path, repo_id: str | None = None, license: str | None = None) -> Path:
@@ -58,11 +58,11 @@ def write_card(folder: Path, repo_id: str | None = None, license: str | None = N
 
     Args:
         repo_id: name of its repository, for the code on the card.
-        license: SPDX id for the card's header; by default that of the card that is there.
+        license: SPDX id for the card's header; by default the existing card's.
 
     Raises:
-        CardError: no model, a record of another form, or a card that was written by hand.
-        StorageError: a record that cannot be read.
+        CardError: the folder has no model, a record has another form, or the card was written by hand.
+        StorageError: a record cannot be read.
     """
     from .storage_m2s import atomic_write
 
@@ -71,7 +71,7 @@ def write_card(folder: Path, repo_id: str | None = None, license: str | None = N
     for name, content in results.items():
         with atomic_write(folder / name) as file:
             file.write(content)
-    for other in (folder / EVAL_RESULTS).glob("*.yaml"):  # of weights that are no longer here
+    for other in (folder / EVAL_RESULTS).glob("*.yaml"):  # results of weights that are no longer here
         if f"{EVAL_RESULTS}/{other.name}" not in results:
             other.unlink()
     return path
@@ -81,7 +81,7 @@ def save_card(folder: Path, make: Callable[[], ModelCard | DatasetCard]) -> Path
     """Write the card that `make` returns into a folder, unless one written by hand is there; returns its path.
 
     Raises:
-        CardError: a card that was written by hand.
+        CardError: the card was written by hand.
     """
     from .storage_m2s import atomic_write
 
@@ -103,8 +103,8 @@ def model_card(folder: Path, repo_id: str | None = None, license: str | None = N
     """The card of a model's folder, from its configuration, `training.json` and `evaluations.json`.
 
     Raises:
-        CardError: no model, or a record of another form.
-        StorageError: a record that cannot be read.
+        CardError: the folder has no model, or a record has another form.
+        StorageError: a record cannot be read.
     """
     with form_of_records(folder):
         return _model_card(folder, repo_id, license)
@@ -112,7 +112,7 @@ def model_card(folder: Path, repo_id: str | None = None, license: str | None = N
 
 @contextlib.contextmanager
 def form_of_records(folder: Path) -> Iterator[None]:
-    """Errors of records that lack something or hold it in another form, as errors of the user."""
+    """Raise a CardError where a record lacks a value or holds it in another form."""
     from jinja2 import UndefinedError
 
     try:
@@ -172,9 +172,9 @@ def _model_card(folder: Path, repo_id: str | None, license: str | None) -> Model
 
 
 def write_training(folder: Path, record: Mapping[str, Any], repo_id: str | None = None) -> Path:
-    """Keep what a training command recorded, without paths of this machine, and write the card.
+    """Save a training command's record, without paths of this machine, and write the card.
 
-    A card by hand stays.
+    A card written by hand stays.
     """
     from .storage_m2s import write_json
 
@@ -188,12 +188,12 @@ def add_evaluations(
     """Put results on the card of a model's folder, in place of earlier ones of the same tasks.
 
     Args:
-        revision: of the weights that were measured, as `load_encoder` returns it.
-        entries: by task, as `eval.probe` has them.
+        revision: revision of the measured weights, as `load_encoder` returns it.
+        entries: results by task, in `eval.probe`'s form.
         hub_dataset: id of the benchmark's dataset on the Hub, for its leaderboard.
 
     Raises:
-        CardError: the folder holds other weights; a card that was written by hand.
+        CardError: the folder holds other weights, or its card was written by hand.
     """
     from .storage_m2s import write_json
 
@@ -210,14 +210,14 @@ def add_evaluations(
 
 
 def current_evaluations(folder: Path) -> dict[str, Any]:
-    """`evaluations.json` without results of other weights than those in the folder."""
+    """The results in `evaluations.json` that belong to the weights in the folder, by task."""
     found = read_record(folder / EVALUATIONS)
     revision = model_revision(str(folder), None) if found else None
     return {task: entry for task, entry in found.items() if entry.get("revision") == revision}
 
 
 def eval_results(folder: Path) -> dict[str, bytes]:
-    """Files by path in a repository, for results on datasets of the Hub: its leaderboards read them."""
+    """Files with results on datasets of the Hub, by path in a repository; the Hub's leaderboards read them."""
     import yaml
 
     found: dict[str, list[EvalResultEntry]] = {}
@@ -233,9 +233,9 @@ def eval_results(folder: Path) -> dict[str, bytes]:
 
 
 def without_paths(value: Any) -> Any:
-    """A record in which absolute paths, as values, keys or words in them, have become the names of their files.
+    """A copy of a record with absolute paths, in values and keys, shortened to the names of their files.
 
-    Keys that become alike are numbered. A path with spaces in the middle of a text keeps what follows the first space.
+    Keys that become equal are numbered. A path with spaces in the middle of a text keeps all after its first space.
     """
     if isinstance(value, Mapping):
         record: dict[Any, Any] = {}
@@ -254,15 +254,15 @@ def without_paths(value: Any) -> Any:
 
 
 def list_names(leak_guard: Mapping[str, Any]) -> dict[str, Any]:
-    """A leak guard's record whose lists go by file and folder name: benchmarks have many files of one name."""
+    """A leak guard's record with lists named by folder and file, because many benchmark files share a name."""
     lists = {"/".join(Path(path).parts[-2:]): count for path, count in leak_guard.get("lists", {}).items()}
     return {**leak_guard, "lists": lists}
 
 
 def escaped(value: Any) -> str:
-    """A value as text of one line in Markdown, which it cannot leave: no HTML, heading, code, cell or emphasis.
+    """A value as one line of plain text in Markdown: it makes no HTML, heading, code, table cell or emphasis.
 
-    A bare address is shown as one: it does not hide where it leads.
+    A bare address may become a link, because it does not hide where it leads.
     """
     text = html.escape(one_line(without_paths(value)), quote=False)
     return re.sub(r"([\\`*|~\[\]]|^#|^[+-](?= )|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
@@ -278,7 +278,7 @@ def render(template: str, **values: Any) -> str:
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     class Missing(ChainableUndefined):
-        """False where a template asks for it; an error where it would be a gap in a line."""
+        """A missing value: false in a template's condition, an error where it would leave a gap in a line."""
 
         __str__ = ChainableUndefined._fail_with_undefined_error
 
@@ -294,7 +294,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def settings_lines(settings: Mapping[str, Any]) -> str:
-    """Settings as YAML, one a line: each value as JSON, which has no line ends."""
+    """Settings as YAML, one per line. Each value is JSON, which has no line ends."""
     lines = (
         f"{re.sub(r'[^A-Za-z0-9_.-]', '_', str(name))}: {json.dumps(value, ensure_ascii=True)}"
         for name, value in without_paths(settings).items()
@@ -310,20 +310,20 @@ def duration(minutes: float) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON table; empty where there is no such file."""
+    """The table in a JSON file; empty if there is no such file."""
     from .storage_m2s import read_json
 
     return read_json(path) if path.is_file() else {}
 
 
 def _results_of_run(folder: Path) -> dict[str, Any]:
-    """`results.json` of the run that a folder `model` belongs to, without the command, which may name places."""
+    """`results.json` of the run that a folder `model` belongs to, without the command, which may contain paths."""
     results = read_record(folder.resolve().parent / "results.json") if folder.resolve().name == "model" else {}
     return {name: value for name, value in without_paths(results).items() if name != "command"}
 
 
 def license_fields(path: Path, license: str | None) -> dict[str, Any]:
-    """The license for a card's header; if none is given, that of the card whose place it takes."""
+    """The license for a card's header; if none is given, the license of the card that is replaced."""
     if license is not None:
         return {"license": license}
     if not path.is_file():
@@ -333,13 +333,13 @@ def license_fields(path: Path, license: str | None) -> dict[str, Any]:
 
 
 def _hub_id(name: Any) -> str | None:
-    """`USER/NAME`, if a model's name is that of a repository: local folders are recorded without their parents."""
+    """`USER/NAME`, if a model's name is a repository's. Records name local folders without their parents."""
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(@\S+)?", str(name or ""), re.ASCII)
     return found[1] if found else None
 
 
 def _model_index(evaluations: Mapping[str, Mapping[str, Any]]) -> Iterator[EvalResult]:
-    """The figure that decides, of each probe of each task, with its interval and what needs no model."""
+    """Each task's deciding figure, for each probe, with its interval and the trivial baselines."""
     for task, entry in evaluations.items():
         figure = entry["figure"]
         trivial = {name: values[figure] for name, values in entry.get("trivial", {}).items() if figure in values}
@@ -373,7 +373,7 @@ def _table(task: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     ]
     films = entry.get("test_films") or entry.get("films")
     if films == (entry.get("scenes") or {}).get("test"):
-        films = None  # each scene counts as a film of its own: pictures, or clips whose film nobody knows
+        films = None  # each scene counts as a film of its own: pictures, or clips of unknown films
     return {
         "task": task,
         "entry": entry,

@@ -36,8 +36,8 @@ def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: S
     """Fill the dataclasses `kinds` from a recipe and flags, call `run` with them, and end as a command should.
 
     The exit status is 0 after success, or what `run` returns; 1 after an error of the user, with one line on stderr
-    (`--debug` shows its traceback); 130 after Ctrl-C. A wrong flag is an error of the user as well, so its status is 1,
-    where argparse has 2.
+    (`--debug` shows its traceback); 130 after Ctrl-C. A wrong flag is an error of the user as well, so its status is 1
+    (argparse's is 2).
 
     Args:
         prog: what the user types, such as `python -m train.train_mil`.
@@ -77,7 +77,7 @@ def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command") -> tuple[Any
 
 
 class _Parser(HfArgumentParser):
-    """Flags as argparse reads them, but an error is raised instead of ending the process."""
+    """An argparse parser that raises an error instead of ending the process."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (--help lists all flags)")

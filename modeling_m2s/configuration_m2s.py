@@ -24,14 +24,14 @@ class M2SSceneConfig(PreTrainedConfig):
 
     Args:
         vision_config (`dict` or `CLIPVisionConfig`, *optional*):
-            The CLIP image tower that reads the frames. ViT-B/16, the paper's, when not given.
+            The CLIP image tower that reads the frames; by default ViT-B/16, as in the paper.
         projection_dim (`int`, defaults to 512):
             Width of `scene_embeds`, the projection of the class token into CLIP's joint space.
         position_interpolation (`str`, defaults to `"grid"`):
             How a table of G×G position embeddings serves n frames (the paper says only "2-D interpolation to N·n·k"):
 
             - `"grid"`: the table is resized to (n·G)×G, as if the frames were stacked top to bottom;
-            - `"mosaic"`: the frames tile a rectangle of c = ⌈√n⌉ columns and ⌈n/c⌉ rows, each takes its tile;
+            - `"mosaic"`: the table is resized to ⌈n/c⌉ rows and c = ⌈√n⌉ columns of tiles, and each frame takes a tile;
             - `"sequence"`: the G² positions in reading order are resized along that one axis;
             - `"repeat"`: every frame gets the table as it is.
 
@@ -41,7 +41,7 @@ class M2SSceneConfig(PreTrainedConfig):
         classifier_hidden_size (`int`, defaults to 512):
             Width of the two hidden layers of the classification head (paper §4.2, supplement 1.3).
         classifier_dropout (`float`, defaults to 0.0):
-            Dropout after each of them. The paper tunes it for each task, from 0.25 to 0.875.
+            Dropout after each hidden layer. The paper tunes it for each task, from 0.25 to 0.875.
     """
 
     model_type = "m2s_scene"
@@ -77,7 +77,7 @@ class M2SSceneConfig(PreTrainedConfig):
         return self.vision_config.hidden_size
 
     def validate_architecture(self):
-        """Refuse a position interpolation that does not exist, and image towers the frames cannot fill."""
+        """Refuse an unknown position interpolation, and an image size that is no multiple of the patch size."""
         if self.position_interpolation not in POSITION_INTERPOLATIONS:
             raise ValueError(
                 f"position_interpolation={self.position_interpolation!r} is unknown; "
@@ -89,9 +89,9 @@ class M2SSceneConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict[str, Any], dict]:
-        """Read `config.json`; a CLIP checkpoint's becomes a scene configuration around its image tower.
+        """Read `config.json`; turn a CLIP checkpoint's into a scene configuration around its image tower.
 
-        Folders of type `clip` nest the tower under `vision_config`, folders of type `clip_vision_model` are the tower.
+        A file of type `clip` has the tower's configuration under `vision_config`; `clip_vision_model` is the tower's.
 
         Raises:
             ValueError: the checkpoint is neither a scene encoder nor CLIP.
@@ -205,17 +205,18 @@ class M2SMovieSimilarityConfig(PreTrainedConfig):
         hidden_dim (`int`, defaults to 512):
             Width of the two linear layers of E_learnable.
         activation (`str`, defaults to `"relu"`):
-            Between them, by transformers' name; `"none"` for none. The paper names no activation; ReLU is ours.
+            Activation between the two layers, by its name in transformers; `"none"` for none. The paper names no
+            activation; ReLU is ours.
         dropout (`float`, defaults to 0.5):
-            After the activation.
+            Dropout after the activation.
         max_shots (`int`, defaults to 1024):
-            Shots that are read of a film.
+            Maximum number of shots in a film.
         average_kernel, average_stride (`int`, default to 16 and 8):
-            Shots of a scene, and from one scene's start to the next one's (k_a and s_a).
+            Number of shots in a scene, and from one scene's start to the next one's (k_a and s_a).
         max_kernel, max_stride (`int`, default to 16 and 8):
-            Scenes of a neighborhood, and from one to the next (k_m and s_m).
+            Number of scenes in a neighborhood, and from one neighborhood's start to the next one's (k_m and s_m).
         features (`dict`, *optional*):
-            How the features were made that the network was trained on: the settings of their `shot_features` dataset.
+            Settings of the `shot_features` dataset that the network was trained on.
     """
 
     model_type = "m2s_movie_similarity"
@@ -233,16 +234,16 @@ class M2SMovieSimilarityConfig(PreTrainedConfig):
 
     @property
     def num_windows(self) -> int:
-        """Scenes along a film: 127."""
+        """Number of scenes along a film; 127 by default."""
         return (self.max_shots - self.average_kernel) // self.average_stride + 1
 
     @property
     def num_pooled(self) -> int:
-        """Neighborhoods along a film: 14; the classifier reads 14², every one of a pair of films."""
+        """Number of neighborhoods along a film; 14 by default. The classifier reads 14² values for a pair of films."""
         return (self.num_windows - self.max_kernel) // self.max_stride + 1
 
     def validate_architecture(self):
-        """Refuse poolings that leave nothing to classify, and parts that do not exist."""
+        """Refuse wrong sizes, poolings that leave nothing to classify, and an unknown activation."""
         sizes = ("feature_dim", "hidden_dim", "average_kernel", "average_stride", "max_kernel", "max_stride")
         for name in sizes:
             if getattr(self, name) < 1:

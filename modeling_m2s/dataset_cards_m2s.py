@@ -1,6 +1,6 @@
 """Cards of datasets, from the record (`m2s.json`) that each stage leaves beside its shards.
 
-    write_dataset_card(Path("catalog/shot_features"))      # README.md there; also of datasets side by side, as an index
+    write_dataset_card(Path("catalog/shot_features"))      # writes README.md; also for a folder of datasets (an index)
 
 A card has the columns with their units, counts, settings, what was left out and why, and a digest of the shards. As on
 model cards, a line whose record is missing is left out, and text of records is escaped.
@@ -127,7 +127,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     ),
 }
 SHOWN_FACTS = ("film_pairs", "film_pairs_mined", "without_keyframe", "damaged", "lost_keyframes", "films_without_video")
-MOST_REASONS = 10  # for films left out, that a card names
+MOST_REASONS = 10  # reasons for leaving out films that a card lists
 TABLES = ("counts", "known", "excluded", "versions", "inputs")
 
 
@@ -136,17 +136,17 @@ def write_dataset_card(folder: Path, repo_id: str | None = None, license: str | 
 
     Args:
         repo_id: name of its repository, for the code on the card.
-        license: SPDX id for the card's header; by default that of the card that is there.
+        license: SPDX id for the card's header; by default the existing card's.
 
     Raises:
-        CardError: no finished dataset, or a card that was written by hand.
-        StorageError: a record that cannot be read.
+        CardError: the folder has no finished dataset, or the card was written by hand.
+        StorageError: a record cannot be read.
     """
     return save_card(folder, lambda: dataset_card(folder, repo_id, license))
 
 
 def stages_in(folder: Path) -> list[Path]:
-    """Folders of the datasets: the folder itself, or those in it by the names of their kinds."""
+    """The folders of datasets: the folder itself, or its subfolders that are named after a kind."""
     places = [folder] if (folder / RECORD_NAME).is_file() else [folder / kind for kind in SCHEMAS]
     return [place for place in places if (place / RECORD_NAME).is_file()]
 
@@ -155,8 +155,8 @@ def dataset_card(folder: Path, repo_id: str | None = None, license: str | None =
     """The card of a dataset, or of datasets side by side.
 
     Raises:
-        CardError: no finished dataset.
-        StorageError: a record that cannot be read.
+        CardError: the folder has no finished dataset.
+        StorageError: a record cannot be read.
     """
     places = stages_in(folder)
     if not places:
@@ -222,7 +222,7 @@ def _stage(folder: Path) -> dict[str, Any]:
 
 
 def _count_films(dataset: FilmDataset) -> int:
-    """Films that rows name, in whichever column."""
+    """Number of films that the rows name, in any column."""
     ids = [name for name in dataset.schema.features if name.startswith("movie_id") or name == "similar_movie_id"]
     if len(ids) == 1:
         return dataset.record["num_films"]
@@ -231,12 +231,12 @@ def _count_films(dataset: FilmDataset) -> int:
 
 
 def _reason(text: str) -> str:
-    """A reason without the file that it is about, so that like ones are counted together."""
+    """A reason without its file's name, so that equal reasons are counted together."""
     return one_line(text.rpartition(": ")[2])
 
 
 def _first_row(dataset: FilmDataset) -> dict[str, Any]:
-    """Values of the first row that can be read as text; no pictures, no bytes, no vectors, no files of this machine."""
+    """The readable values of the first row: no pictures, bytes, vectors or files of this machine."""
     features = dataset.schema.features
     types = {each.name: str(each.type) for each in features.arrow_schema}
     hidden = ("struct", "binary", "float")

@@ -9,9 +9,8 @@
       export.json                 shapes, versions, differences from PyTorch; there once all the rest is
 
 The file reads `pixel_values` (B, F, C, Y, X) and `frame_mask` (B, F), as [`M2SSceneProcessor`] makes them, and gives
-`pooler_output` (B, D) and `scene_embeds` (B, projection_dim). Letters of shapes are those of `modeling_m2s.py`. In the
-last layer only the class token is computed, because both outputs come from it. The results equal those of the full
-layer.
+`pooler_output` (B, D) and `scene_embeds` (B, projection_dim). Letters of shapes are those of `modeling_m2s.py`. The
+last layer computes only the class token, because both outputs come from it. The results equal those of the full layer.
 
 `int8` is ONNX too. It stores the weights of matrix products in 8 bits, with one scale for each output, and rounds their
 inputs to 8 bits at run time, with one scale. The batch shares that scale, so a scene's vectors change a little with its
@@ -47,15 +46,15 @@ INPUTS, OUTPUTS = ("pixel_values", "frame_mask"), ("pooler_output", "scene_embed
 FILES = {"onnx": "model.onnx", "int8": "model_int8.onnx", "pt2": "model.pt2"}
 SETTINGS_FILES = ("config.json", "preprocessor_config.json")
 RECORD_FILE = "export.json"
-# The first with an operator for attention; ONNX Runtime runs it since 1.23.
+# The first opset with an attention operator; ONNX Runtime runs it since 1.23.
 OPSET = 23
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-# The limits beside PyTorch: the largest difference, in root mean squares of PyTorch's numbers; for int8, which
-# rounds, the smallest cosine of a scene's vectors.
+# Limits of the deviation from PyTorch: the largest difference, divided by the root mean square of PyTorch's numbers;
+# for int8, which rounds, the smallest cosine between both vectors of a scene.
 MAX_DIFFERENCE, MIN_COSINE_INT8 = 1e-4, 0.95
-# Scenes a batch and frames a scene that an exported file is checked on, so far as its sizes are not fixed.
+# (scenes per batch, frames per scene) on which an exported file is checked; a fixed size replaces the size here.
 CHECKED_SIZES = ((1, 1), (1, 9), (3, 4), (2, 14))
-# The most that a file in ONNX's format can hold, with room for the graph.
+# The most bytes of weights that an ONNX file can hold, with room for the graph.
 MAX_ONNX_BYTES = 2**31 - 2**24
 
 Encoder = M2SSceneModel | M2SSceneEnsembleModel
@@ -64,12 +63,12 @@ Runner = Callable[[torch.Tensor, torch.Tensor], dict[str, np.ndarray]]
 
 
 class ExportError(UserError, ValueError):
-    """A model that cannot be exported as asked; the message says why, and the way out."""
+    """A model that cannot be exported as asked; the message gives the reason and the fix."""
 
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """`formats` are some of onnx, int8 and pt2; sizes are free if None, else the only ones that a file takes."""
+    """`formats` are some of onnx, int8 and pt2. A size of None stays free; a file with a fixed size takes no other."""
 
     formats: Sequence[str] = ("onnx",)
     frames_per_scene: int | None = None
@@ -85,7 +84,7 @@ class ExportSettings:
 
 
 class ClassTokenLayer(nn.Module):
-    """A layer of CLIP's encoder that computes the class token alone: queries and MLP of one token in place of S."""
+    """A layer of CLIP's encoder that computes the class token alone: queries and MLP for one token instead of S."""
 
     def __init__(self, layer: CLIPEncoderLayer):
         super().__init__()
@@ -109,7 +108,7 @@ class ClassTokenLayer(nn.Module):
 
 
 class ExportedEncoder(nn.Module):
-    """A scene encoder or an ensemble as a function of two tensors that gives two."""
+    """A scene encoder or an ensemble as a function from two tensors to two tensors."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -126,10 +125,10 @@ class ExportedEncoder(nn.Module):
 
 
 def export_model(model: str, output: Path, settings: ExportSettings | None = None) -> dict[str, Any]:
-    """Export an encoder into a folder, once it gives PyTorch's numbers; what `export.json` then holds.
+    """Export an encoder into a folder and return the content of its `export.json`.
 
-    An earlier export in the folder is replaced. After a kill either it is whole or `export.json` is missing, and the
-    same command begins anew.
+    Files are written only if they give PyTorch's numbers. An earlier export in the folder is replaced. After a kill,
+    either the earlier export is whole or `export.json` is missing, and the same command starts again.
 
     Args:
         model: CLIP checkpoint, scene encoder or ensemble: a folder, a Hub id, ID@REVISION or m2s-clip-tiny.
@@ -171,7 +170,7 @@ def export_model(model: str, output: Path, settings: ExportSettings | None = Non
                 for name in files
             },
         }
-        for name in (RECORD_FILE, *SETTINGS_FILES, *FILES.values()):  # as long as settings are there, so is a file
+        for name in (RECORD_FILE, *SETTINGS_FILES, *FILES.values()):  # settings alone would look like a model's
             (output / name).unlink(missing_ok=True)
         for name, content in files.items():
             with atomic_write(output / FILES[name]) as file:
@@ -195,32 +194,32 @@ def require_packages() -> None:
 
 
 def refuse_other_files(output: Path) -> None:
-    """Raise an ExportError where a folder holds anything that is not of an export."""
+    """Raise an ExportError if a folder holds anything that is not part of an export."""
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output} is a file; name a folder")
     ours = {RECORD_FILE, *FILES.values(), *SETTINGS_FILES}
     there = sorted(path.name for path in output.iterdir()) if output.exists() else []
     if not {RECORD_FILE, *FILES.values()} & {*there}:
-        ours = set()  # settings alone may be of a model
+        ours = set()  # settings alone may belong to a model
     if others := [name for name in there if name not in ours and not name.startswith(".m2s-")]:
         raise ExportError(f"{output} holds {others[0]}, which is no part of an export; choose another folder")
 
 
 def free_axes(settings: ExportSettings) -> dict[int, str]:
-    """Names of the axes, of both inputs, whose sizes are not fixed."""
+    """Names of the axes whose sizes are not fixed, by number; they are the same for both inputs."""
     fixed = settings.scenes_per_batch, settings.frames_per_scene
     return {axis: name for axis, name in enumerate(("scenes", "frames")) if fixed[axis] is None}
 
 
 def trace(encoder: Encoder, settings: ExportSettings) -> torch.export.ExportedProgram:
-    """The encoder as a graph, its free sizes as variables."""
+    """The encoder as a graph in which free sizes are variables."""
     scenes, frames = settings.scenes_per_batch, settings.frames_per_scene
-    # Examples of 2 and 3: sizes of 1 would be taken for constants.
+    # The example has sizes 2 and 3, because torch.export takes sizes of 1 for constants.
     example = random_scenes(encoder, scenes or 2, frames or 3)
     axes = {axis: torch.export.Dim(name) for axis, name in free_axes(settings).items()}
     with torch.no_grad():
         program = torch.export.export(ExportedEncoder(encoder), example, dynamic_shapes=dict.fromkeys(INPUTS, axes))
-    program.example_inputs = None  # a file would hold them
+    program.example_inputs = None  # otherwise the file would hold them
     return program
 
 
@@ -280,14 +279,14 @@ def runner(format_name: str, content: bytes) -> Runner:
 
 @torch.no_grad()
 def compare(encoder: Encoder, format_name: str, content: bytes, settings: ExportSettings) -> list[dict[str, float]]:
-    """How far a file is from PyTorch on random scenes of several sizes.
+    """Compare a file with PyTorch on random scenes of several sizes.
 
     Returns:
-        For each size: `largest_difference`, in root mean squares of PyTorch's numbers, and `smallest_cosine` of a
-        scene's vectors.
+        For each size: `largest_difference`, divided by the root mean square of PyTorch's numbers, and
+        `smallest_cosine` between both vectors of a scene.
 
     Raises:
-        ExportError: they are further apart than allowed, or not numbers.
+        ExportError: the file is further from PyTorch than allowed, or gives values that are not numbers.
     """
     run, checks = runner(format_name, content), []
     fixed = settings.scenes_per_batch, settings.frames_per_scene
@@ -312,7 +311,7 @@ def compare(encoder: Encoder, format_name: str, content: bytes, settings: Export
 
 
 def random_scenes(encoder: Encoder, scenes: int, frames: int) -> Scenes:
-    """Normal pixels and a mask of this size; the first scene is the longest, the others have random lengths."""
+    """Normally distributed pixels and a mask; the first scene has all `frames`, the others have random lengths."""
     generator = torch.Generator().manual_seed(frames)
     size, channels = encoder.config.image_size, num_channels(encoder)
     pixel_values = torch.randn(scenes, frames, channels, size, size, generator=generator)
@@ -329,7 +328,7 @@ def num_channels(encoder: Encoder) -> int:
 
 
 def describe(encoder: Encoder, settings: ExportSettings) -> dict[str, Any]:
-    """Inputs and outputs by name, each with its sizes; free ones by name."""
+    """The sizes of inputs and outputs, by name; a free size is given by its axis's name."""
     scenes, frames = settings.scenes_per_batch or "scenes", settings.frames_per_scene or "frames"
     size = encoder.config.image_size
     shapes = ([scenes, frames, num_channels(encoder), size, size], [scenes, frames])
@@ -342,7 +341,7 @@ def describe(encoder: Encoder, settings: ExportSettings) -> dict[str, Any]:
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """No warnings of PyTorch's exporters, which are about packages and operators that the model does not use."""
+    """Silence PyTorch's exporters; their warnings are about packages and operators that the model does not use."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 BACKGROUND, TEXT, FAINT = "#ffffff", "#1d1d1f", "#6e6e73"
 SCENE_COLORS = ("#0b6e99", "#d9730d", "#448361", "#9065b0")
 THUMBNAIL_WIDTH, GAP, CAPTION_HEIGHT = 160, 6, 18
-MAX_SIDE = 65_500  # of a JPEG file, in pixels
+MAX_SIDE = 65_500  # largest side of a JPEG file, in pixels
 _TIME = re.compile(r"(?:(?:(\d{1,9}):)?(\d{1,9}):)?(\d{1,9}(?:\.\d*)?|\.\d+)", re.ASCII)
 
 
 def timecode(seconds: float, tenths: bool = False) -> str:
-    """`HH:MM:SS` of a time in seconds, rounded down; with `tenths` `HH:MM:SS.S`, rounded up.
+    """`HH:MM:SS` of a time in seconds, rounded down; with `tenths`, `HH:MM:SS.S`, rounded up.
 
-    A scene's start, given in tenths, is a time within the scene.
+    Rounding up keeps a scene's start within the scene.
     """
     whole, rest = divmod(math.ceil(seconds * 10 - 1e-6) if tenths else int(seconds) * 10, 10)
     return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}" + (f".{rest}" if tenths else "")
@@ -44,15 +44,15 @@ def contact_sheet(
     scenes: Sequence[tuple[int, int]],
     columns: int = 9,
 ) -> Image.Image:
-    """One picture of a film: a keyframe a shot in order, its start below it, a colored bar over the shots of a scene.
+    """One picture of a film: the shots' keyframes in order, starts below them, colored bars over the shots of scenes.
 
     Args:
         title: written on top.
-        keyframes: one image a shot; None where there is none.
+        keyframes: one image per shot; None for a shot without one.
         starts: each shot's start in seconds.
-        scenes: (first shot, number of shots); where they overlap, a shot wears the color of the last to begin.
-        columns: shots in a row; with as many as a scene has, every row is a scene. Doubled until the picture is not
-            too tall for a JPEG.
+        scenes: (first shot, number of shots); a shot in several scenes has the color of the one that begins last.
+        columns: shots in a row; with as many as a scene has, every row is a scene. The number is doubled until the
+            picture is not too tall for a JPEG.
     """
     scene_of: dict[int, int] = {}
     for number, (first, num_shots) in enumerate(scenes):
@@ -84,7 +84,7 @@ def contact_sheet(
 
 
 def strips(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Image:
-    """Rows of keyframes, each with its caption above: a query and what was found, pairs side by side."""
+    """Rows of keyframes, each with its caption above, such as a query and its results."""
     width = max(len(keyframes) for _, keyframes in rows) * (THUMBNAIL_WIDTH + GAP) + GAP
     heights = [_thumbnail_height(keyframes) for _, keyframes in rows]
     picture = Image.new("RGB", (max(width, 640), sum(heights) + len(rows) * (CAPTION_HEIGHT + 3 * GAP)), BACKGROUND)
@@ -100,7 +100,7 @@ def strips(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Im
 
 
 def encode(picture: Image.Image, kind: str) -> bytes:
-    """A picture as a file's bytes, `"JPEG"` or `"PNG"`; were Pillow to write it, a full disk would go unnoticed."""
+    """A picture as a file's bytes, `"JPEG"` or `"PNG"`. Pillow does not write the file: it would miss a full disk."""
     buffer = BytesIO()
     picture.save(buffer, kind, quality=85)
     return buffer.getvalue()
@@ -111,7 +111,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _thumbnail_height(keyframes: Sequence[Image.Image | None]) -> int:
-    """Of the first image's shape, if that is not extreme; films do not change theirs."""
+    """Height of all thumbnails, from the first image's shape: a film's images have one shape. Extremes are limited."""
     first = next((keyframe for keyframe in keyframes if keyframe), None)
     height = round(THUMBNAIL_WIDTH * first.height / first.width) if first else THUMBNAIL_WIDTH // 2
     return min(max(height, 1), 3 * THUMBNAIL_WIDTH)

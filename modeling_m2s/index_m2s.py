@@ -1,7 +1,7 @@
 """An index of scenes on disk: films in, the `shots`, `films` and `scene_embeddings` datasets out.
 
 Films are decoded in worker processes that each write their own part; this process runs the model on finished films.
-What is done is kept, so the same call continues after a kill and adds films later.
+Finished work is kept, so the same call continues after a kill and adds films later.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ from .storage_m2s import (
 from .video_m2s import VIDEO_SUFFIXES, VideoError, decoder_messages, fingerprint, printable
 from .workers_m2s import Outcome, run_isolated
 
-# Seconds for 128 frames, after which a decoder counts as hung.
+# A decoder that needs more seconds than this for 128 frames counts as hung.
 MAX_SILENCE = 600.0
-# Modules that worker processes find imported.
+# Modules that are imported before a worker process starts.
 WORKER_MODULES = (__name__,)
 
 
@@ -44,10 +44,10 @@ class SceneSettings:
     """How scenes are cut and embedded; goes into the record of a `scene_embeddings` dataset.
 
     Args:
-        revision: tells the encoder's weights from others: the Hub's commit, or a hash of a folder's files.
+        revision: identifies the encoder's weights: the Hub's commit, or a hash of a folder's files.
         shots_per_scene: shots that one scene spans.
         stride: shots from one scene's start to the next one's.
-        dtype: numbers that the model computed with.
+        dtype: number format that the model computed with.
     """
 
     revision: str
@@ -58,7 +58,7 @@ class SceneSettings:
 
 @dataclass
 class Summary:
-    """What a run did: films and scenes now in the index, films added, reasons by failed film, ids of the others."""
+    """The result of a run: films and scenes in the index, films added, reasons by failed film, ids of the others."""
 
     num_films: int = 0
     num_scenes: int = 0
@@ -70,11 +70,11 @@ class Summary:
 def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
     """Absolute paths of video files by film id: given files as they are, given folders with all videos below them.
 
-    A film's id is its file's name without suffix, below the given folder; where two files would share it, with suffix,
-    then the whole path, at last with a hash of its bytes.
+    A film's id is its file's name below the given folder, without suffix. If two files would share it, the id is the
+    first of these that no other file has: name with suffix, whole path, whole path with a hash of its bytes.
 
     Raises:
-        VideoError: a folder that cannot be read or holds no video.
+        VideoError: a folder cannot be read or holds no video.
     """
     found: dict[Path, tuple[str, ...]] = {}
     for path in map(Path, paths):
@@ -89,7 +89,7 @@ def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
             digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
             whole = printable(file)
             found[file] = (printable(name.with_suffix("")), printable(name), whole, f"{whole} ({digest})")
-    # Counted over all kinds of names at once: no id of one film is any name of another.
+    # All kinds of names are counted together, so no id of one film is any name of another.
     shared = Counter(name for names in found.values() for name in set(names))
     films = {next(name for name in names if shared[name] == 1): file for file, names in found.items()}
     return dict(sorted(films.items()))
@@ -115,8 +115,8 @@ def embed_films(
 ) -> Summary:
     """Bring films into an index: detect their shots, embed their scenes, draw their contact sheets.
 
-    Films that are in the index stay, under the id they have; of `films`, only what is missing or was replaced is done.
-    A film that fails is recorded with its reason and the rest goes on.
+    Films in the index stay, under the id they have; only those of `films` that are missing or were replaced are done.
+    A film that fails is recorded with its reason, and the others go on.
 
     Args:
         films: files by film id, as `find_films` gives them.
@@ -208,10 +208,10 @@ def store_shots(
     allow_damaged: bool,
     report: Callable[[float], None] | None = None,
 ) -> None:
-    """A worker's job: one film's shots into its part of a `shots` dataset.
+    """A worker's job: write one film's shots into its part of a `shots` dataset.
 
     Raises:
-        VideoError: no readable video, or a damaged one and not `allow_damaged`.
+        VideoError: the file is no readable video, or it is damaged and `allow_damaged` is false.
         StorageError: the part cannot be written.
     """
     with decoder_messages() as messages:
@@ -234,16 +234,16 @@ def plan_films(
     films: Mapping[str, Path],
     identify: Callable[[Path], str] = fingerprint,
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """What is to be done to have all `films` in a `shots` dataset.
+    """The work that is left until a `shots` dataset holds all `films`.
 
     Args:
-        stored: what is in it.
+        stored: films in the dataset.
         films: files by film id.
-        identify: tells a replaced file from the one that was stored.
+        identify: gives a fingerprint, which tells a replaced file from the stored one.
 
     Returns:
-        The films that are missing or were replaced, and why others cannot be reached, perhaps for now only: of these,
-        what is stored is to stay.
+        The films that are missing or were replaced, and the reasons why others cannot be reached. The stored shots of
+        unreachable films stay, since their files may come back.
     """
     missing, unreachable = {}, {}
     for movie_id, path in films.items():
@@ -261,7 +261,7 @@ def reason_of_failure(outcome: Outcome, path: Path) -> str | None:
     """Why a worker failed on a film's file, in one line that names the file; None if it did not.
 
     Raises:
-        StorageError: it could not write, which is not the film's fault.
+        StorageError: the worker could not write, which is not the film's fault.
     """
     if outcome.error_type == StorageError.__name__:
         raise StorageError(outcome.error)
@@ -326,7 +326,7 @@ def _embed_film(
 
 
 def _thumbnail(shot: Shot) -> Image.Image | None:
-    """A shot's first keyframe, small enough to hold those of a whole film."""
+    """A shot's first keyframe, scaled down so that a whole film's fit into memory."""
     if not shot.keyframes:
         return None
     image = open_image(shot.keyframes[0])
@@ -342,7 +342,7 @@ def begin_film_index(shots: FilmDataset) -> FilmDataset:
 
 
 def film_rows(shots: FilmDataset) -> list[dict[str, Any]]:
-    """Rows of the `films` dataset: where each film's rows are in `shots`, and what is known of the film."""
+    """Rows of the `films` dataset: the place of each film's rows in `shots`, and the film's facts."""
     return [
         {
             "movie_id": film.movie_id,

@@ -29,8 +29,8 @@ from .configuration_m2s import CLIP_MODEL_TYPES, POSITION_INTERPOLATIONS, M2SSce
 # A folder of `CLIPVisionModel` alone may name its weights without the tower's prefix.
 BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vision_model.\1."}
 
-# `SentenceTransformer(folder)` reads these files beside the model and its processor. sentence-transformers takes
-# `projection_dim` for the width of vectors that a model pools itself, so it pools the one token of `scene_tokens`.
+# `SentenceTransformer(folder)` reads these files beside the model and its processor. sentence-transformers assumes that
+# vectors pooled by a model have width `projection_dim`; here it pools the one token of `scene_tokens` itself instead.
 SENTENCE_TRANSFORMERS_FILES = {
     "modules.json": [
         {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
@@ -83,10 +83,10 @@ def scene_inputs(
     pixel_values_videos: torch.Tensor | None,
     padding_mask_videos: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """`pixel_values` and `frame_mask`, whichever of their two names they were given by.
+    """`pixel_values` and `frame_mask`, each given under either of its two names.
 
     Raises:
-        ValueError: both names are given for one input, no pixels at all, or videos of another shape than five axes.
+        ValueError: an input is given under both names, there are no pixels, or videos do not have five axes.
     """
     for name, value, synonym, other in (
         ("pixel_values", pixel_values, "pixel_values_videos", pixel_values_videos),
@@ -138,9 +138,9 @@ class M2SSceneEmbeddings(CLIPVisionEmbeddings):
     def interpolate_positions(self, rank_BF: torch.Tensor, num_frames_B: torch.Tensor) -> torch.Tensor:
         """Position embeddings (B, F, N, D) of each frame's patches.
 
-        Every way of interpolation is the same one: the table, seen as H×W, is resized to (rows·H)×(cols·W) and frame
-        `rank` of `num_frames` takes one H×W tile. Only the tiling differs, and it is computed from the frame count by
-        tensor operations, so that scenes of any lengths share a batch and a compiled graph.
+        All modes share one computation: the table, seen as H×W, is resized to (rows·H)×(cols·W), and frame `rank` of
+        `num_frames` takes one H×W tile. Only the tiling differs. Tensor operations compute it from the frame count, so
+        scenes of any lengths share a batch and a compiled graph.
         """
         mode = self.position_interpolation
         side = self.image_size // self.patch_size
@@ -251,7 +251,7 @@ class M2SScenePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As transformers' own; CLIP's checkpoints are read as well, and its configurations taken as `config`."""
+        """As in transformers; also reads CLIP's checkpoints, and takes CLIP's configurations as `config`."""
         config = kwargs.get("config")
         if getattr(config, "model_type", None) in CLIP_MODEL_TYPES:
             kwargs["config"] = M2SSceneConfig(**M2SSceneConfig.clip_to_scene_dict(config.to_dict()))
@@ -259,13 +259,13 @@ class M2SScenePreTrainedModel(PreTrainedModel):
         return super().from_pretrained(*args, **kwargs)
 
     def save_pretrained(self, *args, **kwargs):
-        """As transformers' own, always under this model's names, whatever names the weights were loaded from."""
+        """As in transformers; always saves under this model's names, whatever names the weights were loaded from."""
         kwargs.setdefault("save_original_format", False)
         return super().save_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The image tower initializes itself; what is left are the projection and the heads.
+        # The image tower initializes itself; only the projection and the heads are left.
         super()._init_weights(module)
         if isinstance(module, M2SSceneModel):
             init.normal_(module.visual_projection.weight, std=module.config.vision_config.hidden_size**-0.5)
@@ -275,7 +275,7 @@ class M2SScenePreTrainedModel(PreTrainedModel):
         return self.base_model.vision_model.embeddings.patch_embedding
 
     def _refuse_pictures(self, pixel_values: torch.Tensor) -> None:
-        """Heads do not guess: pixels of four dimensions may be pictures, or the frames of one scene."""
+        """Refuse pixels of four dimensions: they may be pictures, or the frames of one scene."""
         if pixel_values.ndim == 4:
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; {type(self).__name__} reads (scenes, frames, "
@@ -289,13 +289,13 @@ class M2SSceneEncoder(M2SScenePreTrainedModel):
     """The methods by which other libraries call a single scene encoder or an ensemble."""
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> M2SSceneModelOutput:
-        """Single images (B, C, Y, X), each as a scene of one frame; outputs as of a call.
+        """Encode single images (B, C, Y, X), each as a scene of one frame; outputs are those of a call.
 
-        `pooler_output` is the representation itself, as everywhere in this package; the projection that CLIP's method
-        of this name returns there is `scene_embeds`.
+        `pooler_output` is the representation itself, as everywhere in this package. CLIP's method of this name returns
+        the projection there; here the projection is `scene_embeds`.
 
         Raises:
-            ValueError: `pixel_values` is not four-dimensional, or of another size than the model's.
+            ValueError: `pixel_values` is not four-dimensional, or its images are not of the model's size.
         """
         if pixel_values.ndim != 4:
             raise ValueError(
@@ -312,10 +312,10 @@ class M2SSceneEncoder(M2SScenePreTrainedModel):
         padding_mask_videos: torch.Tensor | None = None,
         **kwargs,
     ) -> M2SSceneModelOutput:
-        """Scenes (B, F, C, Y, X) of several frames; inputs and outputs as of a call.
+        """Encode scenes (B, F, C, Y, X) of several frames; inputs and outputs are those of a call.
 
         Raises:
-            ValueError: the pixels are not five-dimensional, or as in a call.
+            ValueError: the pixels are not five-dimensional, or a call refuses the inputs.
         """
         pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
         if pixel_values.ndim != 5:
@@ -326,7 +326,7 @@ class M2SSceneEncoder(M2SScenePreTrainedModel):
         return self(pixel_values, frame_mask=frame_mask, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
-        """As [`M2SScenePreTrainedModel`]'s, with the files by which sentence-transformers loads the folder."""
+        """As in [`M2SScenePreTrainedModel`], with the files from which sentence-transformers loads the folder."""
         if kwargs.get("is_main_process", True) and not getattr(self, "_hf_peft_config_loaded", False):
             folder = Path(save_directory)
             pooling = {"embedding_dimension": self.config.hidden_size, "pooling_mode": "cls"}
@@ -336,7 +336,8 @@ class M2SSceneEncoder(M2SScenePreTrainedModel):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _get_files_timestamps(self, working_dir: str | os.PathLike) -> dict[str, float]:
-        # transformers pushes what is newer than this; these files were written just before.
+        # transformers pushes files newer than these times. The files of sentence-transformers were written just before,
+        # so they have none here.
         times = super()._get_files_timestamps(working_dir)
         return {name: time for name, time in times.items() if name not in {*SENTENCE_TRANSFORMERS_FILES, "1_Pooling"}}
 
@@ -373,8 +374,8 @@ class M2SSceneModel(M2SSceneEncoder):
                 Frames of B scenes, shot after shot, normalized as [`M2SSceneProcessor`] does. Single images (B, C, Y,
                 X) are scenes of one frame.
             frame_mask (`torch.Tensor` of shape (B, F), *optional*):
-                True for real frames, False for padding, wherever it stands. Without it all frames are real. Scenes of
-                different lengths in one batch give what each gives alone.
+                True for real frames, False for padding, which may stand anywhere. Without it all frames are real. A
+                scene's outputs are the same in a padded batch as alone.
             kept_patches (`torch.Tensor` of shape (B, P), *optional*):
                 Numbers from 0 to F·N - 1 of the patches that are read, for training with patch dropout (ours). The
                 other patches are left out. Without it all patches are read.
@@ -383,8 +384,7 @@ class M2SSceneModel(M2SSceneEncoder):
 
         Raises:
             ValueError: `pixel_values` is missing or of neither shape, its frames are not of the model's size, the mask
-                has another shape, is of floating point or goes by a name that is not read, or an input is given by
-                both of its names.
+                has another shape, is of floating point or has an unknown name, or an input is given under both names.
         """
         pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
         if pixel_values.ndim == 4:
@@ -421,7 +421,7 @@ class M2SSceneModel(M2SSceneEncoder):
 
 
 class M2SSceneForContrastiveLearning(M2SScenePreTrainedModel):
-    """The scene encoder with the linear layer that momentum contrast compares in (paper §3.2.2, supplement 1.1b).
+    """The scene encoder with the linear layer whose outputs momentum contrast compares (paper §3.2.2, supplement 1.1b).
 
     `train.train_moco` trains with a head of its own, which may whiten embeddings, and saves the encoder without it.
     """

@@ -1,16 +1,16 @@
-"""Movie-level similarity: are two films alike, judged by which of their scenes are (paper §3.1, supplement 1.1a)?
+"""Movie-level similarity: a network judges by two films' scenes if the films are similar (paper §3.1, supplement 1.1a).
 
-A multiple-instance network: every shot of one film is compared with every shot of the other, the comparisons are pooled
-to scenes and to the best matches in a neighborhood, and these decide. What it learns on the way is a space of shots in
-which similar scenes of similar films are near: `shot_embeddings`, which scene pairs are mined in.
+It is a multiple-instance network. It compares every shot of one film with every shot of the other, pools the
+similarities to scenes and then to the best match in each neighborhood, and classifies these. On the way it learns a
+space of shots in which similar scenes of similar films are near (`shot_embeddings`). Scene pairs are mined in it.
 
 Names of tensors end in their shape: F films, T shots (of the longest film), D features of a shot, H hidden width, W
 windows of average pooling (scenes), V windows of max pooling along one film, P pairs of films.
 
 The matrix A of all shot similarities (T×T, the paper's equation 1) is never built. It is linear in the shots of each
-film, so its average over a window is the product of the windows' mean shots, exactly; the second linear layer is linear
-too, so the means are taken before it. A pair of films of 1,024 shots costs 4·T·D·H + 4·W·H² + 2·W²·H = 1.2 GFLOP
-forward, where building A costs 4·T·D·H + 4·T·H² + 2·T²·H = 3.2; and a film that is in several pairs is encoded once.
+film, so its average over a window is exactly the product of the windows' mean shots. The second layer is linear too, so
+the means are taken before it. A pair of films of 1,024 shots costs 4·T·D·H + 4·W·H² + 2·W²·H = 1.2 GFLOP forward;
+building A would cost 4·T·D·H + 4·T·H² + 2·T²·H = 3.2. A film that is in several pairs is encoded once.
 """
 
 import math
@@ -31,8 +31,9 @@ from .configuration_m2s import M2SMovieSimilarityConfig
 @dataclass
 class M2SMovieSimilarityOutput(ModelOutput):
     """
-    `loss`, mean cross-entropy, with labels; `logits` (P, 2), of different and of similar; `pooled_similarities` (P, V²)
-    is the paper's V; `scene_similarities` (P, W, W) its B, mean similarities of the shots of two scenes.
+    `loss`: mean cross-entropy, if there are labels; `logits` (P, 2): for different and for similar films;
+    `pooled_similarities` (P, V²): the paper's V; `scene_similarities` (P, W, W): the paper's B, the mean similarity of
+    two scenes' shots.
     """
 
     loss: torch.Tensor | None = None
@@ -43,7 +44,7 @@ class M2SMovieSimilarityOutput(ModelOutput):
 
 class M2SMovieSimilarityModel(PreTrainedModel):
     """
-    The paper's movie-similarity network on features of shots (E_fixed's, as they are: their length matters).
+    The paper's movie-similarity network. It reads shot features of E_fixed, not normalized: their length matters.
 
     Args:
         config ([`M2SMovieSimilarityConfig`]): its sizes.
@@ -66,10 +67,11 @@ class M2SMovieSimilarityModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # As torch initializes linear layers, whatever their width; the paper is silent. A classifier that starts near
-        # zero keeps the large part that all films' similarities have in common from deciding the first steps; and it
-        # starts by taking near scenes for a sign of similar films: with signs that vary, the space first has to learn
-        # which neighborhoods to draw together and which apart, and for hundreds of steps learns nothing.
+        # Weights start as torch initializes linear layers, whatever their width; the paper is silent. The classifier
+        # starts near zero, so that the large part that all films' similarities share does not decide the first steps.
+        # Its weights start positive for "similar" and negative for "different", so that near scenes speak for similar
+        # films. With random signs, the space first has to learn which neighborhoods to draw together and which apart,
+        # and training stalls for hundreds of steps.
         if isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             if module is self.classifier:
@@ -80,26 +82,26 @@ class M2SMovieSimilarityModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def shot_embeddings(self, features: torch.Tensor) -> torch.Tensor:
-        """The space of shots (…, H) that scene pairs are mined in: after the first layer and its activation.
+        """Embeddings of shots (…, H) in the space of scene-pair mining: outputs of the first layer and its activation.
 
-        The paper mines in E_learnable "before the last fully-connected layer" (supplement 1.1b); that the activation
-        counts in and dropout does not is ours.
+        The paper mines in E_learnable "before the last fully-connected layer" (supplement 1.1b). Including the
+        activation and leaving out dropout is ours.
         """
         return self.activation(self.shot_projection(features))
 
     def encode_films(self, features_FTD: torch.Tensor, shot_mask_FT: torch.Tensor | None = None) -> torch.Tensor:
-        """Scenes of films, ready to be compared: means over windows of E_learnable of their shots.
+        """Encode films for comparison: the means of E_learnable's outputs over windows of shots, i.e. scenes.
 
         Args:
             features_FTD: features of shots, of any floating type; films padded to the longest.
-            shot_mask_FT: True where a shot is real. By default where its features are not all zero: padding, and shots
-                without a keyframe. Others count as zeros, as the paper's padding does, after the encoder.
+            shot_mask_FT: True where a shot is real; by default where its features are not all zero (padding and shots
+                without a keyframe are all zero). Other shots count as zeros after the encoder, as the paper's padding.
 
         Returns:
-            (F, W, H) with the W windows that begin in the longest film; all others are zero.
+            (F, W, H) for the W windows that begin in the longest film; all later windows are zero.
 
         Raises:
-            ValueError: films longer than `config.max_shots`.
+            ValueError: a film is longer than `config.max_shots`.
         """
         if features_FTD.shape[1] > self.config.max_shots:
             raise ValueError(
@@ -114,18 +116,18 @@ class M2SMovieSimilarityModel(PreTrainedModel):
         return F.linear(self._window_means(hidden_FTH * mask_FT1), weight) + self._window_means(mask_FT1) * bias
 
     def _window_means(self, values_FTC: torch.Tensor) -> torch.Tensor:
-        """`avg_pool1d` along shots, (F, W, C), by way of the blocks that windows share: a ten times faster gradient."""
+        """`avg_pool1d` along shots, (F, W, C). Sums of blocks that windows share make the gradient ten times faster."""
         kernel, stride = self.config.average_kernel, self.config.average_stride
         extent = _extent(values_FTC.shape[1], kernel, stride, self.config.num_windows)
         block = math.gcd(kernel, stride)
-        if missing := extent - values_FTC.shape[1]:  # else it would copy them all, half of the time
+        if missing := extent - values_FTC.shape[1]:  # F.pad copies even if nothing is missing: half of the time
             values_FTC = F.pad(values_FTC, (0, 0, 0, missing))
         blocks_FBC = values_FTC.unflatten(1, (-1, block)).sum(2)
         last = (extent - kernel) // block + 1
         return sum(blocks_FBC[:, b : b + last : stride // block] for b in range(kernel // block)) / kernel
 
     def compare(self, windows_a_PWH: torch.Tensor, windows_b_PWH: torch.Tensor) -> M2SMovieSimilarityOutput:
-        """Logits of pairs of films that `encode_films` encoded; both may have fewer windows than the network sees."""
+        """Compare pairs of films that `encode_films` encoded; both may have fewer windows than the network reads."""
         kernel, stride, num_pooled = self.config.max_kernel, self.config.max_stride, self.config.num_pooled
         scenes_PWW = windows_a_PWH @ windows_b_PWH.mT
         missing = [_extent(size, kernel, stride, num_pooled) - size for size in scenes_PWW.shape[:0:-1]]
@@ -158,7 +160,7 @@ class M2SMovieSimilarityModel(PreTrainedModel):
         outputs = self.compare(self.encode_films(features_a, shot_mask_a), self.encode_films(features_b, shot_mask_b))
         if labels is not None:
             outputs.loss = F.cross_entropy(outputs["logits"], labels)
-        # All windows of the network, whatever the films' lengths.
+        # The output has all windows of the network, whatever the films' lengths.
         scenes_PWW = outputs["scene_similarities"]
         missing = [self.config.num_windows - size for size in scenes_PWW.shape[:0:-1]]
         outputs.scene_similarities = F.pad(scenes_PWW, (0, missing[0], 0, missing[1]))
@@ -166,7 +168,7 @@ class M2SMovieSimilarityModel(PreTrainedModel):
 
 
 def _extent(length: int, kernel: int, stride: int, most: int) -> int:
-    """What the pooling windows that begin before `length`, at most `most` of them, cover."""
+    """The length that pooling windows cover: those that begin before `length`, at most `most`."""
     return (min(most, -(-length // stride)) - 1) * stride + kernel
 
 

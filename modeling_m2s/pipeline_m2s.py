@@ -140,7 +140,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             yield {
                 "pixel_values": self.scene_processor(scenes)["pixel_values"],
                 "scenes": [_describe(film.shots, window) for window in batch],
-                "is_last": number == len(batches),  # by this, transformers knows a film's end
+                "is_last": number == len(batches),  # tells transformers where a film ends
             }
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]

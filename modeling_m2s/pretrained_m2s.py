@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .modeling_m2s import M2SSceneModel
 
 TINY_MODEL = "m2s-clip-tiny"
-# What decides on embeddings besides the weights.
+# Files that determine embeddings, besides the weights.
 REVISED_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -38,17 +38,17 @@ def tiny_model() -> str:
 
 
 def model_source(name: str) -> str:
-    """What transformers loads for a model's name: a folder or Hub id, as given, or the folder of m2s-clip-tiny."""
+    """The source that transformers loads: the given folder or Hub id, or the folder of m2s-clip-tiny for its name."""
     return tiny_model() if name == TINY_MODEL else name
 
 
 def model_name(source: str) -> str:
-    """The other way round, for records: the folder of m2s-clip-tiny differs between machines, its name does not."""
+    """The inverse of `model_source`, for records: m2s-clip-tiny's folder varies by machine, its name does not."""
     return TINY_MODEL if source == tiny_model() else source
 
 
 def name_without_folders(source: str) -> str:
-    """A model's name for records that may leave this machine: of a folder the last part of its path."""
+    """A model's name for records that may leave this machine; a folder is named by the last part of its path."""
     name = model_name(source)
     return name if name == TINY_MODEL or not os.path.isdir(name) else Path(name).resolve().name
 
@@ -59,7 +59,7 @@ def load_encoder(
     """A scene encoder or an ensemble in evaluation mode on the CPU, its image processor, and its weights' revision.
 
     Images are resized by Pillow, whether or not torchvision is installed, so that embeddings do not depend on it.
-    Neither pickles nor code are loaded from a folder or repository. Without a network, the Hub's cache serves.
+    Neither pickles nor code are loaded from a folder or repository. The Hub's cache is used if there is no network.
 
     Args:
         name: CLIP checkpoint, scene encoder or ensemble: a folder, a Hub id, or m2s-clip-tiny. `ID@REVISION` pins a
@@ -97,7 +97,7 @@ def load_encoder(
                 source, backend="pil", revision=revision, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError, HTTPError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]  # a timeout says nothing
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # a timeout has no message
         raise ModelError(f"model {name} cannot be loaded: {reason}") from error
     if "@" in name and revision:
         encoder.config.name_or_path = name  # records name the revision that was asked for
@@ -105,10 +105,10 @@ def load_encoder(
 
 
 def _download(name: str) -> tuple[str, str]:
-    """Bring `ID` or `ID@REVISION` of the Hub into the cache, where it is not there yet; the id and the commit.
+    """Download `ID` or `ID@REVISION` from the Hub, unless it is in the cache; return the id and the commit.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: the model cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, HTTPError
@@ -116,7 +116,7 @@ def _download(name: str) -> tuple[str, str]:
     repo, _, revision = name.partition("@")
     try:
         commit = Path(hf_hub_download(repo, "config.json", revision=revision or None)).parent.name
-        with contextlib.suppress(EntryNotFoundError):  # in several files, or not in this format
+        with contextlib.suppress(EntryNotFoundError):  # weights in several files or another format
             hf_hub_download(repo, WEIGHTS, revision=commit)
     except HFValidationError:
         reason = "it is neither a folder nor a Hub id, which reads USER/NAME or USER/NAME@REVISION"
@@ -146,7 +146,7 @@ def _why_not_downloaded(error: Exception, revision: str) -> str:
 
 
 def _refuse_pickles(source: str, commit: str | None, config: dict[str, Any]) -> None:
-    """Raise a ValueError where transformers would read weights from a pickle, or from files of another place."""
+    """Raise a ValueError if transformers would read weights from a pickle, or from files elsewhere."""
     named = [config["transformers_weights"]] if config.get("transformers_weights") else []
     weights = _find_file(source, commit, WEIGHTS)
     if not weights and (index := _find_file(source, commit, WEIGHTS_INDEX)):
@@ -164,7 +164,10 @@ def _refuse_pickles(source: str, commit: str | None, config: dict[str, Any]) -> 
 
 
 def _find_file(source: str, commit: str | None, file: str) -> Path | None:
-    """A file of a folder; with a commit, of a Hub repository, brought into the cache unless it is a pickle."""
+    """The path of a folder's file or, with a commit, a Hub repository's; None if there is none.
+
+    A file of a repository is downloaded into the cache, unless it is a pickle.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
     from transformers.utils import has_file
@@ -179,7 +182,7 @@ def _find_file(source: str, commit: str | None, file: str) -> Path | None:
 
 
 def model_revision(folder_or_id: str, commit: str | None) -> str:
-    """What tells an encoder's weights from others: the Hub's commit, or a hash of a folder's weights and settings."""
+    """An id of an encoder's weights: the Hub's commit, or a hash of a folder's weights and settings."""
     if commit:
         return commit
     digest = hashlib.sha256()
@@ -194,7 +197,7 @@ def model_revision(folder_or_id: str, commit: str | None) -> str:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No warnings and bars while a model loads; what went wrong is raised."""
+    """Silence warnings and progress bars while a model loads; errors are still raised."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -37,27 +37,29 @@ class M2SSceneProcessor(ProcessorMixin):
     ) -> BatchFeature:
         """
         Args:
-            scenes: a list of scenes; a scene is a list of shots; a shot is one frame or a list of frames, each of any
-                length. A frame is a PIL image, a numpy array (height, width, 3) or a torch tensor (3, height, width)
-                of uint8; an array of one dimension more is a list of frames.
+            scenes: a list of scenes; a scene is a list of shots; a shot is one frame or a list of frames. Lists may
+                have any length. A frame is a PIL image, a numpy array (height, width, 3) or a torch tensor (3, height,
+                width) of uint8; an array with one more dimension is a list of frames.
             return_tensors: `"pt"` or `"np"`.
-            images: in place of scenes, single images: one or a list of frames, paths or URLs.
-            videos: in place of scenes, one or a list of videos, each read as one scene: all frames of a list or of an
-                array; of a path, a URL or torchcodec's `VideoDecoder` the middles of `num_frames` equal parts.
+            images: single images in place of scenes: a frame, path or URL, or a list of these.
+            videos: a video or a list of videos in place of scenes; each is read as one scene. All frames of a list or
+                an array are read. A path, a URL or torchcodec's `VideoDecoder` gives `num_frames` frames: the middles
+                of equal parts.
             kwargs: passed to the image processor, except `num_frames` (9 by default; shorter videos are read whole)
-                and, as in transformers' processors, `images_kwargs`, `videos_kwargs` and `common_kwargs`. A video's
-                frames are also sampled if `video_metadata` has an entry for it, and read whole with
-                `do_sample_frames=False`.
+                and, as in transformers' processors, `images_kwargs`, `videos_kwargs` and `common_kwargs`. Frames of a
+                list or an array are sampled too if `video_metadata` has an entry for the video.
+                `do_sample_frames=True` samples every video, `False` reads every video whole.
 
         Returns:
             `BatchFeature` with `pixel_values` (scenes, frames, channels, height, width), float32, zeros where padded,
-            and `frame_mask` (scenes, frames), True where a frame is real. Of `images` it holds only `pixel_values`
+            and `frame_mask` (scenes, frames), True where a frame is real. For `images` it holds only `pixel_values`
             (images, channels, height, width).
 
         Raises:
-            ValueError: not exactly one of scenes, images and videos; an empty one; a scene or video without frames;
-                frames where a list of scenes was expected; what is not a frame; a file that cannot be read.
-            ImportError: a path or URL of a video, and no PyAV to read it.
+            ValueError: not exactly one of scenes, images and videos is given; the given one is empty; a scene or video
+                has no frames; frames stand where a list of scenes was expected; something is not a frame; a file
+                cannot be read.
+            ImportError: a path or URL of a video is given, but PyAV is missing.
         """
         given = {"scenes": scenes, "images": images, "videos": videos}
         given.update({name: kwargs.pop(name) for name in ("text", "audio") if name in kwargs})
@@ -85,7 +87,7 @@ class M2SSceneProcessor(ProcessorMixin):
         return self.image_processor(images=frames, return_tensors="np", **options)["pixel_values"]
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
-        """As transformers' processors; besides, `preprocessor_config.json`, from which `AutoVideoProcessor` loads."""
+        """As in transformers; also saves `preprocessor_config.json`, from which `AutoVideoProcessor` loads."""
         self.image_processor.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, **kwargs)
 
@@ -109,7 +111,7 @@ def _frames_of_scenes(scenes: Any) -> list[list[Any]]:
 
 
 def _not_empty(what: str, lists: list[list[Any]]) -> list[list[Any]]:
-    """The lists of frames, if each has a frame."""
+    """The lists unchanged; raises a ValueError if one has no frames."""
     for number, frames in enumerate(lists):
         if not frames:
             raise ValueError(f"{what} {number} has no frames")
@@ -117,7 +119,7 @@ def _not_empty(what: str, lists: list[list[Any]]) -> list[list[Any]]:
 
 
 def _images(images: Any) -> list[Any]:
-    """Single images, those behind paths and URLs loaded."""
+    """A list of single images; paths and URLs are loaded."""
     images = [images] if isinstance(images, str | os.PathLike) or _is_frame(images) else images
     frames = list(_frames(_loaded(images)))
     if not frames:
@@ -126,7 +128,7 @@ def _images(images: Any) -> list[Any]:
 
 
 def _loaded(frames: Any) -> Any:
-    """A list of frames with images in place of their paths and URLs; anything else as it is."""
+    """A list of frames with its paths and URLs loaded; anything else unchanged."""
     if not isinstance(frames, list | tuple):
         return frames
     return [_load(load_image, frame) if isinstance(frame, str | os.PathLike) else frame for frame in frames]
@@ -138,20 +140,20 @@ def _load(loader: Any, source: str | os.PathLike, **options) -> Any:
         return loader(os.fspath(source), **options)
     except ImportError:
         raise
-    except Exception as error:  # of files, networks and decoders, which have no class in common
+    except Exception as error:  # errors of files, networks and decoders have no class in common
         raise ValueError(f"{os.fspath(source)} cannot be read: {error}") from error
 
 
 def frames_of_videos(videos: Any, options: dict[str, Any]) -> list[list[Any]]:
-    """The frames that are read of each video; takes the options that say which out of `options`.
+    """The frames of each video that a model reads, by the options in `options` that select them.
 
     Args:
-        videos: as of [`M2SSceneProcessor`].
-        options: `num_frames`, `do_sample_frames` and `video_metadata` are taken out.
+        videos: as in [`M2SSceneProcessor`].
+        options: `num_frames`, `do_sample_frames` and `video_metadata` are removed from it.
 
     Raises:
-        ValueError: no video; one without frames or that cannot be read.
-        ImportError: a path or URL, and no PyAV to read it.
+        ValueError: there is no video, or a video has no frames or cannot be read.
+        ImportError: a path or URL is given, but PyAV is missing.
     """
     num_frames = options.pop("num_frames", None)
     num_frames = FRAMES_PER_VIDEO if num_frames is None else num_frames
@@ -176,7 +178,7 @@ def frames_of_videos(videos: Any, options: dict[str, Any]) -> list[list[Any]]:
 
 
 def _frames_of_video(video: Any, num_frames: int | None) -> list[Any]:
-    """Frames in the middles of so many equal parts of a video; with None, all of them."""
+    """The middle frames of `num_frames` equal parts of a video; all frames if None."""
     if isinstance(video, str | os.PathLike):
         path = os.fspath(video)
 
@@ -193,14 +195,14 @@ def _frames_of_video(video: Any, num_frames: int | None) -> list[Any]:
 
 
 def _middles(total: int, num_frames: int | None) -> list[int]:
-    """The middles of `num_frames` equal parts of `total` frames; all frames if there are no more."""
+    """Indices of the middle frames of `num_frames` equal parts of `total` frames; all if there are not more frames."""
     if num_frames is None or num_frames >= total:
         return list(range(total))
     return [(2 * part + 1) * total // (2 * num_frames) for part in range(num_frames)]
 
 
 def _count_frames(path: str) -> int:
-    """Frames of a file whose container does not say how many."""
+    """Number of frames in a file whose container does not state it."""
     try:
         import av
     except ImportError:
@@ -210,7 +212,7 @@ def _count_frames(path: str) -> int:
 
 
 def _is_decoder(item: Any) -> bool:
-    """Whether it is used as torchcodec's `VideoDecoder` is."""
+    """Whether an object has the interface of torchcodec's `VideoDecoder`."""
     return hasattr(item, "get_frames_at") and hasattr(item, "metadata")
 
 

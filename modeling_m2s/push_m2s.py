@@ -4,8 +4,8 @@
     print(upload.listing())
     print(push(upload, "someone/scenes", private=True))         # the address of the commit
 
-A model goes up with the code that runs it, so that `AutoModel.from_pretrained(…, trust_remote_code=True)` works without
-this package. Only files of known kinds go up: no checkpoints, pickles, temporary or hidden files.
+A model is uploaded with the code that runs it, so that `AutoModel.from_pretrained(…, trust_remote_code=True)` works
+without this package. Only files of known kinds are uploaded: no checkpoints, pickles, temporary or hidden files.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from .processing_m2s import M2SSceneProcessor
 from .storage_m2s import RECORD_NAME, SCHEMAS, SHARD_NAME, finished_dataset, read_json, shard_names
 from .video_processing_m2s import M2SVideoProcessor
 
-# By the type of a model: what each auto class stands for. Others than these need no code of ours.
+# By model type: the class that each auto class loads. Models of other types need no code of ours.
 AUTO_CLASSES: dict[str, dict[str, type]] = {
     "m2s_scene": {
         "AutoConfig": M2SSceneConfig,
@@ -55,7 +55,7 @@ MODEL_FILES = re.compile(
     r"|[^/]+\.safetensors(\.index\.json)?|README\.md|(LICENSE|NOTICE)(\.md|\.txt)?"
 )
 RUN_RECORDS = ("recipe.json", "results.json")
-# Files of an earlier push that would be read together with those of this one.
+# Files of an earlier push to delete, because they would be read together with the new ones.
 REPLACED = {
     "model": re.compile(
         r"[^/]+\.safetensors(\.index\.json)?|\.eval_results/[^/]+\.yaml|(training|evaluations|results|recipe)\.json"
@@ -67,17 +67,17 @@ REPLACED = {
 
 
 class PushError(UserError, ValueError):
-    """A folder that cannot be pushed, or a Hub that does not take it; the message says why, and the way out."""
+    """A folder that cannot be pushed, or that the Hub does not take; the message gives the reason and the fix."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The files that go up.
+    """The files to upload.
 
     Attributes:
         repo_type: model or dataset.
-        files: contents or their places by path in the repository.
-        replaces: which files of earlier pushes go: a key of `REPLACED`, by default the repository's type.
+        files: each file's content, or its path on this machine, by path in the repository.
+        replaces: key of `REPLACED` for the files of earlier pushes to delete; by default the repository's type.
     """
 
     repo_type: str
@@ -96,16 +96,16 @@ def _size(content: Path | bytes) -> int:
 
 
 def collect(folder: Path, repo_id: str, with_keyframes: bool = False) -> Upload:
-    """The files of a folder that go up; no network is used, nothing is written.
+    """The files of a folder to upload; uses no network and writes nothing.
 
     Args:
         folder: a model; a training's output with `model/` in it; a dataset; or datasets side by side, such as an index.
-        repo_id: `USER/NAME`, for a card where the folder has none.
+        repo_id: `USER/NAME`, for the card that is made if the folder has none.
         with_keyframes: allow datasets that hold pictures of films.
 
     Raises:
-        PushError: the name is none of a repository; the folder is of no such kind, is not finished or names files
-            outside it; or it holds keyframes that were not allowed.
+        PushError: `repo_id` is no name of a repository; the folder is of no such kind, is not finished or links to
+            files outside it; or it holds keyframes and `with_keyframes` is false.
         StorageError: a dataset's record or shards cannot be read.
     """
     require_repo_id(repo_id)
@@ -130,7 +130,7 @@ def collect(folder: Path, repo_id: str, with_keyframes: bool = False) -> Upload:
 
 
 def require_repo_id(repo_id: str) -> None:
-    """Raises: PushError: no name of a repository."""
+    """Raise a PushError unless `repo_id` is the name of a repository."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
@@ -140,20 +140,20 @@ def require_repo_id(repo_id: str) -> None:
 
 
 def require_token() -> None:
-    """Raises: PushError: nothing can be uploaded without one."""
+    """Raise a PushError if there is no token for the Hub, because uploads need one."""
     if not get_token():
         raise PushError("no token for the Hub: run hf auth login, or set HF_TOKEN")
 
 
 def push(upload: Upload, repo_id: str, private: bool = False, revision: str | None = None) -> str:
-    """Upload in one commit, which replaces the weights or shards of earlier ones; the commit's address.
+    """Upload in one commit, which replaces the weights or shards of earlier ones; return the commit's address.
 
-    A repository and a branch that do not exist are made. After an upload that broke off, the repository is as before;
-    large files that had arrived are not sent again.
+    A missing repository or branch is created. An upload that breaks off leaves the repository as it was; the next one
+    does not send the large files that had arrived.
 
     Raises:
-        PushError: no token, or the Hub refuses it; a public repository where a private one was asked for; no
-            connection, or it broke off.
+        PushError: there is no token, or the Hub refuses it; the repository is public, but `private` is set; or there
+            is no connection, or it breaks off.
     """
     require_token()
     api, repo_type = HfApi(), upload.repo_type
@@ -209,7 +209,7 @@ def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     model_type = config.get("model_type")
     if model_type not in (*AUTO_CLASSES, *CLIP_MODEL_TYPES):
         raise PushError(f"{folder}: a model of type {model_type!r}; pushed are {', '.join(AUTO_CLASSES)} and CLIP")
-    modules = [path.parent for path in folder.glob("[0-9]_*/config.json")]  # of sentence-transformers
+    modules = [path.parent for path in folder.glob("[0-9]_*/config.json")]  # modules of sentence-transformers
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): _inside(folder, path)
         for place in (folder, *modules)
@@ -226,7 +226,7 @@ def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     if model_type in AUTO_CLASSES:
         files |= _with_code(folder, config)
     files |= eval_results(folder)
-    if is_ours(folder / "README.md"):  # it may be of other weights, or of a name not yet known
+    if is_ours(folder / "README.md"):  # the card there may describe other weights, or lack the name
         files["README.md"] = str(model_card(folder, repo_id)).encode()
     else:
         _card_header(folder / "README.md")
@@ -234,7 +234,7 @@ def _model_files(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
 
 
 def _with_code(folder: Path, config: dict[str, Any]) -> dict[str, Path | bytes]:
-    """The modules that run a model, and its settings with the names of their classes in them."""
+    """The modules that run a model, and its settings with the names of these modules' classes added."""
     from transformers.dynamic_module_utils import get_relative_import_files
 
     classes = dict(AUTO_CLASSES[config["model_type"]])
@@ -270,20 +270,20 @@ def _dataset_files(folder: Path, with_keyframes: bool) -> dict[str, Path | bytes
 
 
 def _run_record(path: Path) -> bytes:
-    """A run's record without paths of this machine, and so without the command."""
+    """A run's record without paths of this machine; the command may contain some and is left out."""
     record = read_json(_inside(path.parent, path))
     return _json({name: without_paths(value) for name, value in record.items() if name != "command"})
 
 
 def _inside(folder: Path, path: Path) -> Path:
-    """The path, unless it is a link to somewhere else."""
+    """The path unchanged; raises a PushError if it links to a file outside the folder."""
     if not path.resolve().is_relative_to(folder.resolve()):
         raise PushError(f"{path}: a link to a file outside {folder}; put a copy there")
     return path
 
 
 def _dataset_card(folder: Path, repo_id: str, several: bool) -> dict[str, Path | bytes]:
-    """The folder's card, or one of its records; it names the Parquet files of each of several datasets."""
+    """The folder's card, or one made from its records. For several datasets, it names the Parquet files of each."""
     path = folder / "README.md"
     if is_ours(path):
         return {"README.md": str(dataset_card(folder, repo_id)).encode()}

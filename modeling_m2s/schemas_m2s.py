@@ -1,4 +1,4 @@
-"""What a row of each dataset is: columns and types, the order of rows, how files are cut."""
+"""The schema of each dataset: columns and types, the order of rows, the sizes of files."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,8 @@ except ImportError as error:
 class Schema:
     """A kind of dataset: its columns, how many films go into a shard and how many rows into a row group.
 
-    Rows stand in the order of the columns `order`, of which the first names the film, and no two are alike in them.
+    Rows are sorted by the columns `order`, and no two rows are equal in all of them. The first of these columns names
+    the film.
     """
 
     features: Features

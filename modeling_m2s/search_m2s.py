@@ -15,7 +15,7 @@ from .storage_m2s import FilmDataset, StorageError
 
 @dataclass
 class Scene:
-    """A scene of an index: its place and, as a result, its distance from the query."""
+    """A scene of an index: its place and, in search results, its distance from the query."""
 
     row: int
     movie_id: str
@@ -44,10 +44,10 @@ class SceneIndex:
     """A finished index in memory.
 
     Args:
-        folder: what `embed_films` wrote.
+        folder: folder that `embed_films` wrote.
 
     Raises:
-        StorageError: no finished index there.
+        StorageError: the folder has no finished index.
     """
 
     def __init__(self, folder: Path):
@@ -67,10 +67,10 @@ class SceneIndex:
         self.films = self.shots.films(parts=False)
 
     def find_film(self, name: str) -> str:
-        """The id of the one film that `name` is the id of, or a part of its id or file name.
+        """The id of the film that `name` refers to, by its id, a part of its id, or the end of its file's path.
 
         Raises:
-            StorageError: no film or several; they are listed.
+            StorageError: no film matches, or several do; the message lists films to choose from.
         """
         if name in self.films:
             return name
@@ -85,7 +85,7 @@ class SceneIndex:
         raise StorageError(f"{self.folder}: {len(hits) or 'no'} films match {name!r}; there are: {listed}")
 
     def scene_at(self, movie_id: str, seconds: float) -> Scene:
-        """The scene of a film that spans a time; of several the one whose middle is nearest.
+        """The scene of a film that spans a time; if several do, the one whose middle is nearest.
 
         Raises:
             StorageError: the time is beyond the film's end.
@@ -100,10 +100,10 @@ class SceneIndex:
         """The nearest scenes, none overlapping the query or one another, nearest first.
 
         Args:
-            vector: of the embeddings' width.
-            top: how many at most.
-            query: the scene that the vector is of, if it is in the index.
-            films: `"all"`, or relative to the query's film `"within"` or `"across"`.
+            vector: an embedding, of the same width as the index's.
+            top: maximum number of scenes.
+            query: the vector's scene, if it is in the index.
+            films: `"all"`, `"within"` for the query's film only, or `"across"` for other films only.
         """
         if vector.shape != self.vectors.shape[1:]:
             raise StorageError(f"{self.folder} holds embeddings of width {self.vectors.shape[1]}, not {vector.shape}")
@@ -128,7 +128,7 @@ class SceneIndex:
         return [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
 
     def draw(self, query: tuple[str, list[Image.Image | None]], results: Sequence[Scene]) -> Image.Image:
-        """A picture: the query's row, then a row a result."""
+        """A picture: the query's row, then one row per result."""
         rows = [query]
         for rank, scene in enumerate(results, 1):
             rows.append((f"{rank}   distance {scene.distance:.2f}   {scene.describe()}", self.keyframes(scene)))

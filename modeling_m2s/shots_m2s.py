@@ -25,13 +25,13 @@ except ImportError as error:
 
 DECODER_VERSIONS = {"scenedetect": scenedetect.__version__, "opencv": cv2.__version__}
 
-# PySceneDetect's own default thresholds: the detectors' scores are of different kinds.
+# PySceneDetect's own default thresholds; they differ because each detector has its own score.
 DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2}
 
 MAX_KEYFRAMES_PER_SHOT = 31
-# Thinning starts at this many candidates a shot and halves them: they then stand at most 1/32.5 of the shot apart.
+# A shot with this many candidates drops every second one; the rest stand at most 1/32.5 of the shot apart.
 _MAX_CANDIDATES = 66
-# Below this size candidates are kept as they were decoded (a reference, no work); above, they are halved on entry.
+# Candidates up to this size are kept as they were decoded (a reference, no work); larger ones are halved on entry.
 _MAX_REFERENCE_BYTES = 2 * 2**20
 # FFmpeg's threads cost small films more than they give, and detection keeps a second core busy.
 _SINGLE_THREAD_PIXELS = 640 * 480
@@ -45,11 +45,11 @@ class ShotSettings:
         detector: PySceneDetect's `adaptive` (cuts that stand out from their neighborhood), `content`, `hash` or
             `histogram`.
         threshold: the detector's score for a cut; its own default when None.
-        min_shot_frames: shots shorter than this are not cut off.
+        min_shot_frames: no cut ends a shot that is shorter than this.
         keyframes_per_shot: 1 takes the frame nearest the middle (ties to the earlier), k > 1 the middles of k equal
             parts; a shot with fewer frames has fewer keyframes.
-        short_side: smaller one of height and width of stored keyframes, in pixels; never scaled up.
-        jpeg_quality: of the stored keyframes.
+        short_side: shorter side of stored keyframes, in pixels; they are never scaled up.
+        jpeg_quality: JPEG quality of stored keyframes, from 1 to 100.
     """
 
     detector: str = "adaptive"
@@ -94,7 +94,7 @@ class Shot:
 class Film:
     """A film's shots in order, and what is known of its video stream.
 
-    `width` and `height` are as displayed; `damage` says what could not be read of a film that was kept all the same.
+    `width` and `height` are as displayed; `damage` says what could not be read, if the film was kept all the same.
     """
 
     shots: list[Shot]
@@ -160,10 +160,10 @@ def detect_shots(
 
 
 def _missing(film: Film, info: VideoInfo) -> str | None:
-    """Why the film is not whole, or None. OpenCV ends a damaged file early without an error.
+    """The reason why a film counts as damaged, or None. OpenCV ends a damaged file early without an error.
 
-    Frames may be short because an edit list hides them, so the time must be short as well; the container's duration
-    alone also speaks of other streams.
+    Frames may be missing because an edit list hides them, so the duration must be too short as well. The container's
+    duration also covers other streams, so the limits are wider if it is the only one known.
     """
     durations = [seconds for seconds in (info.stream_seconds, info.container_seconds) if seconds]
     expected = min(durations, default=0.0)
@@ -197,7 +197,8 @@ class _KeepingStream(VideoStreamCv2):
 
     @property
     def position(self):
-        # Asked for twice a frame and made of fractions, so it is kept; after the last frame it stays there.
+        # The position is read twice per frame and slow to compute (fractions), so it is kept. It stays there after the
+        # last frame.
         return super().position if self._position is None else self._position
 
     def read(self, decode: bool = True):
@@ -295,7 +296,7 @@ class _ShotCollector(SceneDetector):
         self.current.add(self._prepare, image)
 
     def _cut(self, cut) -> None:
-        # Detectors return the very timecodes they were given, which also tells frames of equal time apart.
+        # Detectors return the timecode objects that they were given; identity tells even frames of equal time apart.
         while self.waiting and self.waiting[0][1] is not cut:
             self._count(*self.waiting.popleft())
         if self.current is not None:
@@ -319,7 +320,7 @@ class _ShotCollector(SceneDetector):
         self.current = None
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
-        """What a candidate is kept as: halving is ten times as fast as scaling to the keyframe's size at once."""
+        """Halve a large candidate to keep it; this is ten times as fast as scaling to the keyframe's size at once."""
         if image.nbytes <= _MAX_REFERENCE_BYTES:
             return image
         while min(image.shape[:2]) >= 2 * min(self.keyframe_size):
@@ -335,8 +336,8 @@ class _ShotCollector(SceneDetector):
 class _ExactScores:
     """PySceneDetect's content score, the same number to the last bit, without int32 copies of every channel.
 
-    The mean absolute difference of two uint8 images is an integer over the number of pixels, however it is summed;
-    OpenCV's L1 norm sums it in one pass.
+    The mean absolute difference of two uint8 images is an integer divided by the number of pixels, so the order of
+    summation does not matter. OpenCV's L1 norm sums in one pass.
     """
 
     def _calculate_frame_score(self, timecode, frame_img: np.ndarray) -> float:

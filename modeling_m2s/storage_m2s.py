@@ -3,10 +3,10 @@
     shots/
       m2s.json                      schema version, settings, films, what failed and why, counts
       data/train-00000.parquet      whole films, in the order of their ids
-      parts/                        while a run lasts: one file a finished film, one a film that failed
+      parts/                        while a run lasts: one file for each finished film and for each failed one
 
-Which film goes into which shard follows from the sorted ids alone, so the finished folder depends only on films and
-settings, not on how often the run was killed. Files are written aside, synced and renamed: half a file is never seen.
+The sorted ids alone decide which film goes into which shard, so the finished folder depends only on films and settings,
+not on how often the run was killed. Files are written under another name, synced and renamed; nobody sees half a file.
 """
 
 import contextlib
@@ -32,26 +32,26 @@ from .schemas_m2s import SCHEMAS
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "m2s.json"
-MOST_DIFFERENCES = 6  # settings that one message names
+MOST_DIFFERENCES = 6  # settings in one message
 SHARD_NAME = re.compile(r"train-\d{5}\.parquet")
 
 
 class StorageError(UserError):
-    """A dataset folder that cannot be used as asked; the message names the folder, the values and the way out."""
+    """A dataset folder that cannot be used as asked; the message names the folder, the values and the fix."""
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON to read by eye and by program, there whole or not at all.
+    """Write indented JSON; the file is replaced as a whole or not at all.
 
     Raises:
-        StorageError: it cannot be written, for want of space or rights.
-        TypeError: JSON does not hold such values.
+        StorageError: the file cannot be written, for lack of space or permission.
+        TypeError: JSON cannot hold a value.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with atomic_write(path) as file:
         file.write(
             text.encode(errors="backslashreplace")
-        )  # half a surrogate, as in a damaged file name, as JSON has it
+        )  # half of a surrogate pair, as in a damaged file name, becomes an escape of JSON
 
 
 @contextlib.contextmanager
@@ -59,9 +59,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under its name only when complete and on disk.
 
     Raises:
-        StorageError: it cannot be written, for want of space or rights.
+        StorageError: the file cannot be written, for lack of space or permission.
     """
-    aside = path.with_name(f".m2s-{secrets.token_hex(4)}-{path.name}.tmp")  # machines share folders, not process ids
+    aside = path.with_name(f".m2s-{secrets.token_hex(4)}-{path.name}.tmp")  # random: machines may share a folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
@@ -85,12 +85,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
-    """Hold a folder against a second run on it; a killed run lets go by itself, its temporary files are removed.
+    """Lock a folder against a second run. A killed run's lock ends with it; the next run removes its temporary files.
 
     Args:
         folder: made when missing.
-        shard: (i, N) where N runs share the work on the folder: each is held against a second one of its kind, and
-            all against a run on the whole.
+        shard: (i, N) if N runs share the work on the folder. Each of them excludes a second run on the same shard and
+            any run on the whole folder.
 
     Raises:
         StorageError: another process holds it.
@@ -107,7 +107,7 @@ def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[No
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shard else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if shard:
-                # As of a temporary file, so that what a killed run leaves goes with the other temporary files.
+                # The name is a temporary file's, so a killed run's lock is removed with its other temporary files.
                 name = f".m2s-shard-{shard[0]}-of-{shard[1]}.tmp"
                 lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
                 held.callback(os.close, lock)
@@ -120,7 +120,7 @@ def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[No
             raise StorageError(f"{folder}: another run {doing} here; wait for it or choose another folder") from None
         if not shard:
             _remove_temporary(folder)
-            held.callback(_remove_temporary, folder)  # of workers that were killed when this run was broken off
+            held.callback(_remove_temporary, folder)  # files of workers killed when this run was interrupted
         yield
 
 
@@ -130,13 +130,15 @@ def _remove_temporary(folder: Path) -> None:
 
 
 def file_name(movie_id: str) -> str:
-    """A safe file name for a film: what is legible of its id, and a hash that tells ids apart."""
+    """A safe file name for a film: the legible part of its id, and a hash that tells ids apart."""
     legible = re.sub(r"[^A-Za-z0-9._-]+", "_", movie_id).lstrip(".")[:80]
     return f"{legible}-{hashlib.sha256(movie_id.encode()).hexdigest()[:8]}"
 
 
 def shard_names(name: Path | str, record: Mapping[str, Any]) -> list[str]:
-    """File names of a finished dataset's shards by its record; records come from others too, so none leaves `data/`.
+    """File names of a finished dataset's shards, from its record.
+
+    Records may come from others, so a name that leaves `data/` is refused.
 
     Args:
         name: the dataset's folder or URL, for messages.
@@ -156,7 +158,7 @@ def shard_names(name: Path | str, record: Mapping[str, Any]) -> list[str]:
 
 @dataclass
 class StoredFilm:
-    """Where a film's rows are: a file, the first row and how many; `facts` is what the writer noted of the film."""
+    """The place of a film's rows: file, first row and number of rows; `facts` are the writer's notes on the film."""
 
     movie_id: str
     path: Path
@@ -169,7 +171,7 @@ class FilmDataset:
     """A dataset of one kind, written film by film and read film by film.
 
     Args:
-        folder: where it is or will be.
+        folder: the dataset's folder, which need not exist yet.
         kind: one of `SCHEMAS`.
     """
 
@@ -204,11 +206,12 @@ class FilmDataset:
             defaults: values of settings that an earlier release did not record, as `default_values` gives them.
 
         Raises:
-            StorageError: the folder was made with other settings, both values are named; or its record is lost.
+            StorageError: the folder was made with other settings (the message names both values), or its record is
+                lost.
         """
         settings = json.loads(json.dumps(dict(settings)))
         films = {} if self.record else self.films()
-        # Looked for after the films: another run on a share of them writes its record before its first film.
+        # The record is read after the films: a concurrent run writes its record before its first film.
         if record := self.record:
             require_settings(self.folder, record["settings"], settings, defaults)
         elif films:
@@ -217,12 +220,12 @@ class FilmDataset:
             self._write_record({"complete": False, "settings": settings, "failed": {}})
 
     def reopen(self) -> None:
-        """Say that the dataset is being rewritten: until it is finished again, its record is one of an unfinished."""
+        """Mark the dataset as unfinished while it is rewritten."""
         record = self.record
         self._write_record({"complete": False, "settings": record["settings"], "failed": record["failed"]})
 
     def write_film(self, movie_id: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-        """Keep a finished film as a part; it counts from here on, whatever happens to the run."""
+        """Store a finished film as a part; from here on it is kept, whatever happens to the run."""
         path = self._part_path(movie_id)
         table = pa.Table.from_pylist(rows, schema=self.schema.features.arrow_schema)
         with atomic_write(path) as file:
@@ -230,11 +233,11 @@ class FilmDataset:
         self._failure_path(movie_id).unlink(missing_ok=True)
 
     def write_failure(self, movie_id: str, reason: str) -> None:
-        """Keep why a film failed until the dataset is finished, so that a run that continues knows it."""
+        """Store why a film failed until the dataset is finished, so that a continued run knows it."""
         write_json(self._failure_path(movie_id), {"movie_id": movie_id, "reason": reason})
 
     def failures(self) -> dict[str, str]:
-        """Reasons by film, of the films that failed since the dataset was last finished."""
+        """Reasons by film id, for the films that failed since the dataset was last finished."""
         entries = [json.loads(path.read_bytes()) for path in (self.folder / "parts").glob("*.failed.json")]
         return {entry["movie_id"]: entry["reason"] for entry in sorted(entries, key=lambda entry: entry["movie_id"])}
 
@@ -265,7 +268,7 @@ class FilmDataset:
         self._write_record(record)
 
     def films(self, parts: bool = True) -> dict[str, StoredFilm]:
-        """Every stored film by its id, in shards and, if asked, parts; a part counts before a shard."""
+        """Every stored film by its id, in shards and, if asked, parts; a part takes precedence over a shard."""
         stored: dict[str, StoredFilm] = {}
         paths = [*self._shard_paths(), *(sorted((self.folder / "parts").glob("*.parquet")) if parts else [])]
         for path in paths:
@@ -273,10 +276,10 @@ class FilmDataset:
         return dict(sorted(stored.items()))
 
     def read_film(self, film: StoredFilm, first: int = 0, num_rows: int | None = None) -> Iterator[pa.Table]:
-        """The rows of one film, or a run of them, by row group, without reading those of others."""
+        """The rows of one film, or `num_rows` from the `first` on, as a table per row group; reads no other groups."""
         start = film.first_row + first
         stop = film.first_row + film.num_rows if num_rows is None else start + num_rows
-        # Read ahead, the file would be held in memory whole.
+        # Reading ahead would hold the whole file in memory.
         with pq.ParquetFile(film.path, pre_buffer=False) as file:
             row = 0
             for group in range(file.num_row_groups):
@@ -292,7 +295,7 @@ class FilmDataset:
         return pa.concat_tables(tables) if tables else self.schema.features.arrow_schema.empty_table()
 
     def pack(self, number: int, movie_ids: list[str]) -> None:
-        """Turn the parts of films, which are in no other shard, into shard `number` before the dataset is finished."""
+        """Turn parts into shard `number` before the dataset is finished; their films must be in no other shard."""
         films = [self.part(movie_id) for movie_id in movie_ids]
         if self.record.get("complete"):
             self.reopen()
@@ -308,9 +311,9 @@ class FilmDataset:
         some complete file at every moment.
 
         Args:
-            movie_ids: the catalog; stored films outside it are dropped, films of it that are not stored are missing.
-            failed: reasons by film, for the record.
-            facts: more for the record.
+            movie_ids: the catalog; stored films outside it are dropped. Its films need not all be stored.
+            failed: reasons by film id, for the record.
+            facts: further entries of the record.
         """
         stored = self.films()
         catalog = sorted(set(movie_ids) & stored.keys())
@@ -336,7 +339,7 @@ class FilmDataset:
             path.unlink()
         for path in (self.folder / "parts").glob("*"):
             path.unlink()
-        with contextlib.suppress(OSError):  # not there, or the last breath of a killed run's worker
+        with contextlib.suppress(OSError):  # absent, or a killed run's worker has just written there
             (self.folder / "parts").rmdir()
         shards = [{"file": path.name, "films": len(films)} for path, films in plan.items()]
         record = {
@@ -349,7 +352,7 @@ class FilmDataset:
         self._write_record({**record, "num_films": len(catalog), "num_rows": num_rows, "shards": shards})
 
     def check(self) -> list[str]:
-        """What is wrong with a finished dataset, one line each; empty when nothing is."""
+        """The problems of a finished dataset, one line each; empty if there are none."""
         problems = []
         record = self.record
         if not record.get("complete"):
@@ -392,7 +395,7 @@ class FilmDataset:
         write_json(self.folder / RECORD_NAME, record)
 
     def _write_films(self, file: IO[bytes], films: Iterable[tuple[StoredFilm, Iterable[pa.Table]]]) -> None:
-        """Films one after the other, each beginning a row group; their index goes into the file's metadata."""
+        """Write films one after the other, each in row groups of its own, and their index into the file's metadata."""
         index, first_row = [], 0
         with pq.ParquetWriter(file, self.schema.features.arrow_schema) as writer:
             for film, tables in films:
@@ -437,10 +440,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def finished_dataset(folder: Path) -> "FilmDataset":
-    """A finished dataset of any kind, by its record.
+    """Open a finished dataset of any kind; its record names the kind.
 
     Raises:
-        StorageError: no record, of no known kind, or of a dataset that is not finished.
+        StorageError: there is no record, its kind is unknown, or the dataset is not finished.
     """
     kind = read_json(folder / RECORD_NAME).get("dataset")
     if kind not in SCHEMAS:
@@ -454,10 +457,10 @@ def finished_dataset(folder: Path) -> "FilmDataset":
 def require_settings(
     folder: Path, found: Mapping[str, Any], needed: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> None:
-    """Refuse data made in another way than is needed.
+    """Refuse data that was made with other settings than needed.
 
     Args:
-        defaults: what a setting is where `found` lacks it, since an earlier release did not know it.
+        defaults: values of settings that `found` lacks because an earlier release did not know them.
 
     Raises:
         StorageError: names the first settings that differ, each with both values.

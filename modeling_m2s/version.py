@@ -1,3 +1,3 @@
-"""The version, apart from the package so that building it imports nothing."""
+"""The version, in a module of its own so that building the package imports nothing."""
 
 __version__ = "0.1.0"

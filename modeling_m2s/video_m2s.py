@@ -1,4 +1,4 @@
-"""One video file: what it is, single frames of it, and what its decoder complains of."""
+"""One video file: its properties, single frames, and the errors that its decoder reports."""
 
 import contextlib
 import hashlib
@@ -58,7 +58,7 @@ def printable(path: str | os.PathLike) -> str:
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the container says: pixels as coded, their aspect ratio, clockwise rotation in degrees, length."""
+    """Facts from the container: size in coded pixels, pixel aspect ratio, clockwise rotation in degrees, length."""
 
     width: int
     height: int
@@ -77,7 +77,7 @@ class VideoInfo:
 
 
 def fingerprint(path: str | os.PathLike) -> str:
-    """Tells a replaced file from the one seen before: size and SHA-256 of the first and last MiB."""
+    """A hash that changes when the file is replaced: SHA-256 of its size and of its first and last MiB."""
     size = os.stat(path).st_size
     digest = hashlib.sha256(str(size).encode())
     with open(path, "rb") as file:
@@ -135,7 +135,7 @@ def fit_size(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image of (width, height) `size` by pixel area, which does not alias when shrinking."""
+    """Resize an image to `size` (width, height) by pixel area, which does not alias when shrinking."""
     if (image.shape[1], image.shape[0]) == size:
         return image
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -149,7 +149,7 @@ def read_frames(
     Args:
         path: a video file.
         frames: indices from 0, in any order, repeats allowed.
-        short_side: scale down to this in pixels.
+        short_side: shorter side of the images in pixels; they are only scaled down.
         backend: `"decord"` seeks; `"pyav"` decodes up to the last index; `"auto"` is decord, and PyAV where decord
             cannot be loaded, cannot read the file, or counts its frames wrong (containers without an index).
 
@@ -214,8 +214,8 @@ def _read_pyav(path: str, frames: Sequence[int]) -> list[np.ndarray]:
 
 @contextlib.contextmanager
 def openable(path: str | os.PathLike) -> Iterator[str]:
-    """The path as a string that C libraries take for a file: absolute, since FFmpeg takes `http:x.mp4` for an address;
-    names that are not UTF-8 are reached through a link.
+    """The path as a string that C libraries take for a file. It is absolute, since FFmpeg takes `http:x.mp4` for an
+    address. A file whose name is not UTF-8 is reached through a link.
     """
     name = os.path.abspath(os.fspath(path))
     try:
@@ -231,17 +231,17 @@ def openable(path: str | os.PathLike) -> Iterator[str]:
 
 @contextlib.contextmanager
 def video_file(video: Any) -> Iterator[str | os.PathLike]:
-    """The path of a file that holds this video; where there was none, it is gone when the block ends.
+    """The path of a file that holds this video; a file made for this is deleted when the block ends.
 
     Args:
         video: a path; an address that starts with http:// or https://, which is downloaded; a file's bytes; a row
-            `{"path", "bytes"}` of `datasets.Video(decode=False)`; or what is used as torchcodec's `VideoDecoder` is
-            (`get_frames_at`, `metadata`): the file behind it if it comes from `datasets`, else its frames, which are
-            stored without loss, at their average rate.
+            `{"path", "bytes"}` of `datasets.Video(decode=False)`; or an object with the interface of torchcodec's
+            `VideoDecoder` (`get_frames_at`, `metadata`). A decoder from `datasets` gives the file behind it. The
+            frames of any other decoder are stored without loss, at their average rate.
 
     Raises:
-        VideoError: the download fails, or there is nothing to read; also what the block says of the file, which then
-            names the address, or the kind of thing that was given.
+        VideoError: the download fails, or there is nothing to read. A VideoError of the block about a file made here
+            is raised again; it then names the address, or the type of `video`.
         TypeError: `video` is none of these.
     """
     name, video = _named(video)
@@ -270,8 +270,8 @@ def video_file(video: Any) -> Iterator[str | os.PathLike]:
 
 
 def _named(video: Any) -> tuple[str, Any]:
-    """A video's name for errors, and the path, address, bytes or decoder that it comes down to."""
-    encoded = getattr(video, "_hf_encoded", None)  # by this, datasets remembers what its decoders decode
+    """A video's name for errors, and the path, address, bytes or decoder behind it."""
+    encoded = getattr(video, "_hf_encoded", None)  # where `datasets` notes what a decoder decodes
     if isinstance(encoded, Mapping) and (encoded.get("bytes") or encoded.get("path")):
         video = encoded
     if isinstance(video, Mapping):
@@ -295,7 +295,7 @@ def _download(address: str, path: Path) -> None:
 
 
 def _store_frames(decoder: Any, path: Path) -> None:
-    """All frames of a decoder as a file, without loss."""
+    """Store all frames of a decoder in a file, without loss."""
     num_frames, rate = decoder.metadata.num_frames, decoder.metadata.average_fps
     if not num_frames or not rate:
         raise VideoError("decoder", "its metadata has no number of frames or no frame rate")
@@ -319,10 +319,10 @@ def _decoded(decoder: Any, num_frames: int) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def decoder_messages() -> Iterator[list[str]]:
-    """Collect what FFmpeg complains of while the block runs; the list is filled at its end.
+    """Collect FFmpeg's complaints while the block runs; the list is filled at its end.
 
-    FFmpeg repairs damaged pictures silently and only writes to the process's standard error, so that is where this
-    listens. It diverts the whole process's: use it in a worker process.
+    FFmpeg repairs damaged pictures and reports them only on the process's standard error, so they are read from there.
+    Standard error of the whole process is diverted: use this in a worker process.
     """
     messages: list[str] = []
     sys.stderr.flush()

@@ -43,8 +43,8 @@ class M2SVideoProcessor(BaseVideoProcessor):
         """
         Args:
             videos: one or a list of videos: paths, URLs, lists of frames, arrays (frames, height, width, 3) or tensors
-                (frames, 3, height, width) of uint8, torchcodec's `VideoDecoder` objects. Which frames are read is said
-                at [`M2SSceneProcessor`]. The frames of a video have one size.
+                (frames, 3, height, width) of uint8, torchcodec's `VideoDecoder` objects. [`M2SSceneProcessor`] says
+                which frames are read. The frames of a video have one size.
             kwargs: settings in place of the processor's own, and `num_frames`, `do_sample_frames`, `video_metadata`.
 
         Returns:
@@ -52,7 +52,7 @@ class M2SVideoProcessor(BaseVideoProcessor):
             `padding_mask_videos` (videos, frames), True where a frame is real.
 
         Raises:
-            ValueError: no video; one without frames, or of frames of several sizes; a file that cannot be read.
+            ValueError: there is no video, a video has no frames or frames of several sizes, or a file cannot be read.
         """
         frames = frames_of_videos(videos, kwargs)
         arrays = [np.stack([_channels_first(frame) for frame in each]) for each in frames]

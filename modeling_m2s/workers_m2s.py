@@ -19,7 +19,7 @@ from typing import Any
 
 @dataclass
 class Outcome:
-    """What became of one input: `value`, or `error` in one line, with type and traceback if it was an exception."""
+    """The result of one input: `value`, or `error` in one line, with type and traceback if it was an exception."""
 
     key: str
     value: Any = None
@@ -47,7 +47,7 @@ def run_isolated(
         max_silence: seconds without a report after which a worker counts as hung and is killed.
 
     Yields:
-        One `Outcome` an input, as they finish. Closing the iterator ends the workers.
+        One `Outcome` per input, as they finish. Closing the iterator ends the workers.
     """
     if num_workers < 1:
         raise ValueError(f"num_workers={num_workers} must be at least 1")
@@ -60,7 +60,7 @@ def run_isolated(
                 key, arguments = job
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(function, arguments, sender), daemon=True)
-                with _ctrl_c_waits():  # half started, it would print a traceback, and would not be ended below
+                with _ctrl_c_waits():  # a half-started one would print a traceback and not be ended below
                     process.start()
                     sender.close()
                     running[receiver] = _Worker(key, process)
@@ -108,14 +108,14 @@ def warm_up(preload: tuple[str, ...]) -> None:
     """Import modules in the background, so that the first worker does not wait for them.
 
     Args:
-        preload: as `run_isolated` will have it.
+        preload: the modules that `run_isolated` will be given.
     """
     if _context(preload).get_start_method() != "forkserver":
         return
     from multiprocessing import forkserver, resource_tracker  # not on Windows
 
-    resource_tracker.ensure_running()  # by itself the server begins with this, which unblocks Ctrl-C
-    # The server inherits the block. Ctrl-C would break off its imports with a traceback.
+    resource_tracker.ensure_running()  # else the server starts it, which unblocks Ctrl-C
+    # The server inherits the block; without it, Ctrl-C would break off the server's imports with a traceback.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
@@ -133,9 +133,9 @@ def _context(preload: tuple[str, ...]) -> Any:
 
 @contextlib.contextmanager
 def _ctrl_c_waits() -> Iterator[None]:
-    """Ctrl-C within the block takes effect at its end. In other threads than the main one it never does anything."""
+    """Ctrl-C within the block takes effect at its end. Only the main thread needs this: it alone receives Ctrl-C."""
     handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or handler is None:  # None: not one of Python's
+    if threading.current_thread() is not threading.main_thread() or handler is None:  # None: not set by Python
         yield
         return
     pressed: list[int] = []
@@ -155,7 +155,7 @@ class _Worker:
     last_heard: float = field(default_factory=time.monotonic)
 
     def end(self) -> int:
-        """Wait for the process, which has said its last; one that lingers is killed. Returns its exit code."""
+        """Wait for a process that has sent its last message, kill it after 10 s, and return its exit code."""
         self.process.join(10)
         if self.process.exitcode is None:
             self.process.kill()
@@ -186,8 +186,8 @@ def _describe(error: Exception) -> tuple[str, str, str]:
 
 
 def end_with_parent(worker: int = 0) -> None:
-    """From here on this process ends when its parent does, however that does: else it would write on, or wait forever
-    to hand over its work and hold the run's folder. A `DataLoader` takes it as `worker_init_fn`."""
+    """End this process when its parent ends, in whatever way. Otherwise it would go on writing, or wait forever to hand
+    over its work and hold the run's folder. A `DataLoader` takes this function as `worker_init_fn`."""
     parent = multiprocessing.parent_process()
 
     def watch(sentinel: int) -> None:
