@@ -481,6 +481,7 @@ class M2SSceneForClassification(M2SScenePreTrainedModel):
         labels: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         padding_mask_videos: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs,
     ) -> ImageClassifierOutput:
         """
@@ -490,12 +491,17 @@ class M2SSceneForClassification(M2SScenePreTrainedModel):
             labels (`torch.Tensor` of shape (B,) or (B, num_labels), *optional*):
                 Class indices (`problem_type="single_label_classification"`), zeros and ones as floats
                 (`"multi_label_classification"`) or values (`"regression"`). With them the loss is returned.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*):
+                Number of labels in all parts of an accumulated batch. The loss is then the sum over the labels here,
+                divided by that number, so the parts' losses add up to the mean over the batch. `Trainer` gives it.
         """
         pixel_values, frame_mask = scene_inputs(pixel_values, frame_mask, pixel_values_videos, padding_mask_videos)
         self._refuse_pictures(pixel_values)
         outputs = self.scene_model(pixel_values, frame_mask=frame_mask, **kwargs)
         logits = self.classifier(outputs.pooler_output)
         loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
+        if loss is not None and num_items_in_batch is not None:
+            loss = loss * labels.ne(-100).sum() / num_items_in_batch
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

@@ -22,7 +22,7 @@ from modeling_m2s.pretrained_m2s import tiny_model
 from modeling_m2s.storage_m2s import exclusive
 
 ort = pytest.importorskip("onnxruntime")
-README = (Path(__file__).parent.parent / "README.md").read_text()
+DOCUMENT = (Path(__file__).parent.parent / "docs/python.md").read_text()
 SIZES = [(1, 1), (1, 3), (2, 7), (1, 9), (3, 9), (2, 14)]  # scenes, frames
 PROCESSOR_FILES = {"config.json", "preprocessor_config.json", "export.json"}
 
@@ -147,7 +147,7 @@ def test_the_record_says_what_was_written(exported):
 
 
 def test_the_readmes_block_runs_on_an_export(exported, encoder, tmp_path, monkeypatch):
-    block = README.partition("## Export\n")[2].partition("```python\n")[2].partition("```")[0]
+    block = DOCUMENT.partition("## ONNX and torch.export\n")[2].partition("```python\n")[2].partition("```")[0]
     (tmp_path / "exported").symlink_to(exported)
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)

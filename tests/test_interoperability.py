@@ -35,7 +35,7 @@ from modeling_m2s import (
 )
 
 HEADS = [M2SSceneForContrastiveLearning, M2SSceneForClassification]
-README = (Path(__file__).parent.parent / "README.md").read_text()
+DOCUMENT = (Path(__file__).parent.parent / "docs/python.md").read_text()
 
 
 def pictures(number: int, seed: int = 0) -> list[Image.Image]:
@@ -411,33 +411,33 @@ def test_files_that_are_no_video_are_named(processor, tmp_path):
         processor(videos=endless)
 
 
-# The README, and fine-tuning
+# The documents, and fine-tuning
 
 
 @pytest.fixture
 def films(tmp_path, monkeypatch) -> None:
-    """The films of the README's blocks, in the working directory."""
+    """The films of the blocks, in the working directory."""
     for seed, name in enumerate(("film.mp4", "day.mp4", "night.mp4")):
         make_video(tmp_path / name, [17, 16], seed=seed)
     monkeypatch.chdir(tmp_path)
 
 
-def readme_block(first_line: str) -> str:
-    """The README's code block that begins with this line."""
-    blocks = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+def document_block(first_line: str) -> str:
+    """The code block that begins with this line."""
+    blocks = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
     return next(block for block in blocks if block.startswith(first_line))
 
 
-def test_the_readmes_calls_run(films):
+def test_the_documents_calls_run(films):
     names = dict(zip(("frame_1", "frame_2", "frame_3"), pictures(3), strict=True))
-    exec(readme_block("import modeling_m2s\nfrom sentence_transformers"), names)
+    exec(document_block("import modeling_m2s\nfrom sentence_transformers"), names)
     assert names["vectors"].shape == (1, 256)
     assert names["features"][0].shape == (1, 256)
 
 
-def test_the_readmes_fine_tuning_trains_only_what_it_names(films):
+def test_the_documents_fine_tuning_trains_only_what_it_names(films):
     names: dict = {}
-    exec(readme_block("import torch\nfrom peft"), names)
+    exec(document_block("import torch\nfrom peft"), names)
     model, before = names["model"], M2SSceneModel.from_pretrained(tiny_model()).state_dict()
     encoder = model.get_base_model().scene_model.state_dict()
     kept = {name.replace(".base_layer", ""): weight for name, weight in encoder.items() if "lora_" not in name}
@@ -451,6 +451,27 @@ def test_the_readmes_fine_tuning_trains_only_what_it_names(films):
     inputs = names["collate"](names["rows"])
     with torch.no_grad():
         torch.testing.assert_close(loaded(**inputs).logits, model.eval().cpu()(**inputs).logits)
+
+
+def test_accumulated_batches_train_like_whole_ones(classifier, processor, tmp_path):
+    rows = [{**processor([pictures(2, seed)]), "labels": torch.tensor(seed % 2)} for seed in range(4)]
+    rows = [{name: value if name == "labels" else value[0] for name, value in row.items()} for row in rows]
+    norms = []
+    for size in (4, 2, 1):
+        model = M2SSceneForClassification.from_pretrained(classifier, classifier_dropout=0.0)
+        arguments = TrainingArguments(
+            str(tmp_path / str(size)),
+            max_steps=1,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=4 // size,
+            logging_steps=1,
+            use_cpu=True,
+            report_to="none",
+        )
+        trainer = Trainer(model, arguments, train_dataset=rows)
+        trainer.train()
+        norms.append(next((each["loss"], each["grad_norm"]) for each in trainer.state.log_history if "loss" in each))
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3) and norms[2] == pytest.approx(norms[0], rel=1e-3)
 
 
 def test_trainer_fine_tunes_the_whole_classifier(classifier, processor, tmp_path):

@@ -403,6 +403,13 @@ def test_classification_loss(problem_type, num_labels, labels, expected_loss):
     model = tiny(M2SSceneForClassification, num_labels=num_labels, problem_type=problem_type)
     outputs = model(random_frames(3, 2), labels=labels)
     assert_near(outputs.loss, expected_loss(outputs.logits.squeeze(-1), labels), 1e-6)
+    # The parts of an accumulated batch add up to it.
+    items = labels.ne(-100).sum()
+    parts = [
+        model(random_frames(3, 2)[part], labels=labels[part], num_items_in_batch=items).loss
+        for part in (slice(0, 1), slice(1, 3))
+    ]
+    assert_near(sum(parts), outputs.loss, 1e-6)
 
 
 @pytest.mark.parametrize(
