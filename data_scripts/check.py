@@ -1,10 +1,10 @@
-"""Read datasets whole and say what is wrong with them.
+"""Read datasets in full and report their problems.
 
     python -m data_scripts.check catalog/movies catalog/shots catalog/shot_features
 
-Of every kind: the record, the schema, the order of rows, the counts, that images decode, that no run is unfinished.
-Beyond that, what a kind promises (`CHECKS`), also towards the datasets that stand beside it under their usual names.
-One line a problem; exit status 1 if there is one.
+The checks of every dataset cover the record, the schema, the order of rows, the counts, the decoding of images and
+unfinished runs. Then come the checks specific to its kind (`CHECKS`), including consistency with sibling datasets under
+their usual names (`../shots`, `../films`). Prints one line per problem; the exit status is 1 if there is any.
 """
 
 import json
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def check_folder(folder: Path) -> list[str]:
-    """What is wrong with a dataset, one line each; empty when nothing is.
+    """The problems of a dataset, one line each; empty if there are none.
 
     Raises:
         StorageError: there is no dataset.
@@ -102,7 +102,7 @@ def check_shots(dataset: FilmDataset) -> Iterator[str]:
 
 
 def check_films(dataset: FilmDataset) -> Iterator[str]:
-    """The index says of each film of `shots` where it is."""
+    """The index gives the right place of each film of `shots`."""
     if not (shots := _beside(dataset, "shots")):
         return
     expected = pa.Table.from_pylist(film_rows(shots), schema=dataset.schema.features.arrow_schema)
@@ -113,7 +113,7 @@ def check_films(dataset: FilmDataset) -> Iterator[str]:
 
 
 def check_shot_features(dataset: FilmDataset) -> Iterator[str]:
-    """Features are finite float16 numbers, as many as shots and dimensions say, for the shots that `films` counts."""
+    """Features are finite float16 numbers, num_shots × dim of them; num_shots agrees with `films`."""
     lengths = _num_shots(dataset, "films")
     dims = set()
     for table in _shards(dataset):
@@ -131,7 +131,7 @@ def check_shot_features(dataset: FilmDataset) -> Iterator[str]:
 
 
 def check_similar_movies(dataset: FilmDataset) -> Iterator[str]:
-    """Ranks count from 1 for each film and source; no film is its own neighbor; films are of the catalog."""
+    """Ranks count from 1 for each film and source; no film is its own neighbor; all films are in the catalog."""
     catalog = _ids(dataset, "movies")
     for table in _shards(dataset):
         for (movie_id, source), rows in groupby(table.to_pylist(), key=lambda row: (row["movie_id"], row["source"])):
@@ -147,7 +147,7 @@ def check_similar_movies(dataset: FilmDataset) -> Iterator[str]:
 
 
 def check_scene_pairs(dataset: FilmDataset) -> Iterator[str]:
-    """Scenes are of two films and lie within the shots that `shot_features` has of them."""
+    """The scenes of a pair are from two films and lie within the shots that `shot_features` holds for them."""
     lengths = _num_shots(dataset, "shot_features")
     for table in _shards(dataset):
         for row in table.to_pylist():
@@ -172,7 +172,7 @@ CHECKS: dict[str, Callable[[FilmDataset], Iterator[str]]] = {
 
 
 def _shards(dataset: FilmDataset, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """A dataset's tables; of each, a film's rows are together."""
+    """Each shard of a dataset as a table; the rows of a film are together, in one shard."""
     for shard in shard_names(dataset.folder, dataset.record):
         yield pq.read_table(dataset.folder / "data" / shard, columns=columns)
 

@@ -1,15 +1,15 @@
-"""Is a film world a fair judge? Measures what can be seen in it without learning anything from films.
+"""Is a film world a fair benchmark? Measures what can be seen in it without learning anything from films.
 
     python -m data_scripts.check_film_world --world world --output figures.json
     … --photographs FOLDER         a world of photographs, with the folder that it was made of
 
-Of a good world, pictures without any nuisance tell places apart; colors tell films apart; and to a frozen image encoder
-a film's look and the appearance types outweigh places, so that its nearest neighbors in other films are of the same
-place more often than by chance, but not much.
+A good world has three properties. Pictures without any nuisance tell places apart. Colors tell films apart. A frozen
+image encoder sees a film's look and the appearance types more than the place: its nearest neighbors in other films show
+the same place only slightly more often than random neighbors do.
 
-Training films and test films of a world of photographs share no picture. The probe is therefore fitted on the former
-and measured on the latter, and neighbors of a scene are sought in the other part. There are no figures on events, which
-have no picture there.
+Training films and test films of a world of photographs share no picture. The probe is therefore fitted on training
+films and measured on test films, and neighbors of a scene are searched in the other part. There are no figures on
+events, because events have no picture there.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ BATCH_SIZE = 32
 
 @dataclass
 class CheckArguments:
-    """What to check."""
+    """Which world is checked, and with which encoder."""
 
     world: Path = field(metadata={"help": "folder of a world"})
     output: Path | None = field(default=None, metadata={"help": "JSON file for the figures"})
@@ -116,7 +116,7 @@ def read_world(folder: Path, photographs: Path | None) -> tuple[WorldSettings, l
 def contact_sheet(
     settings: WorldSettings, films: Sequence[PlannedFilm], photographs: Path | None = None, columns: int = 8
 ) -> Image.Image:
-    """Every third shot of the first film of each theme, a row each."""
+    """Every third shot of the first film of each theme, one row per film."""
     size = (settings.width // 2, settings.height // 2)
     films = films[: settings.num_themes]
     sheet = Image.new("RGB", (columns * size[0], len(films) * size[1]))
@@ -129,7 +129,7 @@ def contact_sheet(
 
 
 def check_cuts(films: Sequence[PlannedFilm], folder: Path) -> dict[str, Any]:
-    """How the shot detector's cuts, as `m2s embed` finds them, meet the true ones, over all films."""
+    """Compare the cuts that `m2s embed` detects with the true ones: counts over all films, and F1."""
     counts = np.zeros(3, dtype=int)
     for film in films:
         true = {start for _, start, _ in with_frames(film)} - {0}
@@ -140,7 +140,7 @@ def check_cuts(films: Sequence[PlannedFilm], folder: Path) -> dict[str, Any]:
 
 
 def check_co_watch(settings: WorldSettings, films: Sequence[PlannedFilm]) -> dict[str, float]:
-    """Mean number of viewers that two films share: of one theme, and of two."""
+    """Mean number of viewers that two films share, for films of one theme and for films of two themes."""
     seen = np.zeros((round(settings.viewers_per_film * len(films)) + 1, len(films)))
     for rating in plan_ratings(settings, list(films)):
         seen[rating.viewer, rating.film] = 1
@@ -156,17 +156,18 @@ def check_co_watch(settings: WorldSettings, films: Sequence[PlannedFilm]) -> dic
 def check_pictures(
     settings: WorldSettings, films: Sequence[PlannedFilm], model: str, photographs: Path | None = None
 ) -> dict[str, Any]:
-    """What colors, a probe of clean pictures, and a frozen encoder's neighbors tell.
+    """Measure color histograms, a linear probe on clean pictures, and the nearest neighbors of a frozen encoder.
 
     Returns:
-        `look`: of the shots in plain light, the share whose nearest neighbor outside of their scene, by histograms of
-        color, is of their film.
-        `clean`: accuracy of a linear probe for the place, and event, on pictures without looks and types, over films
-        that it was not fitted on.
-        `shots` and `scenes`: of the nearest neighbors by the frozen encoder, among other films, the share of the same
-        place and event; among other scenes, of the same film; and for appearance types, how often a neighbor of a shot
-        with it has it too. `scenes` are windows of at most nine shots, with types of the whole scene. Each beside
-        `chance`, that of a random neighbor.
+        `look`: share of the shots without night and monochrome whose nearest neighbor by color histogram, outside their
+        scene, is from the same film.
+        `clean`: accuracy of a linear probe for place and event on pictures without looks and appearance types, measured
+        on films that it was not fitted on.
+        `shots` and `scenes`: nearest neighbors of the frozen encoder. Among other films: the share with the same place,
+        and with the same event. Among other scenes (`shots` only): the share from the same film. For each appearance
+        type: how often the neighbor of a shot with this type has it too. `scenes` are windows of at most nine shots,
+        with types of the whole scene.
+        Each figure stands beside `chance`, that of a random neighbor.
     """
     rows = [(n, shot) for n, film in enumerate(films) for shot in film.shots]
     film, scene, place, event = (
@@ -226,7 +227,7 @@ def check_pictures(
 def draw_keyframes(
     settings: WorldSettings, film: PlannedFilm, photographs: Path | None = None, clean: bool = False
 ) -> Iterator[np.ndarray]:
-    """The middle frame of every shot (height, width, 3), as `shots` holds them; clean: without look and types."""
+    """The middle frame of every shot (height, width, 3), as `shots` holds it; with `clean`, without look and types."""
     pictures = painter(settings, None if clean else film.look, photographs)
     for number, (shot, start, end) in enumerate(with_frames(film)):
         plain = dataclasses.replace(shot, types=()) if clean else shot
@@ -234,13 +235,13 @@ def draw_keyframes(
 
 
 def color_histogram(frame: np.ndarray) -> np.ndarray:
-    """Roots of the shares of pixels in 4×4×4 boxes of RGB (64,), so that distances are Hellinger's."""
+    """Square roots of a normalized 4×4×4 RGB histogram (64,), so that distances are Hellinger distances."""
     counts, _ = np.histogramdd(frame.reshape(-1, 3), bins=4, range=[(0, 256)] * 3)
     return np.sqrt(counts.ravel() / counts.sum())
 
 
 def scene_windows(scene: np.ndarray, frames: list[np.ndarray]) -> tuple[list[list[list[np.ndarray]]], np.ndarray]:
-    """The first shots of each scene, at most nine, and which row each starts at."""
+    """The first shots of each scene, at most nine, and the row at which each scene starts."""
     first = np.flatnonzero(np.r_[True, scene[1:] != scene[:-1]])
     ends = np.r_[first[1:], len(scene)]
     return [
@@ -278,7 +279,7 @@ def neighbors(
 
 
 def nearest(points_ND: np.ndarray, allowed_NN: np.ndarray) -> np.ndarray:
-    """For each row the nearest other among those allowed."""
+    """For each row, the nearest of the rows that are allowed for it."""
     squares = (points_ND**2).sum(1)
     distances = squares[:, None] + squares - 2 * points_ND @ points_ND.T
     return np.where(allowed_NN, distances, np.inf).argmin(1)

@@ -1,16 +1,16 @@
-"""Who watched what, and what they watched next: from a file of ratings, or a watch log, to counts of film pairs.
+"""Count how often two films are watched one after the other, or by the same person, from ratings or a watch log.
 
-The file is a CSV, also compressed, with a header: userId, movieId and timestamp (seconds, or ISO 8601) in any order, as
-MovieLens' ratings.csv has them. Any rating counts as having watched the film, whatever its stars.
+The file is a CSV, plain or compressed, with a header: userId, movieId and timestamp (seconds, or ISO 8601) in any
+order, as in MovieLens' ratings.csv. Any rating counts as having watched the film, whatever its stars.
 
-The paper [4.1] ranks what was watched after a film by how often. It has no rule for films watched at the same time, and
-in MovieLens a sixth of a person's ratings share their second with the one before. Ours: films of one timestamp, a
-burst, stand in unknown order, and every order counts the same. So
+The paper [4.1] ranks the films watched after a film by how often they were. It has no rule for films watched at the
+same time, and in MovieLens a sixth of a person's ratings have the same second as the rating before. Our rule (ours):
+films of one timestamp form a burst of unknown order, and all orders count the same. Hence
 
     within a burst of n films      each of the n(n-1) ordered pairs counts 1/n
     from a burst of n to the next of m      each of the n·m pairs counts 1/(n·m)
 
-and a person of N films counts N-1 in all, however they fall into bursts.
+and a person of N films counts N-1 in total, whatever the bursts are.
 """
 
 import itertools
@@ -36,7 +36,7 @@ FILMS_AT_ONCE = 512
 
 @dataclass
 class Watches:
-    """Films of persons, in the order they were watched, a person's together; each film once a person.
+    """The films that each person watched, in order; a person's films are together, and each film appears once.
 
     Attributes:
         person, movie: int32 arrays of the same length; `movie` is an index of the catalog.
@@ -52,7 +52,7 @@ class Watches:
 
     @property
     def watchers(self) -> np.ndarray:
-        """By film, how many persons watched it."""
+        """Number of persons who watched each film."""
         return np.bincount(self.movie, minlength=self.num_movies)
 
 
@@ -60,11 +60,11 @@ def read_watches(path: Path, movies: Mapping[str, int], num_movies: int) -> Watc
     """Read a file of ratings or a watch log.
 
     Args:
-        movies: from the file's ids of films to indexes of the catalog. Films that it does not name are left out, as if
-            nobody had watched them, and counted.
+        movies: maps the file's film ids to indexes of the catalog. Films that it lacks are left out, as if nobody had
+            watched them, and counted.
 
     Raises:
-        MetadataError: it is not such a file; names the line.
+        MetadataError: it is not such a file; the message names the line.
     """
     types = _column_types(path)
     persons: dict[str, int] = {}
@@ -99,17 +99,17 @@ def read_watches(path: Path, movies: Mapping[str, int], num_movies: int) -> Watc
 
 
 def watched_next(watches: Watches, max_burst: int) -> tuple[Iterator[sparse.csr_array], dict[str, int]]:
-    """How often each film was watched right after each other one.
+    """How often each film was watched right after each other film.
 
     Args:
-        max_burst: more films of one person and timestamp than this say nothing of order, and are left out with the
-            steps to and from them.
+        max_burst: number of films in the largest burst that counts. A larger burst says nothing about order, so it is
+            left out, together with the steps to and from it.
 
     Returns:
-        Expected counts by blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films); row a, column
-        b is how many persons watched b right after a. And what was left out.
+        Expected counts in blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films); row a, column
+        b is how many persons watched b right after a. Second, counts of what was left out.
     """
-    # Pairs are those of a film of one burst with a film of another: of the next, or of the same.
+    # A pair joins a film of a burst to a film of the next burst, or to a film of the same burst.
     start = np.flatnonzero(_changes(watches.person) | _changes(watches.seconds))
     length = np.diff(start, append=len(watches.person))
     long = length > max_burst
@@ -133,20 +133,21 @@ def watched_next(watches: Watches, max_burst: int) -> tuple[Iterator[sparse.csr_
         b = watches.movie[second[row] + place % num_second[row]]
         apart = a != b
         total += sparse.coo_array((weight[row][apart], (a[apart], b[apart])), shape=total.shape).tocsr()
-    # Rounded, counts that are equal but for the order of their summands are equal.
+    # Rounding makes counts equal that differ only by the order of their summands.
     total.data = total.data.astype(np.float32)
     return (total[n : n + FILMS_AT_ONCE] for n in range(0, watches.num_movies, FILMS_AT_ONCE)), left_out
 
 
 def watched_both(watches: Watches, max_films: int) -> tuple[Iterator[sparse.csr_array], dict[str, int]]:
-    """How many persons watched both of two films: co-rating, ours beside the paper's order of watching.
+    """How many persons watched both of two films, in any order: co-rating (ours).
 
     Args:
-        max_films: persons of more films are left out; their pairs are most of the work, and they watch everything.
+        max_films: persons of more films are left out, because their pairs are most of the work and they watch
+            everything.
 
     Returns:
-        Counts by blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films), 0 for a film with
-        itself. And what was left out.
+        Counts in blocks of `FILMS_AT_ONCE` rows, in order: float32, (films of the block, films), 0 for a film with
+        itself. Second, counts of what was left out.
     """
     num_films = np.bincount(watches.person)
     heavy = num_films > max_films
@@ -187,7 +188,7 @@ def _type_of_time(example: str) -> pa.DataType:
 
 
 def _blocks(path: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    # With one thread, errors name the row.
+    # Errors name the row only if the reader uses one thread.
     read = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
     convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
     try:
@@ -209,7 +210,7 @@ def _refuse_empty(path: Path, block: pa.RecordBatch, rows_before: int) -> None:
 
 
 def _line_of(path: Path, row: int) -> int:
-    """The line of a row of the file, header and rows counted from 1: the reader does not count blank lines."""
+    """The line of a row of the file. Rows are counted from 1, with the header but without blank lines."""
     full = (number for number, line in enumerate(text_lines(path), 1) if line.strip())
     return next(itertools.islice(full, row - 1, None), row)
 
@@ -217,7 +218,7 @@ def _line_of(path: Path, row: int) -> int:
 def _in_order(
     person: np.ndarray, movie: np.ndarray, seconds: np.ndarray, num_movies: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By person and time; of a film that a person rated twice, the first."""
+    """Sort by person and time, and keep only a person's first rating of each film."""
     order = np.lexsort((seconds, person))
     person, movie, seconds = person[order], movie[order], seconds[order]
     _, first = np.unique(person.astype(np.int64) * num_movies + movie, return_index=True)

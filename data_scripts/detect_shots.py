@@ -4,14 +4,15 @@
     python -m data_scripts.detect_shots --movies catalog/movies --output catalog/shots --runner ray
     python -m data_scripts.detect_shots --movies catalog/movies --output catalog/shots --shard 0/16    # one job of 16
 
-MovieNet's keyframes and shot lists enter without videos:
+MovieNet's keyframes and shot lists can be imported without videos:
 
-    python -m data_scripts.detect_shots --keyframes movienet/240P --shot_lists movienet/shot_movie318 \\
-        --output catalog/shots --short_side 240
+    python -m data_scripts.detect_shots --keyframes movienet/240P --shot-lists movienet/shot_movie318 \\
+        --output catalog/shots --short-side 240
 
-The index of films is written beside the shots, as `catalog/films`. The same command goes on after a kill, adds films
-that the catalog has now, does replaced files again and drops films that were removed. A film that fails costs only
-itself; the exit status is then 1. The paper does not name its shot detector; PySceneDetect's is our choice.
+The index of films is written beside the shots, as `catalog/films`. The same command, run again, continues after a kill,
+adds new films of the catalog, repeats films whose file was replaced and drops films that were removed. A film that
+fails does not stop the others; the exit status is then 1. The paper does not name its shot detector; PySceneDetect's is
+our choice.
 """
 
 import shlex
@@ -31,7 +32,7 @@ from modeling_m2s.storage_m2s import FilmDataset, default_values
 
 @dataclass(kw_only=True)
 class DetectShotsArguments(RunnerArguments):
-    """What is read and written, how shots are found and keyframes kept."""
+    """Inputs and outputs, how shots are found, and how keyframes are kept."""
 
     output: Path = field(metadata={"help": "folder of the shots dataset; the index of films goes beside it"})
     movies: Path | None = field(default=None, metadata={"help": "folder of the movies dataset"})
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: DetectShotsArguments) -> int:
-    """Do what the flags say and print what became of it. Returns the exit status."""
+    """Detect or import shots, print a summary and return the exit status."""
     kept = (arguments.keyframes_per_shot, arguments.short_side, arguments.jpeg_quality)
     if arguments.keyframes and arguments.shot_lists:
         summary = import_keyframes(
@@ -102,12 +103,12 @@ def run(arguments: DetectShotsArguments) -> int:
 def detect_catalog_shots(
     movies: Path, output: Path, settings: ShotSettings, runner: RunnerArguments, allow_damaged: bool = False
 ) -> StageSummary:
-    """Bring a `shots` dataset to what the videos of a `movies` dataset hold.
+    """Bring a `shots` dataset up to date with the videos of a `movies` dataset.
 
     Args:
         movies: folder of the catalog.
         output: folder of the shots; the index `films` goes beside it.
-        settings: must be those of an existing dataset.
+        settings: must equal those of an existing dataset.
         runner: where the films are decoded.
         allow_damaged: keep what could be read of damaged files.
 
@@ -129,7 +130,7 @@ def detect_catalog_shots(
 
 
 def read_videos(movies: Path) -> dict[str, str]:
-    """The catalog's films by id: path of the video, empty where there is none.
+    """The path of each film's video, by film id; empty if there is none.
 
     Raises:
         StorageError: no finished `movies` dataset is there.

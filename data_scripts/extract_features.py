@@ -4,14 +4,14 @@
         --model openai/clip-vit-base-patch16
     accelerate launch --num_processes 8 -m data_scripts.extract_features … --dtype bfloat16        eight GPUs
 
-The paper reads one frame a shot through CLIP ViT-B/16. Ours, where it is silent: the frame is the stored keyframe
-nearest the shot's middle (ties: the earlier); the feature is CLIP's `image_embeds`, after the projection and not
-normalized, because its scale (norms of 9 to 12) decides whether movie-similarity learning gets off the ground. Without
-a keyframe that decodes, a shot's feature is zeros. Numbers are stored as float16.
+The paper encodes one frame per shot with CLIP ViT-B/16. It leaves two choices open. Ours: the frame is the stored
+keyframe nearest the shot's middle (ties: the earlier); the feature is CLIP's `image_embeds`, after the projection and
+not normalized, because its scale (norms of 9 to 12) decides whether movie-similarity training learns at all. A shot
+without a keyframe that decodes gets zeros. Numbers are stored as float16.
 
 A second round (ours) mines the same pairs of films again, with a trained scene encoder as E_fixed, and trains another
-encoder from the start. The encoder then reads each shot as a scene of one frame, and the feature is `pooler_output`,
-the vector that contrast has trained:
+encoder from the start. The scene encoder reads each shot as a scene of one frame, and the feature is `pooler_output`,
+the vector that contrastive training has optimized:
 
     python -m data_scripts.extract_features --shots catalog/shots --output round2/shot_features \
         --model runs/moco/model --vector pooler_output
@@ -20,8 +20,8 @@ the vector that contrast has trained:
     python -m train.train_moco train/configs/moco.yaml --pairs round2/scene_pairs --shots catalog/shots \
         --output runs/moco_round2
 
-Worker processes decode ahead, over the ends of films, while the model computes. Killed and run again, a run goes on
-with the films that are missing or were replaced; with the same settings on the same hardware the bytes are the same.
+Worker processes decode ahead, also across films, while the model computes. A run that was killed continues with the
+films that are missing or were replaced. The same settings on the same hardware give the same bytes.
 """
 
 import contextlib
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def extract_features(arguments: FeatureArguments, state: PartialState | None = None) -> None:
-    """Write the `shot_features` of a `shots` dataset, or what is missing of them; every process does its share.
+    """Write the `shot_features` of a `shots` dataset, or the missing ones; every process does its share.
 
     The record's settings name the encoder and its revision; `inputs` are the settings of the shots, and
     `without_keyframe` counts shots whose feature is zeros.
@@ -136,7 +136,7 @@ def extract_features(arguments: FeatureArguments, state: PartialState | None = N
             for movie_id, film in films.items()
             if movie_id not in done or done[movie_id].facts["source"] != _source(film, settings)
         ]
-        state.wait_for_everyone()  # all have seen the same films as missing
+        state.wait_for_everyone()  # so that every process finds the same films missing
         share = missing[state.process_index :: state.num_processes]
         write_features(share, shots, dataset, encoder, arguments, show_progress=state.is_main_process)
         state.wait_for_everyone()
@@ -153,16 +153,16 @@ class ShotEncoder:
         vector: which of `VECTORS` is the feature.
 
     Attributes:
-        settings: what features depend on besides the shots, for their record. A folder goes by its name alone: where
-            it lies differs between machines, and its revision tells it from others. The vector is recorded only if it
-            is not the default.
+        settings: what features depend on besides the shots, for their record. A folder is recorded by its name alone,
+            because its path differs between machines and its revision identifies it. The vector is recorded only if
+            it is not the default.
     """
 
     def __init__(self, model: str, device: str | torch.device, dtype: str, vector: str = IMAGE_EMBEDS):
         encoder, self.image_processor, revision = load_encoder(model)
         try:
             self.model = encoder.to(device)
-        except (AssertionError, RuntimeError) as error:  # as torch says that there is no such device
+        except (AssertionError, RuntimeError) as error:  # torch's errors if there is no such device
             raise ValueError(f"device={device} cannot be used: {error}") from error
         self.device, self.dtype, self.vector = self.model.device, getattr(torch, dtype), vector
         config = self.model.config
@@ -192,8 +192,8 @@ class ShotEncoder:
 class Run(NamedTuple):
     """Neighboring shots of one film, decoded.
 
-    `film` is its number, `num_shots` the run's; `shot_N` says where in the film the shots with a keyframe are, and
-    `pixels_NCYX` is what these show.
+    `film` is the film's number and `num_shots` the length of the run. `shot_N` holds the numbers in the film of those
+    shots that have a keyframe, and `pixels_NCYX` holds their pixels.
     """
 
     film: int
@@ -206,8 +206,8 @@ class Run(NamedTuple):
 class ShotRuns(Dataset):
     """The middle keyframes of films, as `Run`s in order.
 
-    No run reaches over a film's end: what is computed together shows in the last bit, and a film's bytes must not
-    depend on which films were done before it.
+    A run never spans two films: the composition of a batch changes the last bits, and a film's features must not depend
+    on which films were processed before it.
     """
 
     def __init__(self, frames: SceneFrames, films: Sequence[StoredFilm], run_length: int):
@@ -238,7 +238,7 @@ def write_features(
     arguments: FeatureArguments,
     show_progress: bool = True,
 ) -> None:
-    """Compute and write films of a `shots` dataset. While one is fetched from the device and written, the next runs."""
+    """Compute and write the features of films. While one film is written, the next is computed."""
     on_cpu = encoder.device.type == "cpu"
     # Every shot is read once and in order, so an Arrow copy would cost more than it saves.
     frames = SceneFrames(shots.folder, encoder.image_processor, arrow_copy=False)
@@ -256,7 +256,7 @@ def write_features(
             progress.update(run.num_shots)
             if run.is_last:
                 if written:
-                    written.result()  # raises what stopped it, such as a full disk, before more is computed
+                    written.result()  # raises the writer's error, such as a full disk, before more is computed
                 film = films[run.film]
                 written = writer.submit(_write_film, dataset, film, results, encoder.dim, _source(film, settings))
                 results = []
@@ -288,7 +288,7 @@ def _write_film(
 
 
 def _source(film: StoredFilm, settings: dict[str, Any]) -> str:
-    """What tells a film's shots from those that it had before it was replaced, or detected with other `settings`."""
+    """A hash that changes if the film is replaced, or its shots are detected with other `settings`."""
     content = [settings, film.facts, film.num_rows]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

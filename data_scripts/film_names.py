@@ -1,4 +1,4 @@
-"""What films go by: IMDb ids, titles and years, in the spellings of different sources."""
+"""Names of films: IMDb ids, titles and years, in the spellings of different sources."""
 
 import re
 import unicodedata
@@ -7,7 +7,7 @@ ARTICLES = "the|a|an|le|la|les|un|une|el|los|las|il|lo|gli|der|die|das|den|det|o
 
 
 def imdb_id(text: str | int | None) -> str | None:
-    """`tt` and seven or more digits of an id with or without `tt`; `None` where there is none."""
+    """An id as `tt` and seven or more digits, whether or not it has the `tt`; `None` if `text` is no id."""
     found = re.fullmatch(r"(?:tt)?(\d{1,9})(?:\.0)?", str(text or "").strip())
     return f"tt{int(found[1]):07d}" if found and int(found[1]) else None
 
@@ -17,7 +17,7 @@ def is_imdb_id(name: object) -> bool:
 
 
 def title_key(title: str) -> str:
-    """What two spellings of a title have in common: no case, accents or punctuation, `&` as and, the article in front.
+    """A key that all spellings of a title share: no case, accents or punctuation, `&` as and, the article in front.
 
     >>> title_key("Cité des enfants perdus, La") == title_key("La Cite des Enfants Perdus")
     True
@@ -30,7 +30,7 @@ def title_key(title: str) -> str:
 
 
 def split_year(text: str) -> tuple[str, int | None]:
-    """Title and year of `Title (year)`; a span of years counts by its first."""
+    """Title and year of `Title (year)`; a span of years gives its first."""
     found = re.fullmatch(r"(.*?)\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)", text.strip(), flags=re.DOTALL)
     return (found[1], int(found[2])) if found else (text.strip(), None)
 

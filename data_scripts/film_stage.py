@@ -1,7 +1,7 @@
-"""What stages that fill a `shots` dataset film by film have in common: plan, run, keep, pack.
+"""Shared by the stages that fill a `shots` dataset film by film: plan, run, store, pack.
 
-Killed at any moment and run again, a stage goes on where it was. A film is written as a part by the worker that
-finished it; shards are packed in the catalog's order as soon as all their films are done or failed.
+A stage can be killed at any moment and continues when it is run again. A worker writes each film that it finished as a
+part; shards are packed in the catalog's order as soon as all their films are done or failed.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ BAR = "{l_bar}{bar}| {n:.1f}/{total} films [{elapsed}<{remaining}]"
 
 @dataclass
 class StageSummary:
-    """What a run did.
+    """Summary of a run.
 
-    `added` films are new or were done again, `failed` has the reasons of those that were not, `dropped` films were
-    stored and are no more, `damaged` ones are stored in part. Of a run on one shard of the catalog, everything but
-    `added` and `failed` counts what all shards have stored so far.
+    `added` films are new or were done again, `failed` gives the reason for each film that failed, `dropped` films were
+    removed from the dataset, and `damaged` films are stored in part. With `--shard`, `added` and `failed` count this
+    job only; the other fields count all jobs so far.
     """
 
     num_films: int
@@ -53,26 +53,27 @@ def store_catalog(
     defaults: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> StageSummary:
-    """Bring a `shots` dataset, and the index `films` beside it, to what a catalog holds.
+    """Bring a `shots` dataset, and the index `films` beside it, up to date with a catalog.
 
-    Films that are missing or whose file was replaced are done; films that the catalog has no more are dropped; a film
-    whose file cannot be reached now stays as it is stored, one that was replaced by a file that fails does not. Films
-    that failed are tried again once the others are packed. With `runner.shard`, only that shard's films are done, and
-    nothing is packed or dropped.
+    Films that are missing or whose file was replaced are done; films that the catalog no longer has are dropped. If a
+    file is temporarily unreachable, its stored shots are kept. If it was replaced by a file that fails, they are
+    removed. A failed film is tried again only after a run has packed the others. With `runner.shard`, only that shard's
+    films are done, and nothing is packed or dropped.
 
     Args:
         films: files by film id.
         output: folder of the dataset.
         settings: for its record; those of an existing dataset must be the same.
-        store: the worker's job, called as `store(movie_id, path, folder, report=…)`; writes a part whose facts have a
-            `fingerprint`, `damage` where not all could be read, and `lost_keyframes` where their number is known.
+        store: the worker's job, called as `store(movie_id, path, folder, report=…)`. It writes a part whose facts have
+            a `fingerprint`, the `damage` (None if everything could be read) and, if known, the number of
+            `lost_keyframes`.
         runner: where the work is done.
         identify: gives a file's fingerprint.
         defaults: values of settings that an existing dataset may lack.
-        facts: more for the record.
+        facts: further entries of the record.
 
     Raises:
-        StorageError: another run writes there, the settings differ, or the disk is full: what is done is kept.
+        StorageError: another run writes there, the settings differ, or the disk is full; finished films are kept.
     """
     started = time.monotonic()
     films = {movie_id: Path(os.path.abspath(path)) for movie_id, path in films.items()}
@@ -129,7 +130,7 @@ def _run(
     runner: RunnerArguments,
     packing: "_Packing | None",
 ) -> int:
-    """Do the missing films; what fails is kept with its reason. Returns how many are done."""
+    """Process the missing films and store the reason of each failure. Returns how many are done."""
     folder = os.path.abspath(shots.folder)
     jobs = [(movie_id, (movie_id, str(path), folder)) for movie_id, path in missing.items()]
     added, shares = 0, dict.fromkeys(missing, 0.0)
@@ -153,16 +154,16 @@ def _run(
 
 
 class _Packing:
-    """Packs shards while a run lasts, so that parts stay few and a catalog's films never lie on disk twice.
+    """Packs shards during a run, so that parts stay few and a catalog never takes twice its space on disk.
 
-    A shard is packed when its films, and all before them, are done or failed. Where what is packed already must change
-    (a film was removed, replaced or is new among them), everything is left to `FilmDataset.finish`.
+    A shard is packed when its films, and all before them, are done or failed. If a packed shard must change (one of its
+    films was removed or replaced, or a new film belongs there), all packing is left to `FilmDataset.finish`.
 
     Args:
         dataset: where the films are.
         stored: the films in it, in shards and parts.
         catalog: ids of the films that are to be in it.
-        missing: of these, the ones still to be done.
+        missing: ids of the films that are still to be done.
     """
 
     def __init__(
@@ -185,7 +186,7 @@ class _Packing:
         self._pack()
 
     def settle(self, movie_id: str, failed: bool) -> None:
-        """A film is done or has failed."""
+        """Note that a film is done or has failed, and pack the shards that are ready."""
         self.missing.discard(movie_id)
         if failed and movie_id in self.waiting:
             self.waiting.remove(movie_id)

@@ -1,4 +1,4 @@
-"""What stages read: datasets that an earlier stage has finished."""
+"""The inputs of stages: datasets that an earlier stage has finished."""
 
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ MADE_BY = {
 
 
 def finished(folder: Path, kind: str) -> FilmDataset:
-    """The dataset of a kind in a folder.
+    """Open the finished dataset of a kind in a folder.
 
     Raises:
-        StorageError: none is there, or the run that writes it did not end; the message names the command.
+        StorageError: none is there, or the run that writes it did not end; the message names the command to run.
     """
     dataset = FilmDataset(folder, kind)
     if not dataset.record.get("complete"):
@@ -27,6 +27,6 @@ def finished(folder: Path, kind: str) -> FilmDataset:
 
 
 def license_of(dataset: FilmDataset) -> dict[str, Any]:
-    """The license of its films as a fact for the record of what is made from them; empty if none was recorded."""
+    """The license of a dataset, as an entry for the record of a dataset made from it; empty if none was recorded."""
     license = dataset.record.get("license")
     return {"license": license} if license else {}

@@ -1,12 +1,12 @@
-"""Films that benchmarks test on, kept out of everything that a model is trained on [4.3].
+"""Keep the films that benchmarks test on out of everything that a model is trained on [4.3].
 
     >>> guard = LeakGuard.read([Path("lvu_1.0"), Path("movie1K.split.v1.json")], movies=Path("catalog/movies"))
     >>> kept, excluded = guard.split(movie_ids)
 
-The paper drops films whose IMDb id is in a benchmark's validation or test set. Ours beside it: a film without IMDb id
-is compared by title and year with the excluded films, as far as the catalog or metadata tell their titles; years may
-differ by one, and a film without year is excluded for its title alone: in doubt that costs a film and no result. A film
-that goes by another title slips through; `require_imdb_id` excludes all films without id.
+The paper drops films whose IMDb id is in a benchmark's validation or test set. In addition (ours), a film without IMDb
+id is compared by title and year with those excluded films whose titles the catalog or metadata give. Years may differ
+by one, and a film without year is excluded by its title alone, because losing a film is better than a leak. A film
+under another title is not recognized; `require_imdb_id` excludes all films without IMDb id.
 """
 
 from collections import Counter, defaultdict
@@ -51,7 +51,7 @@ class LeakGuard:
 
     Args:
         lists: IMDb ids by the file that excludes them.
-        titles: keys of titles, and years, by film id; of films to be asked about, and of films on the lists.
+        titles: title keys and years by film id, for the films to check and for the films on the lists.
         require_imdb_id: exclude every film without IMDb id.
     """
 
@@ -79,10 +79,11 @@ class LeakGuard:
         """A guard from benchmarks' own files.
 
         Args:
-            paths: LVU's folder, a folder or file of it; MovieNet's split files (val and test of all these); text files
-                with an IMDb id a line, with or without `tt`, and comments after `#`.
+            paths: LVU's folder, or a folder or file in it; MovieNet's split files; text files with one IMDb id per
+                line, with or without `tt`, and comments after `#`. Benchmarks' folders and MovieNet's files give the
+                films of val and test.
             movies: the catalog's `movies` dataset, for titles.
-            metadata: further files that tell titles of excluded films, as `make_catalog` reads them.
+            metadata: further files with titles of excluded films, in the formats that `make_catalog` reads.
 
         Raises:
             MetadataError: a list that cannot be read, or holds no film.
@@ -122,7 +123,7 @@ class LeakGuard:
         return kept, excluded
 
     def record(self) -> dict[str, Any]:
-        """For m2s.json: the lists with the films they name, and how many films were found and excluded by what."""
+        """For m2s.json: the number of films on each list, and how many films were excluded for each reason."""
         return {
             "lists": {name: len(ids) for name, ids in self.lists.items()},
             "num_listed": len(self.ids),

@@ -1,21 +1,23 @@
-"""A catalog of films from what one has: a folder of videos, metadata in usual formats, or both.
+"""Make a catalog of films from a folder of videos, metadata in usual formats, or both.
 
     python -m data_scripts.make_catalog --videos films --metadata ml-latest-small --output catalog/movies
     python -m data_scripts.make_catalog --videos films --lookup title.basics.tsv.gz plots.csv --output catalog/movies
 
-Every film of `--videos` and `--metadata` enters the catalog; `--lookup` fills what is still empty of these films and
-adds none, so a table of all the films of the world may stand there. Formats: data_scripts/metadata_files.py.
+Every film of `--videos` and `--metadata` enters the catalog. `--lookup` only fills gaps of these films and adds none,
+so it may be a table of all the films in the world. Formats: data_scripts/metadata_files.py.
 
-Films are joined by IMDb id (or TMDB id, where a MovieLens links.csv tells which is which), else by title and year, if
-exactly one film has these. The id is IMDb's where any source has it, else the one that a table gives, else made of
-title and year: big-buck-bunny-2008. Title, year, genres and synopsis are those of the first source that has one, in the
-order given, metadata before lookup before file names; genres are not united, as sources name the same ones differently.
+Films are joined by IMDb id (or TMDB id, if a MovieLens links.csv pairs the two), else by title and year, if exactly one
+film has these. A film's id is its IMDb id if any source has it, else the id that a table gives, else made of title and
+year: big-buck-bunny-2008. Title, year, genres and synopsis each come from the first source that has one, in the order
+given, metadata before lookup before file names. Genres of several sources are not united, because sources name the same
+genre differently.
 
 A video is matched by a `tt…` in its name or its folder's name, else by title and year there ("Emma (1996).mkv",
-"Emma.1996.1080p.mkv"), or by a table's `movie_id` that is its name; else it is a film of its own under its name. Of
-several files of a film, the catalog has the largest. What joined how, and what did not, is printed and in m2s.json.
+"Emma.1996.1080p.mkv"), or by a table's `movie_id` that equals its name. A video without a match becomes a film of its
+own under its name. If a film has several files, the catalog has the largest. A summary of what was joined, and how, is
+printed and stored in m2s.json.
 
-The paper's catalog has 30,340 films with co-watch, genre and synopsis [4.1]; how it was put together it does not say.
+The paper's catalog has 30,340 films with co-watch, genre and synopsis [4.1]; the paper does not say how it was made.
 """
 
 import itertools
@@ -39,7 +41,7 @@ from modeling_m2s.video_m2s import VideoError, printable
 # How a source's film was found in other sources, or why it was not.
 BY_ID, BY_TMDB_ID, BY_TITLE, BY_NEAR_YEAR = "by id", "by TMDB id", "by title and year", "by title and nearly the year"
 ALONE, AMBIGUOUS, REPEATED = "in no other source", "not joined: several films of that title and year", "repeated"
-# What is worth saying of videos, by its key in the record.
+# Messages about videos, by their key in the record.
 VIDEO_NOTES = {
     "unmatched": "videos that match no metadata, films under their own names",
     "second_files": "videos left out, as their film has another",
@@ -50,7 +52,7 @@ VIDEO_NOTES = {
 
 @dataclass
 class CatalogArguments:
-    """What goes into a catalog."""
+    """Sources and options of a catalog."""
 
     output: Path = field(metadata={"help": "folder of the movies dataset, such as catalog/movies"})
     videos: list[Path] = field(default_factory=list, metadata={"help": "video files, and folders with videos below"})
@@ -74,7 +76,7 @@ class CatalogArguments:
 
 @dataclass(eq=False)
 class Source:
-    """Where facts come from, in the order in which they count; `ways` counts how its films were found in others."""
+    """A source of facts; the lowest `order` wins. `ways` counts how its films were found in other sources."""
 
     name: str
     order: int
@@ -91,14 +93,14 @@ class Source:
 
 @dataclass(eq=False)
 class Entry:
-    """What a source says of one film; `way` is how it came to the film's other entries, where not by its own name."""
+    """One source's facts about a film; `way` says how it joined the film's other entries, if not by its own name."""
 
     source: Source
     facts: FilmFacts
     way: str = ""
 
 
-# What facts are of the same film by: its id, or its title's key and its year.
+# Facts of the same name are about the same film: its id, or its title's key and its year.
 Name = str | tuple[str, int | None]
 Groups = dict[Name, list[Entry]]
 
@@ -114,8 +116,8 @@ def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:
     """Write the `movies` dataset, in place of an earlier one made with the same options.
 
     Returns:
-        Its record: beside the films, `sources` (how many films of each were found in others, and by what), `known` (how
-        many films have a year, genres, …), `videos` (which did not match, …), `excluded`.
+        Its record, with `sources` (how many films of each source were found in others, and how), `known` (how many
+        films have a year, genres, …), `videos` (which did not match, …) and `excluded`.
 
     Raises:
         MetadataError: a source that cannot be read; file and line are named.
@@ -150,7 +152,7 @@ def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:
 
 
 def read_sources(arguments: CatalogArguments) -> tuple[list[Source], list[Entry]]:
-    """All facts in the order in which they count; of lookup files, those that can concern a film of the others."""
+    """All facts in the order in which they count; from lookup files, only those that can concern the other films."""
     metadata = read_metadata(arguments.metadata)
     given = {file.path.resolve() for file in metadata}
     lookup = [file for file in read_metadata(arguments.lookup) if file.path.resolve() not in given]
@@ -196,11 +198,11 @@ class Relevance:
 
 
 def group_films(entries: Sequence[Entry], year_tolerance: int) -> Groups:
-    """Entries of one film together: by id first, then what has no IMDb id by title and year, the surer kind first.
+    """Group the entries of each film: by id first, then groups without IMDb id by title and year, surer kinds first.
 
-    A group joins another if that is the only one of its title and year; films of the catalog before those that only a
-    lookup knows. With a tolerance, what is left joins the only film of its title in the years around, unless that film
-    already has an entry from the same source or one that fits to the year.
+    A group joins another if that is the only one of its title and year; films of the catalog take precedence over those
+    that only a lookup knows. With a tolerance, each remaining group joins the only film of its title in the years
+    around, unless that film already has an entry from the same source or one that matches the exact year.
     """
     imdb_ids = {e.facts.tmdb_id: e.facts.movie_id for e in reversed(entries) if e.facts.tmdb_id and e.facts.movie_id}
     groups: Groups = defaultdict(list)
@@ -229,7 +231,7 @@ def group_films(entries: Sequence[Entry], year_tolerance: int) -> Groups:
 
 
 def _kind(name: Name, members: list[Entry]) -> int:
-    """How sure it is which film this is: 0 by IMDb id, 1 by another id, 2 by title and year, 3 a file of some name."""
+    """How sure a film's identity is, surest first: 0 IMDb id, 1 another id, 2 title and year, 3 only a file's name."""
     if is_imdb_id(name):
         return 0
     if all(entry.source.is_video for entry in members):
@@ -263,7 +265,7 @@ def _join_by_title(
 def _films_of_title(
     groups: Groups, name: Name, by_title: dict[tuple[str, int], dict[Name, None]], year_tolerance: int
 ) -> list[Name]:
-    """Surer films of the first of a group's titles that any has."""
+    """The surer films with the group's title; if it has several titles, with the first that any such film has."""
     for entry in groups[name]:
         for title, year in _titles_with_year(entry.facts):
             years = range(year - year_tolerance, year + year_tolerance + 1)
@@ -281,7 +283,7 @@ def _titles_with_year(facts: FilmFacts) -> list[tuple[str, int]]:
 
 
 def count_ways(groups: Groups) -> None:
-    """Into each source, how its films were found in others."""
+    """Count in each source how its films were found in other sources."""
     for name, members in groups.items():
         seen: set[Source] = set()
         for entry in members:
@@ -301,7 +303,7 @@ def count_ways(groups: Groups) -> None:
 
 
 def film_rows(groups: Groups) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of `movies` by id; and the videos that are no film's, second files of a film, of two films or not there."""
+    """Rows of `movies` by id, and notes on videos: unmatched, second files, named by two films, or missing."""
     ids = movie_ids(groups)
     rows: list[dict[str, Any]] = []
     taken: dict[str, str] = {}
@@ -334,7 +336,7 @@ def film_rows(groups: Groups) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def movie_ids(groups: Groups) -> dict[Name, str]:
-    """Ids of films; one without is called by title and year, such as big-buck-bunny-2008."""
+    """Ids of films; a film without one is named by title and year, such as big-buck-bunny-2008."""
     ids: dict[Name, str] = {name: name for name in groups if isinstance(name, str)}
     taken = set(ids.values())
     unnamed = [name for name in groups if not isinstance(name, str)]
@@ -347,14 +349,14 @@ def movie_ids(groups: Groups) -> dict[Name, str]:
 
 
 def _videos_of(members: list[Entry]) -> list[str]:
-    """A film's files: first what tables name, then the largest, as trailers and samples lie beside films."""
+    """A film's files: first those that tables name, then the largest, because trailers and samples lie beside films."""
     named = [entry.facts.video for entry in members if entry.facts.video and not entry.source.is_video]
     scanned = [entry.facts.video for entry in members if entry.source.is_video]
     return list(dict.fromkeys([*named, *sorted(scanned, key=lambda path: (-os.path.getsize(path), path))]))
 
 
 def find_videos(paths: Sequence[Path], problems: Problems) -> dict[str, Path]:
-    """Video files by their name below the folder given; those of a name that is no text are counted."""
+    """Video files by their name below the given folder; files whose name is not UTF-8 are left out and counted."""
     try:
         found = find_films(paths)
     except VideoError as error:
@@ -366,7 +368,7 @@ def find_videos(paths: Sequence[Path], problems: Problems) -> dict[str, Path]:
 
 
 def video_facts(name: str, path: Path) -> FilmFacts:
-    """What a file's name, or that of its folder, says of the film: an IMDb id, or title and year."""
+    """Facts from the name of a file or of its folder: an IMDb id, or title and year."""
     texts = (path.stem, Path(name).parent.name)
     found = next((match for text in texts if (match := re.search(r"(?<![a-z0-9])tt\d{7,9}(?!\d)", text))), None)
     title, year = next((named for text in texts if (named := _title_and_year(text))), (path.stem, None))
@@ -374,7 +376,7 @@ def video_facts(name: str, path: Path) -> FilmFacts:
 
 
 def _title_and_year(text: str) -> tuple[str, int] | None:
-    """Of `Emma (1996) 1080p` and `Emma.1996.1080p`; a year in brackets before others, else the last."""
+    """Title and year of `Emma (1996) 1080p` or `Emma.1996.1080p`; a year in brackets wins, else the last year."""
     year = r"(18[89]\d|19\d\d|20[0-3]\d)"
     found = re.match(rf"(.+?)[\s._-]*[(\[]{year}[)\]]", text) or re.match(rf"(.+)[\s._-]+{year}(?![^\s._-])", text)
     if not found:
@@ -391,7 +393,7 @@ def _progress(file: MetadataFile) -> Iterator[FilmFacts]:
 
 
 def print_summary(record: dict[str, Any], output: Path) -> None:
-    """What was read, how it joined and what to run next."""
+    """Print a summary of the sources, how they joined, and the next command."""
     for source in record["sources"]:
         ways = ", ".join(f"{number:,} {way}" for way, number in source["films"].items())
         print(f"{source['source']}{' (lookup)' if source['lookup'] else ''}: {ways or 'no films'}")

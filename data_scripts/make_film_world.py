@@ -1,24 +1,24 @@
-"""Generate a film world: films, ratings, genres and synopses whose truth is known.
+"""Generate a film world: films, ratings, genres and synopses with known ground truth.
 
     python -m data_scripts.make_film_world --output world                          48 films as MP4 files
-    python -m data_scripts.make_film_world --output world --num_films 300 --keyframes_only           no video files
+    python -m data_scripts.make_film_world --output world --num-films 300 --keyframes-only           no video files
     python -m data_scripts.make_film_world --output world --photographs FOLDER      places are photographs, not drawings
 
-What it writes:
+Output:
 
     world/
       world.json            the settings; a folder of another world is refused
-      videos/tt….mp4        films with real cuts (without --keyframes_only)
-      shots/                or: the `shots` dataset, one keyframe a shot, at the true boundaries
+      videos/tt….mp4        films with real cuts (without --keyframes-only)
+      shots/                or: the `shots` dataset with the true boundaries, one keyframe per shot
       metadata/             ratings.csv, movies.csv, links.csv as MovieLens has them; wikipedia.json as Wikipedia's dump
       truth/                films.csv (theme, look) and shots.csv (scene, place, event, types)
 
-A world of photographs (`world_photographs.py`) has test films, made of pictures that no training ever saw. films.csv
-says a film's part and shots.csv a shot's picture; test_films.txt and training_films.txt in `truth` list ids. Give the
-first to `--exclude` of similar_movies, train_mil and mine_scene_pairs, and to `--held_out` of eval.scene_retrieval.
-Events have no picture in such a world; truth and synopses keep them.
+A world of photographs (`world_photographs.py`) has test films, made of pictures that are never used for training.
+films.csv gives a film's part and shots.csv a shot's picture; test_films.txt and training_films.txt in `truth` list ids.
+Give test_films.txt to `--exclude` of similar_movies, train_mil and mine_scene_pairs, and to `--held-out` of
+eval.scene_retrieval. Pictures of such a world do not show events; truth and synopses keep them.
 
-Killed and run again, it goes on with the films that are missing. The same settings give the same bytes, with the same
+A run that was killed continues with the films that are missing. The same settings give the same bytes, with the same
 versions of this package, NumPy, Pillow and PyAV.
 """
 
@@ -44,9 +44,9 @@ from modeling_m2s.shots_m2s import Shot, keyframe_places
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
 from modeling_m2s.workers_m2s import run_isolated
 
-# Without mbtree: with it, x264 makes other bytes of the same frames from one run to the next.
+# mbtree is off, because with it x264 encodes the same frames to different bytes from run to run.
 ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-params": "mbtree=0"}
-# Of a film of the default size, for the announcement.
+# Bytes per second of a film of the default size, for the announcement.
 VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
 DEFAULT_PIXELS = 320 * 180
 FILMS_A_PROCESS = 10  # keyframes of a film take half a second, a process half as long to start
@@ -56,7 +56,7 @@ PRELOAD = ("av", "tqdm", "data_scripts.world_photographs", "modeling_m2s.command
 
 @dataclass
 class OutputArguments:
-    """Where a world goes."""
+    """The output of a world and its form."""
 
     output: Path = field(metadata={"help": "folder of the world"})
     keyframes_only: bool = field(default=False, metadata={"help": "write the shots dataset instead of videos"})
@@ -66,7 +66,7 @@ class OutputArguments:
     workers: int = field(default=1, metadata={"help": "processes that draw films"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: no keyframe a shot, or several for videos."""
+        """Raises: ValueError: no keyframe per shot, or several for videos."""
         if self.keyframes_per_shot < 1:
             raise ValueError(f"keyframes_per_shot is {self.keyframes_per_shot}; it must be at least 1")
         if self.keyframes_per_shot > 1 and not self.keyframes_only:
@@ -91,7 +91,7 @@ def make_film_world(
     source: PhotographSettings | None = None,
     keyframes_per_shot: int = 1,
 ) -> None:
-    """Write a world, or what is missing of it.
+    """Write a world, or its missing films.
 
     Raises:
         StorageError: the folder holds another world, or another process writes there.
@@ -131,7 +131,7 @@ def write_videos(
 
 
 def announce(settings: WorldSettings, missing: int, films: int, bytes_per_second: int, folder: Path) -> None:
-    """Say how much there is to do and what room it needs."""
+    """Print how many films are missing and how much disk space they need."""
     pixels = settings.width * settings.height / DEFAULT_PIXELS
     megabytes = missing * settings.film_seconds * bytes_per_second * pixels / 1e6
     print(f"{missing} of {films} films to draw, about {megabytes:.1f} MB in {folder}", flush=True)
@@ -144,7 +144,7 @@ def write_video(
     photographs: Path | None = None,
     report: Callable[[float], None] | None = None,
 ) -> None:
-    """One film as MP4 (H.264, no sound); workers pass a `report`, which a few seconds' work does not need."""
+    """One film as MP4 (H.264, no sound). Workers pass `report`; it is unused, because a film takes only seconds."""
     pictures, index = painter(settings, film.look, photographs), 0
     with atomic_write(path) as file, av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=settings.frame_rate, options=ENCODER)
@@ -167,10 +167,10 @@ def write_keyframes(
     facts: Mapping[str, Any] | None = None,
     keyframes_per_shot: int = 1,
 ) -> None:
-    """The middle frame of every shot, or several, straight into a `shots` dataset, without a video in between.
+    """Write the middle frame of every shot, or several frames, directly into a `shots` dataset, without videos.
 
     Args:
-        facts: what the record says besides the settings.
+        facts: entries of the record besides the settings.
 
     Raises:
         StorageError: a film could not be drawn.
@@ -195,7 +195,7 @@ def draw_keyframes(
     photographs: Path | None,
     keyframes_per_shot: int,
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Ids of films with their rows of the `shots` dataset, as they are drawn; one worker is this process.
+    """Ids of films with their rows of the `shots` dataset, as they are drawn; a single worker is this process.
 
     Raises:
         StorageError: a film could not be drawn.
@@ -244,7 +244,7 @@ def jpeg(pixels_YXC: np.ndarray) -> bytes:
 
 
 def write_metadata(settings: WorldSettings, films: list[PlannedFilm], folder: Path) -> None:
-    """Ratings, genres and links in MovieLens' layout, synopses in that of the Wikipedia dump."""
+    """Write ratings, genres and links in MovieLens' layout, and synopses in the Wikipedia dump's layout."""
     write_csv(
         folder / "movies.csv",
         ["movieId", "title", "genres"],

@@ -1,10 +1,11 @@
-"""Film metadata in the formats that people hold: recognized by their columns, read into `FilmFacts`.
+"""Film metadata in common formats, recognized by their columns and read into `FilmFacts`.
 
     >>> for file in read_metadata([Path("ml-latest-small"), Path("title.basics.tsv.gz")]):
     ...     print(file.format, file.path, sum(1 for film in file.films), dict(file.problems.counts))
 
-MovieLens, IMDb's title.basics, TMDB and the Kaggle tables made of it, MovieNet's meta, Condensed Movies, Wikipedia as
-JSON and as plots CSV, or a CSV of one's own. What cannot be read is an error with file and line, or counted.
+The formats are MovieLens, IMDb's title.basics, TMDB and the Kaggle tables made of it, MovieNet's meta, Condensed
+Movies, Wikipedia as JSON and as plots CSV, and a CSV of one's own. Unreadable content is an error with file and line,
+or counted.
 """
 
 import ast
@@ -24,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 from data_scripts.film_names import imdb_id, split_title, split_year
 
-# Characters in one cell: the longest plots have 40 thousand, an unclosed quote runs on until here.
+# Limit of characters in one cell: the longest plots have 40 thousand; an unclosed quote ends here.
 MAX_CELL = 2**24
 HTML = (b"<!doctype", b"<html", b"<head", b"<body", b"<?xml")
 NO_GENRE = {"", "\\n", "unknown", "(no genres listed)"}
@@ -46,7 +47,7 @@ class MetadataError(ValueError):
 
 @dataclass
 class Problems:
-    """What a reader passed over: how many of each kind, and where the first was."""
+    """Problems for which a reader skipped content: how many of each kind, and the place of the first."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first: dict[str, str] = field(default_factory=dict)
@@ -61,13 +62,13 @@ class Problems:
 
 @dataclass(slots=True)
 class FilmFacts:
-    """What one source says of one film; `None` and empty where it says nothing.
+    """One source's facts about one film; `None` or empty if unknown.
 
     Args:
-        movie_id: `tt…` where it is an IMDb id; a table of one's own may have ids of its own.
+        movie_id: `tt…` if it is an IMDb id; a table of one's own may have other ids.
         other_titles: more titles of the same film, to join by.
         video: a file that the source names.
-        line: where in its file, for messages.
+        line: line in its file, for messages.
     """
 
     movie_id: str | None = None
@@ -83,7 +84,7 @@ class FilmFacts:
 
 @dataclass
 class MetadataFile:
-    """One file, or folder of MovieNet's files: its films, read as they are iterated, and what was passed over."""
+    """One file, or folder of MovieNet's files: its films, read as they are iterated, and its problems."""
 
     path: Path
     format: str
@@ -130,7 +131,7 @@ def read_table(
         problems: counts rows with too few or too many cells; without it they are errors.
 
     Raises:
-        MetadataError: no or another header, another separator or encoding, a web page, a quote that is not closed.
+        MetadataError: a missing or different header, another separator or encoding, a web page, an unclosed quote.
     """
     csv.field_size_limit(MAX_CELL)
     lines = text_lines(path)
@@ -194,7 +195,7 @@ def genre_names(cell: str | Sequence[str] | None) -> tuple[str, ...]:
 
 @dataclass
 class Cells:
-    """Cells of one row as facts; one that cannot be read counts as a problem and as unknown."""
+    """Cells of one row as facts; a cell that cannot be read counts as a problem and as unknown."""
 
     path: Path
     place: int | str
@@ -249,7 +250,7 @@ def _read_links(path: Path, problems: Problems) -> Iterator[tuple[str, FilmFacts
 
 
 def read_links(path: Path, problems: Problems) -> Iterator[FilmFacts]:
-    """`links.csv` alone: which IMDb id is which TMDB id."""
+    """`links.csv` alone: pairs of IMDb id and TMDB id."""
     yield from (facts for _, facts in _read_links(path, problems))
 
 
@@ -271,7 +272,7 @@ def read_imdb(path: Path, problems: Problems) -> Iterator[FilmFacts]:
 
 
 def read_tmdb(path: Path, problems: Problems) -> Iterator[FilmFacts]:
-    """TMDB's tables: 5,000 films with JSON genres, Kaggle's movies_metadata with Python genres, the 930 thousand."""
+    """TMDB's tables: 5,000 films with JSON genres, Kaggle's movies_metadata with Python genres, or 930,000 films."""
     for line, row in read_table(path, TMDB, problems=problems):
         cells, other = Cells(path, line, problems), row.get("original_title", "")
         yield FilmFacts(
@@ -301,9 +302,9 @@ def read_condensed_genres(path: Path, problems: Problems) -> Iterator[FilmFacts]
 
 
 def read_condensed_descriptions(path: Path, problems: Problems) -> Iterator[FilmFacts]:
-    """Condensed Movies' `descriptions.csv`: a film's clips, told one after the other, as its synopsis.
+    """Condensed Movies' `descriptions.csv`: the joined descriptions of a film's clips are its synopsis.
 
-    In the order of the `clips.csv` beside it, else of the file.
+    Clips have the order of the `clips.csv` beside it, else of the file.
     """
     clips, order = path.with_name("clips.csv"), {}
     for line, row in read_table(clips, ("videoid", "clip_idx")) if clips.exists() else ():
@@ -336,7 +337,7 @@ def read_wikipedia_plots(path: Path, problems: Problems) -> Iterator[FilmFacts]:
 def read_own(path: Path, problems: Problems) -> Iterator[FilmFacts]:
     """A CSV of one's own: any of movie_id, imdb_id, title, year, genres, synopsis, video, in any order.
 
-    A `movie_id` of `tt` or at least seven digits is IMDb's. A relative `video` is looked for beside the table.
+    A `movie_id` of `tt` or at least seven digits is an IMDb id. A relative `video` is looked for beside the table.
     """
     for line, row in read_table(path, ()):
         if line == 2 and (unread := sorted(row.keys() - set(OWN))):
@@ -361,7 +362,7 @@ def read_own(path: Path, problems: Problems) -> Iterator[FilmFacts]:
 
 
 def read_json(paths: Sequence[Path], problems: Problems) -> Iterator[FilmFacts]:
-    """Lists of films as Wikipedia's dump has them, or MovieNet's `meta`: one film a file."""
+    """Lists of films as in Wikipedia's dump, or MovieNet's `meta` with one film per file."""
     for path in paths:
         text = "".join(text_lines(path))
         try:
@@ -386,7 +387,7 @@ def read_json(paths: Sequence[Path], problems: Problems) -> Iterator[FilmFacts]:
 
 
 class Table(NamedTuple):
-    """A known table: the columns that tell it from others, and what reads it; nothing, if it has no facts of films."""
+    """A known table: the columns that identify it, and its reader; None if it has no facts about films."""
 
     name: str
     columns: tuple[str, ...]
@@ -394,7 +395,7 @@ class Table(NamedTuple):
     delimiter: str = ","
 
 
-# The first whose columns are all there, at its separator, is it.
+# A file is the first of these tables whose columns its header has, separated by the table's delimiter.
 TABLES = (
     Table("IMDb title.basics", IMDB, read_imdb, "\t"),
     Table("MovieLens", MOVIELENS, read_movielens),
@@ -422,8 +423,8 @@ def read_metadata(paths: Sequence[Path]) -> list[MetadataFile]:
     """Recognize files, or all tables and JSON files of folders, each once, in the order given.
 
     Raises:
-        MetadataError: a file of no known format, or nothing with facts of films. In a folder, ratings, tags and the
-            like are passed over.
+        MetadataError: a file of no known format, or nothing with facts about films. Ratings, tags and similar tables
+            in a folder are skipped.
     """
     files: dict[Path, MetadataFile] = {}
     for path in paths:
@@ -445,7 +446,7 @@ def _in_folder(folder: Path) -> Iterator[MetadataFile | None]:
 
 
 def recognize(path: Path) -> MetadataFile | None:
-    """A file by its first line; nothing if it is a known table without facts of films.
+    """Recognize a file by its first line; None if it is a known table without facts about films.
 
     Raises:
         MetadataError: it is of no known format.

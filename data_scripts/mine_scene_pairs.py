@@ -4,22 +4,21 @@
         --model runs/mil/model --output catalog/scene_pairs
 
     … --space features          without a model: the frozen features themselves, the paper's "ablation-selection"
-    … --space random            scenes drawn at random, as many: the baseline (ours)
-    … --space whitened          without a model: frozen features less their mean, whitened (ours)
-    … --space model --center    the learned space, window means less their mean over all films (ours)
+    … --space random            the same number of scenes, drawn at random: the baseline (ours)
+    … --space whitened          without a model: frozen features minus their mean, whitened (ours)
+    … --space model --center    the learned space, window means minus their mean over all films (ours)
     … --space both --model …    the two above side by side (ours)
     accelerate launch --num_processes 8 -m data_scripts.mine_scene_pairs …        several GPUs
 
-Every pair of similar films is mined once, whichever names the other; `source` joins the sources that do with "+". The
-arithmetic is exact (`scene_mining.py`): device, batch and number of processes do not show in the result. Killed and
-run again, it goes on with the films that are missing. In a catalog that has grown, it mines the films that are similar
-to others than before, and those whose features were replaced; the others' pairs stay.
+Every pair of similar films is mined once, whichever film lists the other; `source` joins the pair's sources with "+".
+The arithmetic is exact (`scene_mining.py`), so device, batch and number of processes do not change the result. A run
+that was killed continues with the films that are missing. If the catalog has grown, films with other similar films than
+before, or with replaced features, are mined again; the pairs of all others stay.
 
-Means, axes and scales (`mining_space.py`) are those of the films that are mined first, and lie beside the pairs in
+Means, axes and scales (`mining_space.py`) are measured on the films of the first run and stored beside the pairs in
 statistics.safetensors; another folder measures them again. The axes come from LAPACK, whose last bits may differ on
-another processor. Films that
-`--exclude` or `--films` leaves out give neither pairs nor statistics. Films that `train_mil` held out are among those
-mined, unless `--films` leaves them out.
+another processor. Films that `--exclude` or `--films` leaves out give neither pairs nor statistics. Films that
+`train_mil` held out are mined too, unless `--films` leaves them out.
 """
 
 import contextlib
@@ -67,13 +66,13 @@ from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 
 STATISTICS_NAME = "statistics.safetensors"
-NOT_ASKED = ("film_pairs",)  # settings of an earlier release that say nothing of how pairs are mined
+NOT_ASKED = ("film_pairs",)  # settings of an earlier release that do not affect how pairs are mined
 NO_KEYFRAMES = f"no {WINDOW} neighboring shots with keyframes"
 
 
 @dataclass(kw_only=True)
 class MiningArguments(LeakGuardArguments):
-    """What is mined, in which space, and how."""
+    """Which films are mined, in which space, and how."""
 
     features: Path = field(metadata={"help": "folder of a shot_features dataset"})
     similar: Path = field(metadata={"help": "folder of a similar_movies dataset"})
@@ -121,7 +120,7 @@ class MiningArguments(LeakGuardArguments):
 
 
 class FilmPair(NamedTuple):
-    """Two similar films, `movie_id_a < movie_id_b`, and the sources that say so, joined."""
+    """Two similar films, `movie_id_a < movie_id_b`, and the sources of their similarity, joined with "+"."""
 
     movie_id_a: str
     movie_id_b: str
@@ -137,9 +136,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
-    """Write the `scene_pairs` of all similar films, or what is missing of them; every process does its share.
+    """Write the `scene_pairs` of all similar films, or the missing ones; every process does its share.
 
-    The record says which films were skipped and why (`failed`), and how many film pairs there were and were mined.
+    The record says which films were skipped and why (`failed`), and how many film pairs were found and mined.
 
     Raises:
         ValueError: no similar films, films without features, nothing that can be mined; all shots have equal features.
@@ -174,14 +173,14 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
 
 
 def begin(dataset: FilmDataset, miner: "Miner", mined: list[FilmPair], similar: list[FilmPair]) -> None:
-    """Start or continue the dataset; first take the statistics that the space needs, or read those of the first run.
+    """Start or continue the dataset; first measure the statistics that the space needs, or read those of the first run.
 
     Raises:
         StorageError: the folder holds pairs of another space, other features or another network.
     """
     settings, path = dict(miner.settings), dataset.folder / STATISTICS_NAME
     record = dataset.record
-    if record:  # refused before time is spent on statistics
+    if record:  # other settings are refused before time is spent on statistics
         kept = {key: record["settings"][key] for key in (*NOT_ASKED, "statistics") if key in record["settings"]}
         require_settings(dataset.folder, record["settings"], {**settings, **kept})
         settings |= {key: value for key, value in kept.items() if key in NOT_ASKED}
@@ -223,15 +222,15 @@ class Miner:
         self.windows = functools.lru_cache(arguments.cached_films)(self._windows)
 
     def measure(self, mined: Sequence[FilmPair], similar: Sequence[FilmPair]) -> dict[str, np.ndarray]:
-        """Statistics of the films of the pairs that are `mined`; `similar` are all pairs of similar films."""
+        """Statistics of the films in the pairs `mined`; `similar` are all pairs of similar films."""
         movie_ids = sorted({film for pair in mined for film in pair[:2]})
         print(f"measuring {len(movie_ids)} films for space={self.arguments.space}", flush=True)
         film_pairs = dissimilar_films(movie_ids, (pair[:2] for pair in similar), self.arguments.seed)
-        # If any two films are similar, their own scores stand in.
+        # If all films are similar to each other, the mined pairs are used instead.
         return self.space.measure(movie_ids, self._read, film_pairs or [pair[:2] for pair in mined])
 
     def mine(self, pairs: Sequence[FilmPair]) -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
-        """For each film that comes first in a pair: its id, its rows, and what was skipped on the way."""
+        """For each film that comes first in a pair: its id, its rows, and counts of what was mined and skipped."""
         results = self._results(pairs)
         for movie_id, group in itertools.groupby(results, key=lambda result: result[0].movie_id_a):
             rows, num_mined, without_keyframes = [], 0, set()
@@ -301,7 +300,7 @@ def films_to_skip(
     """Films of the pairs that cannot be mined, with the reason.
 
     Raises:
-        ValueError: films without features, if they are not allowed.
+        ValueError: films have no features, and `allow_missing` is not set.
     """
     num_shots = dict(zip(features.movie_ids, features.num_shots.tolist(), strict=True))
     listed = None if arguments.films is None else {line.split("#")[0].strip() for line in text_lines(arguments.films)}
@@ -325,7 +324,7 @@ def films_to_skip(
 
 
 def finish(dataset: FilmDataset, films: list[str], skipped: dict[str, str], film_pairs: int, **facts: Any) -> None:
-    """Pack the dataset and print what there is; `facts` go into the record."""
+    """Pack the dataset and print a summary; `facts` go into the record."""
     stored = {movie_id: film.facts for movie_id, film in dataset.films().items()}
     without = {movie_id: NO_KEYFRAMES for film in films for movie_id in stored[film]["without_keyframes"]}
     num_mined = sum(stored[film]["film_pairs_mined"] for film in films)
@@ -345,10 +344,10 @@ def _listed(counts: Counter[str]) -> str:
 
 
 def digests(pairs: Iterable[FilmPair], features: ShotFeatures) -> dict[str, str]:
-    """By film that comes first in a pair: which films it is paired with, and which features all of them have, short.
+    """For each film that comes first in a pair, a digest of its pairs and of the features of their films.
 
     Args:
-        pairs: in their order.
+        pairs: sorted by their ids.
     """
     sources = features.sources()
     return {

@@ -1,12 +1,13 @@
-"""The space in which scenes are compared: from a film's features to its windows, and the statistics that takes.
+"""The space in which scenes are compared: the map from a film's features to it, and the statistics that this needs.
 
-    model                the learned space [3.2], the paper's; with center, window means less their mean over all films
+    model                the learned space [3.2], the paper's; with center, window means minus their mean over all films
     features, random     the features as they are
-    whitened             features less their mean, on 256 whitened principal axes; nothing is learned (ours)
+    whitened             features minus their mean, on 256 whitened principal axes; nothing is learned (ours)
     both                 the centered learned space and the whitened features, side by side (ours)
 
-All but the first two need statistics of the films that are mined. One process takes them and stores them beside the
-pairs; every other process, and a run that goes on, reads them. So all use the same numbers to the last bit.
+All but the features and the plain learned space need statistics of the films that are mined. One process measures them
+and stores them beside the pairs; every other process, and a run that continues, reads them. All of them therefore use
+the same numbers to the last bit.
 
 Shapes: `n` shots and `D` features of a film; `K` principal axes; `H` columns of the learned space.
 """
@@ -38,7 +39,7 @@ from modeling_m2s.storage_m2s import StorageError, atomic_write
 SPACES = ("model", "features", "random", "whitened", "both")
 LEARNED, WHITENED = ("model", "both"), ("whitened", "both")
 NUM_DIRECTIONS, SHRINKAGE = 256, 0.02
-SAMPLED_FILM_PAIRS = 200  # whose scores tell how widely scores of dissimilar films spread
+SAMPLED_FILM_PAIRS = 200  # pairs from which the spread of scores between dissimilar films is measured
 Statistics = dict[str, np.ndarray]
 
 
@@ -52,8 +53,8 @@ class MiningSpace:
         device: to compute on.
 
     Attributes:
-        embed: from features to this space; None where features are compared as they are. Spaces that need statistics
-            have it after `use`.
+        embed: maps features to this space; None if features are compared as they are. Spaces that need statistics have
+            it only after `use`.
     """
 
     def __init__(self, name: str, center: bool, learned: Embed | None, device: torch.device):
@@ -75,12 +76,12 @@ class MiningSpace:
     def measure(
         self, movie_ids: Sequence[str], read: Callable[[str], Tensor], film_pairs: Sequence[tuple[str, str]]
     ) -> Statistics:
-        """Statistics of the films that are mined, the same on every device but for the last bits of LAPACK.
+        """Statistics of the films that are mined, the same on every device except for the last bits of LAPACK.
 
         Args:
-            movie_ids: of these films.
-            read: features (n, D) of one, on the device.
-            film_pairs: a sample of films that are not similar, whose scores shall have standard deviation 1.
+            movie_ids: ids of these films.
+            read: gives the features (n, D) of a film, on the device.
+            film_pairs: a sample of pairs of films that are not similar; their scores get standard deviation 1.
 
         Raises:
             ValueError: the features of all shots are equal.
@@ -132,7 +133,7 @@ def mean_window(films: Iterable[Tensor], embed: Embed) -> np.ndarray:
     count = 0
     for features_nD in films:
         windows = film_windows(features_nD, embed)
-        # A film's sum is exact, and films are added in their order: no device adds otherwise.
+        # A film's sum is exact, and films are added in order, so the result is the same on every device.
         sums_H = sums_H + windows.sums_PD[windows.usable_P].sum(0).cpu().numpy() * windows.scale
         count += int(windows.usable_P.sum())
     return np.asarray(sums_H / (WINDOW * max(count, 1)), np.float64)
@@ -141,7 +142,7 @@ def mean_window(films: Iterable[Tensor], embed: Embed) -> np.ndarray:
 def dissimilar_films(
     movie_ids: Sequence[str], similar: Iterable[tuple[str, str]], seed: int, count: int = SAMPLED_FILM_PAIRS
 ) -> list[tuple[str, str]]:
-    """Up to `count` different pairs of films that are not similar, drawn at random; none if any two are similar."""
+    """Up to `count` different pairs of films that are not similar, drawn at random; none if all pairs are similar."""
     ruled_out, drawn = set(similar), {}
     films = sorted(movie_ids)
     for places in np.random.default_rng(seed).integers(len(films), size=(50 * count, 2)):
@@ -152,7 +153,7 @@ def dissimilar_films(
 
 
 def score_factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Callable[[str], Tensor]) -> float:
-    """By what to multiply embeddings so that all scores of all these film pairs have standard deviation 1."""
+    """The factor for embeddings with which all scores of all these film pairs have standard deviation 1."""
     count, total, squares = 0, 0.0, 0.0
     for films in film_pairs:
         scores = window_scores(*(film_windows(read(movie_id), embed) for movie_id in films))
@@ -160,15 +161,15 @@ def score_factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Call
         total += float(scores.sum())
         squares += float((scores * scores).sum())
     variance = squares / count - (total / count) ** 2 if count else 0.0
-    # A space without spread (but for rounding) tells nothing apart, so its size does not matter.
+    # Scores without spread (except for rounding) distinguish nothing, so their scale does not matter.
     factor = variance**-0.25 if variance > 1e-12 * squares else 1.0
-    # These sums do round: 16 bits are kept, which the last bits of float64 hardly ever reach.
+    # These sums do round. The factor keeps 16 bits, which rounding errors in float64 hardly ever change.
     mantissa, exponent = math.frexp(factor)
     return math.ldexp(round(mantissa * 2**16), exponent - 16)
 
 
 def digest(statistics: Statistics) -> str:
-    """Statistics, short: 12 hexadecimal digits."""
+    """A digest of statistics: 12 hexadecimal digits."""
     return hashlib.sha256(_bytes(statistics)).hexdigest()[:12]
 
 
@@ -183,7 +184,7 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
 
 
 def read_statistics(path: Path) -> Statistics:
-    """Statistics that were stored.
+    """Read stored statistics.
 
     Raises:
         StorageError: the file cannot be read.
@@ -195,5 +196,5 @@ def read_statistics(path: Path) -> Statistics:
 
 
 def _bytes(statistics: Statistics) -> bytes:
-    # safetensors writes memory as it lies: rows and columns would change places in an array that is not C-contiguous.
+    # safetensors writes the memory of an array as it is, so an array that is not C-contiguous would be transposed.
     return save({name: np.ascontiguousarray(values) for name, values in sorted(statistics.items())})

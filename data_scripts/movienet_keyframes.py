@@ -1,9 +1,9 @@
 """MovieNet's keyframes and shot lists as a `shots` dataset, without videos; called by `detect_shots`.
 
-    240P/tt0217505/shot_0000_img_0.jpg     three keyframes a shot, at its quarters
-    shot_movie318/tt0217505.txt            a line a shot: first and last frame, the frames of its three keyframes
+    240P/tt0217505/shot_0000_img_0.jpg     three keyframes per shot, at its quarters
+    shot_movie318/tt0217505.txt            one line per shot: first and last frame, the frames of its three keyframes
 
-A missing or undecodable keyframe leaves its shot's row in place, so that shot indexes hold.
+A shot with a missing or undecodable keyframe keeps its row, so that shot indexes hold.
 """
 
 import hashlib
@@ -26,18 +26,20 @@ from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, default_values
 from modeling_m2s.video_m2s import fit_size, printable, resize
 
-# By keyframes kept a shot. The paper takes one frame a shot and does not say which; the middle one is our choice.
+# Images that are kept, by `keyframes_per_shot`. The paper takes one frame per shot and does not say which; the middle
+# one is our choice.
 KEPT_IMAGES = {1: (1,), 3: (0, 1, 2)}
 
 
 @dataclass(frozen=True)
 class KeyframeSettings:
-    """What is kept of given keyframes; goes into the record of the `shots` dataset.
+    """How given keyframes are kept; goes into the record of the `shots` dataset.
 
     Args:
         keyframes_per_shot: 1 takes the middle one, 3 takes all.
-        short_side: JPEG files of at most this many pixels are kept byte by byte, others scaled down to it.
-        jpeg_quality: of those that are scaled down.
+        short_side: JPEG files whose shorter side has at most this many pixels are kept byte by byte; larger ones are
+            scaled down to it.
+        jpeg_quality: JPEG quality of those that are scaled down.
         frame_rate: turns frames into seconds, for films whose own rate is not known.
     """
 
@@ -62,13 +64,13 @@ def import_keyframes(
     video_info: Path | None = None,
     catalog: Collection[str] | None = None,
 ) -> StageSummary:
-    """Bring a `shots` dataset to what MovieNet's folders hold.
+    """Bring a `shots` dataset up to date with MovieNet's folders.
 
     Args:
-        keyframes: folder of a folder a film.
-        shot_lists: folder of a text file a film.
+        keyframes: folder with one folder per film.
+        shot_lists: folder with one text file per film.
         output: folder of the shots; the index `films` goes beside it.
-        settings: must be those of an existing dataset.
+        settings: must equal those of an existing dataset.
         runner: where the work is done.
         video_info: MovieNet's JSON file with each film's `fps`.
         catalog: ids of the films that are wanted; None takes every shot list.
@@ -94,7 +96,7 @@ def import_keyframes(
 
 
 def read_frame_rates(path: Path) -> dict[str, float]:
-    """Frames a second by film, from `movie1K.video_info.v1.json`.
+    """The frame rate of each film, from `movie1K.video_info.v1.json`.
 
     Raises:
         ValueError: it is another kind of file.
@@ -109,7 +111,7 @@ def read_frame_rates(path: Path) -> dict[str, float]:
 
 
 def keyframes_fingerprint(keyframes: str, shot_list: Path) -> str:
-    """Tells a changed film from the one seen before: the shot list's bytes and the names of the images."""
+    """A hash that changes with the film: of the shot list's bytes and the names of the images."""
     names = sorted(os.listdir(os.path.join(keyframes, shot_list.stem)))
     return hashlib.sha256("\n".join([_digest(shot_list), *names]).encode(errors="replace")).hexdigest()[:16]
 
@@ -123,10 +125,10 @@ def store_keyframes(
     frame_rates: Mapping[str, float],
     report: Callable[[float], None] | None = None,
 ) -> None:
-    """A worker's job: one film's keyframes into its part of a `shots` dataset.
+    """A worker's job: write one film's keyframes as its part of a `shots` dataset.
 
     Raises:
-        ValueError: the shot list is not one, or no keyframe can be read.
+        ValueError: the file is not a shot list, or no keyframe can be read.
         StorageError: the part cannot be written.
     """
     entries = read_shot_list(Path(path))
@@ -173,7 +175,7 @@ def read_shot_list(path: Path) -> list[list[int]]:
     """First and last frame of each shot, and the frames of its three keyframes.
 
     Raises:
-        ValueError: names the line that is not one of a shot list.
+        ValueError: a line is not one of a shot list; the message names it.
     """
     entries: list[list[int]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
@@ -192,7 +194,7 @@ def read_shot_list(path: Path) -> list[list[int]]:
 
 
 def read_keyframe(path: Path, settings: KeyframeSettings) -> tuple[bytes, tuple[int, int]]:
-    """A keyframe as JPEG bytes, and the (width, height) that its file has.
+    """A keyframe as JPEG bytes, and the (width, height) of its file.
 
     Raises:
         OSError: it is missing or cannot be decoded.

@@ -1,4 +1,4 @@
-"""The best neighbors of every film, from blocks of scores: what all sources of movie similarity share."""
+"""The best neighbors of every film, from blocks of scores; shared by all sources of movie similarity."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Neighbors:
 def best_neighbors(
     blocks: Iterable[sparse.csr_array | np.ndarray], top_k: int, threshold: float | None = None
 ) -> Neighbors:
-    """The `top_k` highest scores of every row, at least `threshold`; of equal scores, the smaller column comes first.
+    """The `top_k` highest scores of every row, at least `threshold`; equal scores are in the order of their columns.
 
     Args:
         blocks: consecutive rows of the square matrix of scores. Films whose score is not positive are no neighbors.
-            Compared as float32, so that sums that differ by rounding alone are equal.
+            Scores are compared as float32, so that sums that differ by rounding alone are equal.
     """
     found, first_row = [], 0
     for block in blocks:
@@ -44,14 +44,14 @@ def best_neighbors(
 
 
 def weighted(blocks: Iterable[sparse.csr_array], weight: np.ndarray, lowest: float) -> Iterator[sparse.csr_array]:
-    """Every column times its weight; 0 for what is less than `lowest` before."""
+    """Every column times its weight; scores below `lowest` before weighting become 0."""
     for block in blocks:
         scores = np.where(block.data >= lowest, block.data * weight[block.indices], 0)
         yield sparse.csr_array((scores, block.indices, block.indptr), shape=block.shape)
 
 
 def _candidates(block: sparse.csr_array | np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and scores of the best, with all that are as good as a row's last: their order is still open."""
+    """Rows, columns and scores of each row's best, with all ties of the last one; they are not sorted yet."""
     if not sparse.issparse(block):
         block = block.astype(np.float32)
         last = min(top_k, block.shape[1])

@@ -1,11 +1,11 @@
-"""A page to look at mined scene pairs: what figures 2 and 3 of the paper show, for anyone's films.
+"""A page to look at mined scene pairs, as in figures 2 and 3 of the paper but for anyone's films.
 
     python -m data_scripts.pair_atlas --pairs catalog/scene_pairs --shots catalog/shots --movies catalog/movies \
         --output atlas.html
 
-One self-contained HTML file, at most 10 MB, without scripts: pairs drawn evenly over their scores, as strips of
-keyframes; how scores are spread; that the scenes of a film pair do not overlap; which films and which parts of them
-are used. The same pairs and seed give the same page.
+The page is one self-contained HTML file of at most 10 MB, without scripts. It shows pairs drawn evenly over their
+scores, as strips of keyframes; a histogram of the scores; the places of scenes in film pairs, which do not overlap; and
+which films, and which parts of them, are used. The same pairs and seed give the same page.
 """
 
 import base64
@@ -29,7 +29,7 @@ from modeling_m2s.figures_m2s import encode, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write
 
 TEMPLATES = Path(__file__).parent / "templates"
-# A noisy thumbnail of this size takes 9 kB, a usual one 3; with 18 a pair, 45 pairs stay below 10 MB.
+# A noisy thumbnail of this size takes 9 kB, a usual one 3 kB; with 18 per pair, 45 pairs stay below 10 MB.
 THUMBNAIL, MOST_PAIRS = (128, 72), 45
 SCORE_BINS, FILM_BINS, PART_BINS, MOST_FILMS = 48, 60, 20, 40
 
@@ -68,8 +68,8 @@ class Atlas:
     Attributes:
         films: where each film's shots are.
         names: each film's title and year, or its id.
-        sides: of film a and film b.
-        num_shots, scores, sources: of each scene pair.
+        sides: the parts of film a and film b.
+        num_shots, scores, sources: one value for each scene pair.
     """
 
     films: list[StoredFilm]
@@ -81,7 +81,7 @@ class Atlas:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Shots of each film."""
+        """Number of shots of each film."""
         return np.array([film.num_rows for film in self.films])
 
 
@@ -128,10 +128,10 @@ def page_environment(templates: Path) -> Environment:
 
 
 def read_atlas(pairs: Path, shots: Path, movies: Path | None = None) -> Atlas:
-    """All scene pairs of a dataset, with what is known of their films.
+    """All scene pairs of a dataset, with the shots and titles of their films.
 
     Raises:
-        ValueError: no pairs, films or shots that the shots dataset lacks.
+        ValueError: there are no pairs, or the shots dataset lacks some of their films or shots.
         StorageError: a dataset is not finished.
     """
     table = finished(pairs, "scene_pairs").read()
@@ -171,7 +171,7 @@ def read_atlas(pairs: Path, shots: Path, movies: Path | None = None) -> Atlas:
 
 
 def draw(scores: np.ndarray, num_pairs: int, seed: int) -> list[int]:
-    """Pairs drawn one from each of as many equal parts of all pairs by score; highest score first."""
+    """Sort all pairs by score, split them into `num_pairs` equal parts and draw one of each; highest score first."""
     order = np.argsort(-scores, kind="stable")
     generator = np.random.default_rng(seed)
     return [int(generator.choice(part)) for part in np.array_split(order, min(num_pairs, len(order)))]
@@ -203,7 +203,7 @@ def film_pairs(atlas: Atlas) -> np.ndarray:
 
 
 def scene_pair(atlas: Atlas, shots: FilmDataset, index: int, rank: int) -> dict[str, Any]:
-    """What the page says and shows of one scene pair."""
+    """The content of the page for one scene pair."""
     score = float(atlas.scores[index])
     return {
         "rank": rank,
@@ -236,7 +236,7 @@ def scene(atlas: Atlas, shots: FilmDataset, film: int, first: int, num_shots: in
 
 
 def thumbnail(keyframes: Sequence[dict[str, Any]]) -> str | None:
-    """The middle one of a shot's keyframes, as the URI of a small JPEG; None where there is none."""
+    """The middle one of a shot's keyframes, as the data URI of a small JPEG; None if there is none."""
     if not keyframes:
         return None
     picture = Image.open(BytesIO(keyframes[(len(keyframes) - 1) // 2]["bytes"])).convert("RGB")
@@ -245,7 +245,7 @@ def thumbnail(keyframes: Sequence[dict[str, Any]]) -> str | None:
 
 
 def histogram(scores: np.ndarray) -> dict[str, Any]:
-    """Bars from 0 to 1 high, fewer for fewer scores, and where from 0 to 1 the quartiles are."""
+    """Bars with heights from 0 to 1, fewer for fewer scores, and the quartiles with their places from 0 to 1."""
     counts, edges = np.histogram(
         scores.astype(np.float64), min(SCORE_BINS, max(SCORE_BINS // 2, math.isqrt(4 * len(scores))))
     )
@@ -262,7 +262,7 @@ def histogram(scores: np.ndarray) -> dict[str, Any]:
 
 
 def ribbons(atlas: Atlas, num_film_pairs: int, seed: int) -> list[dict[str, Any]]:
-    """Film pairs drawn at random, with all their scenes: where each lies in either film, in shots."""
+    """Film pairs drawn at random, with the places of all their scenes in both films, in shots."""
     pairs = film_pairs(atlas)
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:num_film_pairs]
     found = []
@@ -289,7 +289,7 @@ def ribbons(atlas: Atlas, num_film_pairs: int, seed: int) -> list[dict[str, Any]
 
 
 def film_use(atlas: Atlas) -> dict[str, Any]:
-    """How many scenes lie over each part of each film, the most used films first; and over each part of all films."""
+    """How many scenes cover each part of each film, most used films first, and each part of all films on average."""
     lengths = atlas.lengths
     offsets = np.concatenate([[0], np.cumsum(lengths + 1)])
     change = np.zeros(offsets[-1])
@@ -321,7 +321,7 @@ def film_use(atlas: Atlas) -> dict[str, Any]:
 
 
 def in_parts(use: np.ndarray, num_parts: int) -> np.ndarray:
-    """The mean over each of `num_parts` equal parts; of a film of fewer shots, a shot's value stands for its parts."""
+    """The mean over each of `num_parts` equal parts; if a film has fewer shots, a shot's value fills several parts."""
     edges = np.arange(num_parts + 1) * len(use) / num_parts
     return np.array(
         [use[math.floor(a) : max(math.ceil(b), math.floor(a) + 1)].mean() for a, b in itertools.pairwise(edges)]

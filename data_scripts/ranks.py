@@ -12,12 +12,12 @@ from accelerate.utils import parse_flag_from_env
 
 @contextlib.contextmanager
 def ranks() -> Iterator[PartialState]:
-    """This process among those of a stage; leaves together with the others.
+    """This process's place among the processes of a stage, which all leave together.
 
     Raises:
         ValueError: several processes were started that do not know of each other, and would all write the same.
     """
-    state = PartialState(  # who is done waits for the slowest
+    state = PartialState(  # a process that is done waits for the slowest, up to the timeout
         cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=timedelta(days=7)
     )
     started = int(os.environ.get("WORLD_SIZE", 1))
@@ -27,6 +27,6 @@ def ranks() -> Iterator[PartialState]:
             "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N"
         )
     yield state
-    gc.collect()  # what is left for the interpreter's end may abort a process that holds a process group
+    gc.collect()  # objects collected at interpreter exit can abort a process that still holds a process group
     state.wait_for_everyone()
     state.destroy_process_group()

@@ -4,8 +4,8 @@
     --runner ray                      on the cluster of RAY_ADDRESS or of `ray start`, else on a Ray of this machine
     --shard 3/16                      films 3, 19, 35, … only: one of 16 jobs that may run at once, on many machines
 
-Either way a film that crashes its process is one film's failure, with the same words, so that a dataset's bytes do
-not depend on where it was made. A machine that is lost costs time only.
+With both runners, a film that crashes its process is one film's failure, with the same message, so that a dataset's
+bytes do not depend on where it was made. A lost machine costs only time.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from modeling_m2s.workers_m2s import Outcome, run_isolated
 
 ROOT = Path(__file__).parents[1]
-# A film whose machine is lost, or whose Ray worker is killed for want of memory, is tried elsewhere this often.
+# How often a film is tried elsewhere if its machine is lost or its Ray worker is killed for lack of memory.
 MAX_RETRIES = 10
 RUNNERS = ("local", "ray")
 
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 
 @dataclass(kw_only=True)
 class RunnerArguments:
-    """Where and how a stage's work on films is done."""
+    """How a stage's work on films is distributed."""
 
     runner: str = field(
         default="local", metadata={"help": "what runs the work: processes of this machine, or Ray", "choices": RUNNERS}
@@ -51,7 +51,7 @@ class RunnerArguments:
         """(i, N) of the shard; None for all films.
 
         Raises:
-            ValueError: it is not a shard.
+            ValueError: `shard` is not i/N with i from 0 to N-1.
         """
         if self.shard is None:
             return None
@@ -79,16 +79,16 @@ def run_films(
     Args:
         function: importable by name, also on the machines of a cluster; its exceptions become errors of their input.
         inputs: keys name the inputs in the outcomes. Paths must be absolute and, on a cluster, the same everywhere.
-        arguments: where.
+        arguments: the runner and how many films it runs at a time.
         report: called with (key, share done), by the local runner only.
         preload: modules that the processes find imported.
         max_silence: seconds without a report after which a process counts as hung and is killed.
 
     Yields:
-        One `Outcome` an input, as they finish. Closing the iterator ends the work.
+        One `Outcome` per input, as they finish. Closing the iterator ends the work.
 
     Raises:
-        ValueError: Ray is asked for and not installed, connected already, or cannot be reached.
+        ValueError: Ray is asked for, but it is not installed, is already connected, or cannot be reached.
     """
     if arguments.runner == "ray":
         return _run_with_ray(function, inputs, arguments.workers, preload, max_silence)
@@ -106,7 +106,7 @@ def _run_with_ray(
         task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(_run_one)
         queue, running = iter(inputs), {}
         while True:
-            # Asked for again each time: machines come and go.
+            # The number of CPUs is asked for each time, because machines come and go.
             room = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             while len(running) < room and (job := next(queue, None)) is not None:
                 running[task.remote(function, job, preload, max_silence)] = job[0]
@@ -124,7 +124,7 @@ def _run_with_ray(
 def _run_one(
     function: Callable[..., Any], job: tuple[str, tuple], preload: tuple[str, ...], max_silence: float | None
 ) -> Outcome:
-    """A Ray task: one input in a process below Ray's, so that Ray loses a worker only when it loses a machine."""
+    """A Ray task: one input in a child process, so that Ray loses a worker only when it loses a machine."""
     (outcome,) = run_isolated(function, [job], 1, None, (*preload, "ray"), max_silence)
     return outcome
 
@@ -133,8 +133,8 @@ def _run_one(
 def _ray() -> Iterator[Any]:
     """Ray, connected to a cluster or to one that is started here, with this checkout's code on its machines.
 
-    The end of the connection ends its tasks. To cancel them first would not do: Ray 2.60 aborts the process when a task
-    is cancelled in the moment in which it completes.
+    The end of the connection ends its tasks. They are not cancelled first, because Ray 2.60 aborts the process when a
+    task is cancelled at the moment when it completes.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing phones home
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the future default, or Ray warns

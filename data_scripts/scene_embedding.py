@@ -1,4 +1,4 @@
-"""Scenes of a `shots` dataset to embeddings: which shots are read, their frames, a scene encoder over all of them."""
+"""Embed scenes of a `shots` dataset: choose their shots, read their frames, run a scene encoder on them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Scene(NamedTuple):
 
 
 def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) -> list[int]:
-    """Shots of a labeled scene that are read: all, or of more than `most` that many, evenly spaced over the scene."""
+    """The shots of a labeled scene that are read: all, or `most` evenly spaced ones if there are more than `most`."""
     read = min(num_shots, most)
     return [first_shot + int((place + 0.5) * num_shots / read) for place in range(read)]
 
@@ -30,7 +30,7 @@ def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) 
 def read_scene(frames: SceneFrames, scene: Scene) -> tuple[torch.Tensor, list[tuple[str, int]]]:
     """uint8 pixels (F, C, Y, X) of a scene's shots, and the film and shot of each frame that does not decode.
 
-    Such a frame shows what the nearest frame of the scene shows; without any, all are black.
+    Such a frame is replaced by the nearest readable frame of the scene; if no frame is readable, all are black.
 
     Raises:
         StorageError: a film that the shots lack, or shots past its end.
@@ -53,7 +53,7 @@ def read_scene(frames: SceneFrames, scene: Scene) -> tuple[torch.Tensor, list[tu
 
 
 class SceneBatches(Dataset):
-    """Scenes in batches of one number of shots each, so that nothing is padded.
+    """Batches of scenes that have the same number of shots, so that nothing is padded.
 
     Attributes:
         batches: numbers of the scenes of each batch.

@@ -1,9 +1,8 @@
 """Scene pairs of two films in exact arithmetic: the same on every device, in any batch, with any number of threads.
 
 Every number that is summed below is an integer times a power of two or a film's scale, and small enough for float64 to
-add and multiply without rounding, in whatever order a library does it. Operations on single numbers may round, because
-every device rounds them alike. Hence equal shots have equal scores to the last bit, and ties are settled by place, not
-by chance.
+add and multiply without rounding, in any order. Operations on single numbers may round, because every device rounds
+them alike. Hence equal shots have equal scores to the last bit, and ties are settled by place, not by chance.
 
 Shapes: `n` shots and `D` columns of a film; `P` and `Q` windows of two films; `K` film pairs of a batch.
 """
@@ -20,11 +19,11 @@ from torch import Tensor
 
 WINDOW = 9  # shots of a scene [supp. 1.1b]
 
-# Shot embeddings are rounded to 16-bit integers (ours; the paper says nothing of arithmetic). A window sums 9 of them,
+# Shot embeddings are rounded to 16-bit integers (ours; the paper does not discuss arithmetic). A window sums 9 of them,
 # below 2**19; an inner product of D window sums is below D * 2**38, which float64 holds up to D = 2**15.
 LARGEST = 2**15 - 1
 FEATURE_BITS = 20
-Embed = Callable[[Tensor], Tensor]  # from float64 features (n, D) of a film's shots to the space of mining, exactly
+Embed = Callable[[Tensor], Tensor]  # maps float64 features (n, D) of a film's shots to the mining space, exactly
 
 
 class ScenePair(NamedTuple):
@@ -40,7 +39,7 @@ class FilmWindows:
     """All windows of nine neighboring shots of a film, stride 1.
 
     Attributes:
-        num_shots: of the film.
+        num_shots: number of shots of the film.
         sums_PD: int32, each window's sum of its shots' rounded embeddings.
         usable_P: whether every shot of the window has a keyframe.
         scale: what one unit of the rounded embeddings is worth.
@@ -55,17 +54,17 @@ class FilmWindows:
 def num_scene_pairs(num_shots_a: int, num_shots_b: int) -> int:
     """How many scene pairs a film pair gives: half of the scenes that fit into the shorter film, at least one.
 
-    "Top 50 %" is the paper's word [supp. 1.1b]; of what, it does not say. This reading gives its number of pairs.
+    The paper takes the "top 50 %" [supp. 1.1b] but does not say of what. This reading gives its number of pairs.
     """
     return max(1, min(num_shots_a // WINDOW, num_shots_b // WINDOW) // 2)
 
 
 def exact_embedder(model: torch.nn.Module) -> Embed:
-    """The `shot_embeddings` of a M2SMovieSimilarityModel, whose result then does not depend on device or threads.
+    """The `shot_embeddings` of a M2SMovieSimilarityModel, changed so that they do not depend on device or threads.
 
-    Weights and features are rounded to multiples of powers of two: with 52 bits shared out among them, no sum of the
-    D products and a bias is ever rounded, and ReLU rounds nothing. The cost is 2**-20 of the largest feature
-    and, with 512 columns, 2**-23 of the largest weight. The model is changed.
+    Weights and features are rounded to multiples of powers of two. They share 52 bits, so no sum of the D products and
+    a bias is ever rounded, and ReLU rounds nothing. Features are rounded to 2**-20 of the largest one and, with 512
+    columns, weights to 2**-23 of the largest one. The model is changed in place.
 
     Raises:
         ValueError: its weights are not finite, or its activation rounds.
@@ -82,7 +81,7 @@ def exact_embedder(model: torch.nn.Module) -> Embed:
 
     @torch.no_grad()
     def embed(features_nD: Tensor) -> Tensor:
-        # Never finer than for features up to 1, so that the bias, too, stays below 2**52 steps.
+        # The steps are never finer than for features up to 1, so that the bias, too, stays below 2**52 steps.
         exponent = max(0, math.frexp(float(features_nD.abs().amax()))[1])
         return model.shot_embeddings(_multiples(features_nD, exponent - FEATURE_BITS))
 
@@ -90,19 +89,19 @@ def exact_embedder(model: torch.nn.Module) -> Embed:
 
 
 def exact_weights(weights: Tensor, largest: float, in_features: int) -> Tensor:
-    """Weights, of which `largest` bounds the absolute values, rounded so that `in_features` products add exactly."""
+    """Weights rounded so that `in_features` products add exactly; `largest` bounds their absolute values."""
     weight_bits = 52 - FEATURE_BITS - math.ceil(math.log2(in_features))
     return _multiples(weights, math.frexp(largest)[1] - weight_bits)
 
 
 def exact_whitener(mean_D: Tensor, axes_DK: Tensor) -> Embed:
-    """Features less a mean, times a matrix; the result does not depend on device or threads. Needs no keyframe: zeros.
+    """Features minus a mean, times a matrix; the result does not depend on device or threads.
 
-    The difference is one operation on a single number. It is then rounded to 2**-20 of the film's largest, so that no
-    sum of D products with the matrix is ever rounded.
+    Shots without a keyframe give zeros. The difference is one operation on a single number. It is then rounded to
+    2**-20 of the film's largest difference, so that no sum of D products with the matrix is ever rounded.
 
     Args:
-        mean_D: float64, any.
+        mean_D: float64, any values.
         axes_DK: float64, as `exact_weights` rounds it.
     """
 
@@ -115,10 +114,10 @@ def exact_whitener(mean_D: Tensor, axes_DK: Tensor) -> Embed:
 
 
 def centered(embed: Embed, mean_H: Tensor) -> Embed:
-    """Embeddings less a fixed vector; zeros for shots without a keyframe.
+    """Embeddings minus a fixed vector; zeros for shots without a keyframe.
 
-    A sum of nine shots then lacks nine times that vector, so that window means lack the vector itself. It is taken off
-    before `film_windows` rounds to integers, by one operation on a single number, so all sums stay exact.
+    The mean of every window is then also reduced by this vector. The subtraction comes before `film_windows` rounds to
+    integers and is one operation on a single number, so all sums stay exact.
     """
 
     def embed_centered(features_nD: Tensor) -> Tensor:
@@ -128,7 +127,7 @@ def centered(embed: Embed, mean_H: Tensor) -> Embed:
 
 
 def side_by_side(embeds: Sequence[Embed], factors: Sequence[float]) -> Embed:
-    """Embeddings of several spaces in one, each times a factor, which its scores have as its square."""
+    """Concatenated embeddings of several spaces, each times a factor; the factor's square multiplies its scores."""
 
     def embed(features_nD: Tensor) -> Tensor:
         return torch.cat([part(features_nD) * factor for part, factor in zip(embeds, factors, strict=True)], 1)
@@ -141,7 +140,7 @@ def film_windows(features_nD: Tensor, embed: Embed | None = None) -> FilmWindows
 
     Args:
         features_nD: shot features as stored, on the device to work on; rows of zeros are shots without a keyframe.
-        embed: from features to the space of mining, exactly; without it, the features themselves are that space.
+        embed: maps features to the mining space, exactly; without it, the features are used as they are.
     """
     features_nD = features_nD.double()
     keyframes_n = _has_keyframe(features_nD)[:, 0]
@@ -155,8 +154,9 @@ def film_windows(features_nD: Tensor, embed: Embed | None = None) -> FilmWindows
 def mine_scene_pairs(film_pairs: Sequence[tuple[FilmWindows, FilmWindows]]) -> list[list[ScenePair]]:
     """The best scene pairs of each film pair, none overlapping another in either film, highest score first [3.2].
 
-    The highest of all windows is taken, windows that overlap it in either film are ruled out, and so on; of equal
-    scores the smallest (row, column) comes first. Takes `8 * K * P * Q` bytes, P and Q of the longest films.
+    The pair of windows with the highest score is taken, pairs that overlap it in either film are ruled out, and so on.
+    Among equal scores the smallest (row, column) comes first. Takes `8 * K * P * Q` bytes, with P and Q of the longest
+    films.
     """
     P, Q = (max(len(pair[side].sums_PD) for pair in film_pairs) for side in (0, 1))
     device = film_pairs[0][0].sums_PD.device
@@ -187,8 +187,8 @@ def window_scores(a: FilmWindows, b: FilmWindows) -> Tensor:
 def take_best(scores_KPQ: Tensor, steps: int) -> list[list[tuple[float, float, float]]]:
     """(score, row, column) of the highest scores, `steps` times, each ruling out the 17 rows and columns around it.
 
-    Each row's maximum is kept. One whose column was ruled out is an upper bound from then on, and looked up again
-    only when it reaches the highest maximum that still holds.
+    The maximum of each row is kept. If its column is ruled out, it becomes an upper bound; the row is searched again
+    only when its bound reaches the highest maximum that still holds.
     """
     rows = torch.arange(scores_KPQ.shape[1], device=scores_KPQ.device)
     columns = torch.arange(scores_KPQ.shape[2], device=scores_KPQ.device)
@@ -214,7 +214,7 @@ def take_best(scores_KPQ: Tensor, steps: int) -> list[list[tuple[float, float, f
 
 
 def random_scene_pairs(a: FilmWindows, b: FilmWindows, seed: str) -> list[ScenePair]:
-    """As many scene pairs as mining would take, not overlapping either, drawn evenly: the baseline (ours).
+    """As many scene pairs as mining would take, also without overlap, drawn uniformly: the baseline (ours).
 
     Args:
         seed: any text; what is drawn depends on it and on which windows are usable.
@@ -242,7 +242,7 @@ def _has_keyframe(features_nD: Tensor) -> Tensor:
 
 
 def _multiples(values: Tensor, exponent: int) -> Tensor:
-    """Rounded to multiples of `2**exponent`."""
+    """Values rounded to multiples of `2**exponent`."""
     return (values * 2.0**-exponent).round() * 2.0**exponent
 
 

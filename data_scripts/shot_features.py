@@ -1,11 +1,11 @@
-"""Read a `shot_features` dataset film by film, out of an Arrow copy that is mapped into memory, not read into it.
+"""Read a `shot_features` dataset film by film, from an Arrow copy that is mapped into memory.
 
     >>> features = ShotFeatures(Path("catalog/shot_features"))
     >>> features["tt0133093"]                       float16 (shots, dim), not normalized
     >>> has_keyframe(features["tt0133093"])         bool (shots,): False where a shot had no keyframe, a row of zeros
 
-Parquet is the form for exchange: to reach one film in it, its whole row group is decoded. So `datasets` makes an Arrow
-copy in its cache, once for all processes and runs on a machine, and a film is then a view of that file.
+Parquet is the exchange format, but reading one film from it decodes a whole row group. `datasets` therefore makes an
+Arrow copy in its cache, once for all processes and runs on a machine, and a film is then a view of that file.
 """
 
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ from data_scripts.inputs import finished
 from modeling_m2s.storage_m2s import StorageError, require_settings
 
 DTYPE = np.dtype("<f2")
-# While the copy is made; by default `datasets` would hold a thousand, which is gigabytes.
+# Films in memory while the copy is made; by default `datasets` would hold a thousand, which is gigabytes.
 FILMS_AT_A_TIME = 16
-# In float16 an exponent of all ones is what infinity and NaN have in common.
+# Infinity and NaN are the float16 numbers whose exponent is all ones.
 SIGNLESS, INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)
 
 
@@ -30,17 +30,17 @@ class ShotFeatures:
     """Features of every film's shots [4.2].
 
     Args:
-        folder: of a finished `shot_features` dataset.
-        cache: where the Arrow copy is; by default in the cache of `datasets`.
+        folder: folder of a finished `shot_features` dataset.
+        cache: folder of the Arrow copy; by default the cache of `datasets`.
 
     Attributes:
         movie_ids: ids of the films, sorted.
-        num_shots: of each of these films, int64 (films,).
-        dim: numbers a shot.
+        num_shots: number of shots of each of these films, int64 (films,).
+        dim: numbers per shot.
         record: the content of `m2s.json`; `record["settings"]` names encoder and revision.
 
     Raises:
-        StorageError: not a finished dataset of this kind, no films in it, or features that are not what it says.
+        StorageError: not a finished dataset of this kind, no films in it, or features of another size than it says.
     """
 
     def __init__(self, folder: Path, cache: Path | None = None):
@@ -89,7 +89,7 @@ class ShotFeatures:
         return len(self.movie_ids)
 
     def sources(self) -> dict[str, list[Any]]:
-        """By film, what changes when its shots are detected or its features extracted again from another video."""
+        """For each film, values that change if its shots or features are made again from another video."""
         stored = self._dataset.films()
         num_shots = self.num_shots.tolist()
         return {
@@ -125,5 +125,5 @@ class ShotFeatures:
 
 
 def has_keyframe(features_MD: np.ndarray) -> np.ndarray:
-    """Which shots are real, bool (shots,): one without a decodable keyframe has zeros for features."""
+    """Which shots have a decodable keyframe, bool (shots,); the features of all others are zeros."""
     return features_MD.any(axis=1)

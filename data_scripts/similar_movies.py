@@ -1,17 +1,18 @@
-"""Which films are similar: by what people watched next, by genre, by synopsis.
+"""Find similar films: by what people watched next, by genre, by synopsis.
 
     python -m data_scripts.similar_movies --movies catalog/movies --sources co_watch genre synopsis \\
         --ratings ratings.csv --links links.csv --output catalog/similar_movies
-    … --sources synopsis --text_encoder sentence-transformers/all-MiniLM-L6-v2 --show "Toy Story" Heat
+    … --sources synopsis --text-encoder sentence-transformers/all-MiniLM-L6-v2 --show "Toy Story" Heat
 
-Writes the dataset `similar_movies`, directed pairs of films: three a film and source by default, as in the paper [4.1].
+Writes the dataset `similar_movies`, directed pairs of films: by default three per film and source, as in the paper
+[4.1].
 
     co_watch    films that the same persons watched next, most often first (the paper's)
     co_rating   films that the same persons rated, whatever the order (ours)
-    genre       random films of the same genre (the paper's); the genre of a film of several is drawn, too (ours)
+    genre       random films of the same genre (the paper's); if a film has several genres, one is drawn (ours)
     synopsis    inner product of embeddings of the synopses (the paper's), or TF-IDF without a text encoder (ours)
 
-10 million ratings and 30,000 films take minutes. A killed run starts anew; what it replaces stays until it is done.
+10 million ratings and 30,000 films take minutes. A killed run starts anew; an earlier dataset stays until it is done.
 """
 
 from collections import Counter
@@ -47,7 +48,7 @@ MAX_FILMS_OF_A_PERSON = 2000
 
 @dataclass(kw_only=True)
 class SimilarMoviesArguments(LeakGuardArguments):
-    """What makes films similar, and for which films."""
+    """Which sources make films similar, and for which films."""
 
     movies: Path = field(metadata={"help": "the movies dataset"})
     output: Path = field(metadata={"help": "folder of the similar_movies dataset"})
@@ -125,7 +126,7 @@ class SimilarMoviesArguments(LeakGuardArguments):
 
 @dataclass
 class Catalog:
-    """Columns of the `movies` dataset, of the films that may be similar, sorted by id."""
+    """Columns of the `movies` dataset for the films that may be similar, sorted by id."""
 
     movie_ids: list[str]
     titles: list[str]
@@ -140,7 +141,7 @@ class Catalog:
         return f"{self.titles[movie]} ({self.years[movie] or '?'})"
 
     def find(self, name: str) -> list[int]:
-        """Films of a title, a title with its year, or an id.
+        """Films with this title, this title and year, or this id.
 
         Raises:
             ValueError: there are none.
@@ -164,8 +165,8 @@ def main(argv: list[str] | None = None) -> None:
 def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
     """Write the `similar_movies` dataset, print what is in it, and return its record.
 
-    Excluded films, and those outside of `shots`, are left out before anything is counted or drawn: they neither get nor
-    are similar films.
+    Excluded films, and those outside of `shots`, are left out before anything is counted or drawn, so they are in no
+    pair.
 
     Raises:
         ValueError: settings or files that cannot be used; a MetadataError names file and line.
@@ -193,7 +194,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
             else:
                 found[source], facts = most_watched(source, watches, arguments)
             counts["sources"][source] = {**facts, **describe(found[source], catalog)}
-        # Not before: what a failed run leaves must not stand in the way of one with other settings.
+        # The dataset begins only here, so that a failed run does not block a later one with other settings.
         dataset.begin(settings)
         dataset.write_all(as_table(found, catalog), inputs=inputs, leak_guard=guard.record(), counts=counts)
     print_summary(counts, arguments.output)
@@ -204,7 +205,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
 
 
 def read_catalog(arguments: SimilarMoviesArguments, guard: LeakGuard) -> tuple[Catalog, dict[str, Any]]:
-    """The films that may be similar, and how many there are of each kind that is left out."""
+    """The films that may be similar, and how many films are left out for each reason."""
     rows = finished(arguments.movies, "movies").read().to_pylist()
     counts: dict[str, Any] = {"movies": len(rows)}
     steps: dict[str, Callable[[dict[str, Any]], bool]] = {
@@ -223,7 +224,7 @@ def read_catalog(arguments: SimilarMoviesArguments, guard: LeakGuard) -> tuple[C
 
 
 def settings_of(arguments: SimilarMoviesArguments, encoder: TextEncoder | None) -> dict[str, Any]:
-    """What the pairs depend on beside their inputs."""
+    """The settings that the pairs depend on, besides their inputs."""
     settings: dict[str, Any] = {
         "sources": arguments.sources,
         "top_k": arguments.top_k,
@@ -243,7 +244,7 @@ def settings_of(arguments: SimilarMoviesArguments, encoder: TextEncoder | None) 
 
 
 def inputs_of(arguments: SimilarMoviesArguments) -> dict[str, Any]:
-    """What tells the inputs from others."""
+    """Facts that identify the inputs."""
     movies = FilmDataset(arguments.movies, "movies").record
     inputs: dict[str, Any] = {"movies": {"settings": movies["settings"], "num_films": movies["num_films"]}}
     for name in ("ratings", "links"):
@@ -253,7 +254,7 @@ def inputs_of(arguments: SimilarMoviesArguments) -> dict[str, Any]:
 
 
 def ids_of_ratings(arguments: SimilarMoviesArguments, catalog: Catalog) -> dict[str, int]:
-    """From the ids of films in the ratings to places in the catalog."""
+    """Maps the ids of films in the ratings to places in the catalog."""
     places = {movie_id: n for n, movie_id in enumerate(catalog.movie_ids)}
     if arguments.links is None:
         return places
@@ -275,8 +276,8 @@ def most_watched(source: str, watches: Watches, arguments: SimilarMoviesArgument
 def draw_of_genre(catalog: Catalog, top_k: int, seed: int) -> tuple[Neighbors, dict[str, int]]:
     """Random films of the same genre, every one with a score of 1.
 
-    The paper's films have one genre; of several, ours draws one for every similar film. What a film draws depends on
-    itself and the films of its genres, not on others.
+    The paper's films have one genre. If a film has several, one of them is drawn for every similar film (ours). The
+    draws of a film depend only on itself and on the films of its genres.
     """
     by_genre: dict[str, list[int]] = {}
     for movie, genres in enumerate(catalog.genres):
@@ -304,7 +305,7 @@ def draw_of_genre(catalog: Catalog, top_k: int, seed: int) -> tuple[Neighbors, d
 def nearest_synopses(
     catalog: Catalog, encoder: TextEncoder | None, arguments: SimilarMoviesArguments
 ) -> tuple[Neighbors, dict[str, int]]:
-    """Films of the nearest synopses; those without one get none."""
+    """Films with the nearest synopses; films without a synopsis get none."""
     told = np.array([n for n, synopsis in enumerate(catalog.synopses) if synopsis.strip()], np.int64)
     texts = [catalog.synopses[n] for n in told]
     if len(texts) < 2:
@@ -317,7 +318,7 @@ def nearest_synopses(
 
 
 def describe(neighbors: Neighbors, catalog: Catalog) -> dict[str, Any]:
-    """How many films and pairs, and how many of the pairs share a genre, beside chance.
+    """The number of films and pairs, and the share of pairs with a common genre, beside chance.
 
     Chance is the share of pairs with a common genre among all pairs of two of these films. Films without genres are
     left out of both shares.

@@ -23,11 +23,11 @@ DECIMALS = 5
 class TextEncoder:
     """A text encoder of the Hub or of a folder, such as `sentence-transformers/all-MiniLM-L6-v2`.
 
-    sentence-transformers loads it, so a model's own pooling and longest text count. A model without these gets the mean
-    over its tokens.
+    sentence-transformers loads it, so a model's own pooling and maximum text length apply. A model without these gets
+    the mean over its tokens.
 
     Attributes:
-        name, revision: what tells its weights from others; a folder has its last part and a hash.
+        name, revision: these identify its weights; for a folder, its last part and a hash.
 
     Raises:
         OSError: there is no such model.
@@ -48,7 +48,7 @@ class TextEncoder:
 
 
 def tf_idf(texts: Sequence[str]) -> sparse.csr_array:
-    """float32 (texts, words), rows of length one: words of two films at least, without English stop words."""
+    """TF-IDF, float32 (texts, words), rows of length one: words in at least two texts, without English stop words."""
     vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True, min_df=2, dtype=np.float32)
     try:
         return sparse.csr_array(vectorizer.fit_transform(texts))
@@ -59,7 +59,7 @@ def tf_idf(texts: Sequence[str]) -> sparse.csr_array:
 def inner_products(rows: np.ndarray | sparse.csr_array) -> Iterator[np.ndarray]:
     """Blocks of rows of the matrix of inner products, in order: dense (`FILMS_AT_ONCE`, films), 0 with itself.
 
-    Rounded, so that two films of one synopsis tie wherever they stand: a matrix product's last bits depend on that.
+    Products are rounded, because their last bits depend on the place of a film: films of the same synopsis must tie.
     """
     for first in tqdm(range(0, rows.shape[0], FILMS_AT_ONCE), "nearest synopses", disable=None):
         products = rows[first : first + FILMS_AT_ONCE] @ rows.T

@@ -1,4 +1,4 @@
-"""Whitening: features less their mean, on their principal axes, each divided by about its standard deviation (ours).
+"""Whitening: features minus their mean, on their principal axes, each divided by about its standard deviation (ours).
 
     >>> moments = Moments(dim=512)
     >>> for features_nD in films:
@@ -99,7 +99,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Whitening:
-    """A linear map after which features have mean 0, and variances of at most 1 without covariances.
+    """A linear map after which features have mean 0, variances of at most 1, and no covariances.
 
     Attributes:
         mean_D: what is subtracted, float64.
@@ -147,7 +147,7 @@ class Whitening:
 
 
 def _eigh(covariance_DD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, the largest first, and eigenvectors as columns, by one thread: their number changes last bits."""
+    """Eigenvalues, largest first, and eigenvectors as columns, by one thread: more threads change the last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,15 +1,15 @@
 """Photographs as the places of a film world: which ones its films show, and a painter that shows them.
 
 A folder of photographs has a `manifest.tsv` with the columns `file` and `group`, and the pictures of MiniPlaces as
-`miniplaces/NUMBER.jpg`. A place is one of their groups. Pictures whose number divides by three are the test part: no
-training ever saw them. Test films are made of these, training films of the others, so they share no picture.
+`miniplaces/NUMBER.jpg`. A place is one of their groups. Pictures whose number is divisible by three are the test part:
+they are never used for training. Test films are made of these, training films of the others, so they share no picture.
 
 A group has about twenty test pictures, fewer than its scenes need. Two test films at the same place therefore show some
 of the same pictures, by different crops and in different looks, and retrieval among test films finds these first. Only
-retrieval across the parts, as `check_film_world` does it, asks for the kind of place alone.
+retrieval across the parts, as `check_film_world` does it, tests nothing but the kind of place.
 
-Films, scenes, appearance types and viewers are planned as in a world of drawings. Events have no picture here; truth
-and synopses keep them. The pictures must not be redistributed, and so must no world that is made of them.
+Films, scenes, appearance types and viewers are planned as in a world of drawings. Pictures here do not show events;
+truth and synopses keep them. Neither the pictures nor a world that is made of them may be redistributed.
 """
 
 import csv
@@ -41,7 +41,8 @@ DATA_SET = "miniplaces"
 TEST_EVERY = 3
 TRAINING, TEST = PARTS = ("training", "test")
 SQUEEZE = 4 / 3  # the makers of MiniPlaces squeezed pictures, most of them four by three, to squares
-# Least and most of a picture's width that a shot shows; how far its slow pan and zoom go on the way to another crop.
+# Smallest and largest share of a picture's width that a shot shows. SLOWNESS is the share of the way to another crop
+# that its pan and zoom go.
 WIDE, CLOSE_UP, SLOWNESS = (0.75, 1.0), (0.4, 0.55), 0.3
 Groups = dict[str, dict[str, list[str]]]
 
@@ -59,13 +60,13 @@ class PhotographSettings:
     )
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: no share of films."""
+        """Raises: ValueError: `test_share` is not between 0 and 1."""
         if not 0 < self.test_share < 1:
             raise ValueError(f"test_share={self.test_share} must lie between 0 and 1")
 
 
 def plan_films(settings: WorldSettings, source: PhotographSettings) -> tuple[list[PlannedFilm], dict[str, Any]]:
-    """All films of a world, and what its record says of their source; nothing for drawings.
+    """All films of a world, and the facts about its photographs for the record; none for drawings.
 
     Raises:
         ValueError: the folder holds no such photographs, or too few; too few films for two parts.
@@ -149,7 +150,7 @@ def draw_test_films(num_films: int, share: float, seed: int) -> set[int]:
 
 
 def with_photographs(film: PlannedFilm, part: str, groups: Groups, settings: WorldSettings) -> PlannedFilm:
-    """The film with a picture for every shot, from its part of the scene's group.
+    """The film with a picture for every shot, from the film's part of the scene's group.
 
     A film goes through a group in an order of its own, so it shows no picture twice before it has shown all of them.
     """
@@ -173,7 +174,7 @@ def pictures_digest(folder: Path, films: list[PlannedFilm]) -> str:
 
 
 class PhotographPainter(FilmPainter):
-    """Shows a photograph a shot by a slow pan and zoom, which a close-up makes over a smaller part of it.
+    """Shows one photograph per shot with a slow pan and zoom; a close-up shows a smaller part of it.
 
     Args:
         folder: the folder of photographs.
@@ -195,7 +196,8 @@ class PhotographPainter(FilmPainter):
         first, other = (np.array([random.uniform(*shares), *random.uniform(size=2)]) for _ in range(2))
         share, x, y = first + SLOWNESS * index / shot.num_frames * (other - first)
         picture = self._picture(shot.photograph.file)
-        ratio = SQUEEZE * self.settings.height / self.settings.width  # of the crop's sides, as shares of the picture's
+        # The crop's height as a share of the picture's height, divided by its width as a share of the picture's width.
+        ratio = SQUEEZE * self.settings.height / self.settings.width
         width, height = picture.width * share / max(1, ratio), picture.height * share * min(1, ratio)
         left, top = x * (picture.width - width), y * (picture.height - height)
         box = (left, top, left + width, top + height)

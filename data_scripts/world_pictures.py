@@ -1,8 +1,7 @@
-"""Draws the shots of a film world: places, events and looks as numbers in, frames out.
+"""Draw the shots of a film world: numbers of places, events and looks in, frames out.
 
-A place is an arrangement of shapes along a panorama of six views; an event is how many figures there are, how they
-stand and move; a film's look recolors all of it, lays a texture over it and dresses the figures. Appearance types come
-last.
+A place is an arrangement of shapes along a panorama of six views. An event is the number of figures and the way they
+stand and move. A film's look recolors everything, adds a texture and dresses the figures. Appearance types come last.
 """
 
 from abc import ABC, abstractmethod
@@ -24,10 +23,10 @@ TEXTURES = ("grain", "lines", "dots", "weave")
 
 
 class FilmPainter(ABC):
-    """Makes the frames of one film of a world: what the painters of drawings and of photographs share.
+    """Makes the frames of one film of a world; base class of the painters of drawings and of photographs.
 
     Args:
-        look: the film's look; None makes clean pictures, places in their own colors and nothing else: what a probe
+        look: the film's look; None makes clean pictures: places in their own colors and nothing else, which a probe
             must be able to tell apart.
     """
 
@@ -47,7 +46,7 @@ class FilmPainter(ABC):
         self.texture = _texture(random, (settings.height, settings.width)) if look is not None else None
 
     def frames(self, shot: PlannedShot, number: int) -> Iterator[np.ndarray]:
-        """Every frame of a shot (height, width, 3), uint8; `number` is the shot's in its film."""
+        """Every frame of a shot (height, width, 3), uint8; `number` is the shot's number in its film."""
         return (self.frame(shot, number, index) for index in range(shot.num_frames))
 
     @abstractmethod
@@ -55,7 +54,7 @@ class FilmPainter(ABC):
         """One frame of a shot."""
 
     def finish(self, pixels: np.ndarray, shot: PlannedShot, seconds: float) -> np.ndarray:
-        """Grading and texture of the look, then the appearance types."""
+        """Apply the grading and texture of the look, then the appearance types."""
         height, width = pixels.shape[:2]
         if self.texture is not None:
             pixels = ((pixels - 128) * self.contrast + 128) * self.tint + self.texture[..., None]
@@ -155,7 +154,7 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _texture(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """What is added to each pixel of every frame of a film, (height, width)."""
+    """The value that is added to each pixel of every frame of a film, (height, width)."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     kind, strength = TEXTURES[int(random.integers(len(TEXTURES)))], random.uniform(8, 22)
     period, slope = random.uniform(5, 14), random.uniform(-1, 1)
@@ -171,7 +170,7 @@ def _texture(random: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _layout(layout: str, count: int) -> list[tuple[float, float]]:
-    """Where figures stand, in their own heights from the middle, the ones behind first."""
+    """Places of the figures relative to the middle, in units of their height; those behind come first."""
     if layout == "row":
         places = [(0.8 * (n - (count - 1) / 2), 0.0) for n in range(count)]
     elif layout == "cluster":

@@ -1,12 +1,12 @@
-"""What happens in a film world, before anything is drawn: themes, places, events, looks, shots and viewers.
+"""Plan a film world before anything is drawn: themes, places, events, looks, shots and viewers.
 
 - A **theme** is what films have in common. It favors some places, some events and some viewers.
 - A **scene** is one place and one event over 5 to 15 shots.
-- Two kinds of nuisance rule over the pictures: each film has a **look** of its own, and **appearance types** (night,
-  monochrome, rain, close-up, framing) are shared by films of every theme. A frozen encoder pairs scenes by these; only
-  what similar films share tells places and events.
+- Two kinds of nuisance dominate the pictures: each film has a **look** of its own, and films of every theme share
+  **appearance types** (night, monochrome, rain, close-up, framing). A frozen encoder pairs scenes by these; only the
+  similarity between films reveals places and events.
 
-Everything follows from the seed: drawing a film again needs its plan alone.
+Everything follows from the seed; a film's plan is enough to draw it again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ THEME_NAMES = ("voyage", "harvest", "heist", "reunion", "storm", "contest", "exi
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """How large a world is and how hard; the defaults were fixed before anything was trained on it."""
+    """Size and difficulty of a world; the defaults were fixed before anything was trained on it."""
 
     seed: int = field(default=0, metadata={"help": "seed of the world; the same seed gives the same films"})
     num_films: int = field(default=48, metadata={"help": "number of films"})
@@ -68,7 +68,7 @@ class Photograph(NamedTuple):
 
 @dataclass(frozen=True)
 class PlannedShot:
-    """One shot: which scene it is of, how long, and from where the camera looks."""
+    """One shot: its scene, its length, and the camera's view."""
 
     scene: int
     place: int
@@ -91,7 +91,7 @@ class PlannedFilm:
     synopsis: str
     look: int
     shots: tuple[PlannedShot, ...]
-    part: str = ""  # of a world of photographs: training or test
+    part: str = ""  # in a world of photographs: training or test
 
 
 def with_frames(film: PlannedFilm) -> Iterator[tuple[PlannedShot, int, int]]:
@@ -102,7 +102,7 @@ def with_frames(film: PlannedFilm) -> Iterator[tuple[PlannedShot, int, int]]:
         start += shot.num_frames
 
 
-# What the parts of a seed stand for; each part of the world has random numbers of its own.
+# The second number of each seed, by which every part of the world has random numbers of its own.
 THEMES, FILMS, VIEWERS, PLACES, EVENTS, SHOTS, GROUPS, TEST_FILMS, PICTURES = range(9)
 
 PLACE_NAMES = (
@@ -134,7 +134,7 @@ def plan_world(settings: WorldSettings, place_names: Sequence[str] = PLACE_NAMES
 
 
 def favored_vocabulary(settings: WorldSettings) -> list[tuple[list[int], list[int]]]:
-    """The places and the events that each theme favors: spread evenly, so that every one is some theme's."""
+    """The places and the events that each theme favors, spread evenly over all places and events."""
     random = np.random.default_rng([settings.seed, THEMES])
     places, events = (random.permutation(size) for size in (settings.num_places, settings.num_events))
     favorites = []
@@ -166,7 +166,7 @@ def _plan_film(
         scene_types = (*light, *(kind for kind in SCENE_TYPES if random.random() < settings.type_share))
         view = int(random.integers(NUM_VIEWS))
         for _ in range(int(random.integers(5, 16))):
-            # Odd steps: one shot looks with the light, the next against it, so that a cut is a cut to the eye.
+            # Odd steps alternate between bright and dark views, so that every cut is visible.
             view = (view + int(random.choice([1, 3, 5]))) % NUM_VIEWS
             types = scene_types + tuple(kind for kind in SHOT_TYPES if random.random() < settings.type_share)
             num_frames = round(random.uniform(1.6, 3.2) * settings.frame_rate)
@@ -188,7 +188,7 @@ def _plan_film(
 
 
 def _title(random: np.random.Generator, number: int) -> str:
-    """Unique by its numeral, with commas and articles as real catalogs have them."""
+    """A title that is unique by its numeral, with commas and articles as in real catalogs."""
     first = random.choice(["Silent", "Last", "Golden", "Broken", "Long", "Hidden", "Second", "Distant"])
     second = random.choice(["Summer", "Road", "River", "Promise", "Night", "Letter", "Winter", "Song"])
     article = random.choice(["", ", The", ", A"])
@@ -196,7 +196,7 @@ def _title(random: np.random.Generator, number: int) -> str:
 
 
 def _genres(random: np.random.Generator, theme: int, num_themes: int) -> tuple[str, ...]:
-    """The theme's two genres; each is another theme's in one film of ten."""
+    """The theme's two genres; with probability 0.1, each is replaced by a genre of a random theme."""
     return tuple(
         dict.fromkeys(
             str(random.choice(GENRES[int(random.integers(num_themes))])) if random.random() < 0.1 else genre
@@ -226,9 +226,9 @@ class Rating:
 
 
 def plan_ratings(settings: WorldSettings, films: list[PlannedFilm]) -> list[Rating]:
-    """What viewers thought, in the order they watched. A viewer has a favorite theme and mostly watches that.
+    """The ratings of all viewers, each in the order of watching. A viewer has a favorite theme and mostly watches that.
 
-    As in MovieLens, some ratings share their second with the one before.
+    Some ratings have the same second as the one before, as in MovieLens.
     """
     by_theme = [[n for n, film in enumerate(films) if film.theme == theme] for theme in range(settings.num_themes)]
     ratings = []

@@ -1,8 +1,8 @@
 """Scene boundaries of the eleven episodes of BBC Planet Earth, by five annotators; a test set only.
 
-    annotations/shots/<episode>.txt                a line a shot: first and last frame
+    annotations/shots/<episode>.txt                one line per shot: first and last frame
     annotations/scenes/<annotator>/<episode>.txt   one line: the first shot of each scene, then the number of shots
-    <episode>/shots.txt, <episode>/scenes.txt      the same by episode, as a mirror has it, of one annotator
+    <episode>/shots.txt, <episode>/scenes.txt      the same for one annotator, as a mirror stores it
 
 The annotators disagree. Figures are given for each annotator, then averaged.
 """
@@ -22,7 +22,7 @@ def read_bbc(folder: Path, annotator: str | None = None) -> list[FilmBoundaries]
     """The boundaries of the episodes by one annotator.
 
     Args:
-        folder: `annotations`, or the folder of a folder an episode.
+        folder: `annotations`, or a folder with one folder per episode.
         annotator: name of a folder of `annotations/scenes`; None for folders by episode.
 
     Raises:
@@ -58,7 +58,7 @@ def _episode(name: str, shots: Path, scenes: Path) -> FilmBoundaries:
 
 
 def _in_order(name: str) -> tuple[int, str]:
-    """Episodes by the number their name begins with."""
+    """Sort key of an episode: the number that its name begins with, then the name."""
     return int("0" + name[: len(name) - len(name.lstrip("0123456789"))]), name
 
 

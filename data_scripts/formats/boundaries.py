@@ -15,12 +15,12 @@ class FilmBoundaries:
     """The labels of one film.
 
     Attributes:
-        labels_M: whether a scene ends after each of the first shots. The last shot, and in one film of MovieNet the
-            last but one, have no label; in another film the last one has.
+        labels_M: whether a scene ends after each of the first shots. The last shot has no label. MovieNet has two
+            exceptions: in one film the last two shots have no label, in another film the last shot has one.
         frames_S2: first and last frame of each shot.
 
     Raises:
-        LabelError: labels and shots are of two films.
+        LabelError: the number of labels does not fit the number of shots.
     """
 
     movie_id: str
@@ -42,8 +42,8 @@ class FilmBoundaries:
     def windows(self, width: int = 4) -> np.ndarray:
         """Shots around each possible boundary, half of them before it, (M, W): the paper's four-shot samples [4.3].
 
-        At the film's ends, its first or last shot stands for those that are missing, so that each label has a sample.
-        The paper does not say what it does there; LGSS leaves such samples out.
+        The first or last shot is repeated at the film's ends, so that each label has a sample. The paper does not say
+        what it does there; LGSS leaves such samples out.
         """
         offsets_W = np.arange(width) - width // 2 + 1
         return np.clip(np.arange(len(self.labels_M))[:, None] + offsets_W, 0, self.num_shots - 1)

@@ -1,4 +1,4 @@
-"""Shared by the readers of label files: rows with their places into a task, JSON, names of splits, seeded draws."""
+"""Shared by the readers of label files: gather rows into a task, read JSON, name splits, draw with a seed."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ class LabelRow(NamedTuple):
 
 
 def gather(task: str, problem: Problem, rows: Iterable[LabelRow], classes: Sequence[str] = ()) -> LabeledScenes:
-    """A task of the rows of its files.
+    """Gather the rows of label files into a task.
 
     Raises:
         LabelError: no rows, or what `LabeledScenes` refuses; the message names file and line.
@@ -69,7 +69,7 @@ def read_json_file(path: Path) -> Any:
     """The content of a JSON file.
 
     Raises:
-        MetadataError: it is no JSON, or no text that `text_lines` can read.
+        MetadataError: the file is not JSON, or not text that `text_lines` can read.
     """
     try:
         return json.loads("".join(text_lines(path)))
@@ -78,12 +78,12 @@ def read_json_file(path: Path) -> Any:
 
 
 def shuffled(names: Iterable[str], seed: int | str) -> list[str]:
-    """Different names in an order that looks random; a name more or less does not change that of the others."""
+    """The distinct names in pseudo-random order; adding or removing a name does not reorder the others."""
     return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
 
 
 def draw_splits(names: Iterable[str], shares: Mapping[Split, float], seed: int) -> dict[str, Split]:
-    """A split for each name: `shares` of the names, one at least, go to validation or test, the rest to train.
+    """A split for each name: `shares` of the names, at least one each, go to validation or test, the rest to train.
 
     Raises:
         LabelError: too few names.

@@ -39,8 +39,8 @@ class LabeledScene(NamedTuple):
     Attributes:
         scene_id: its name within the task, and the key of its embedding.
         movie_id: the film it is from; scenes of one film are not independent.
-        video: name of its video: of the file without folder and suffix, and of the film in a `shots` dataset. A scene
-            of pictures has the path of its first one here.
+        video: name of its video: the file name without folder and suffix, which also names the film in a `shots`
+            dataset. For a scene of pictures, it is the path of the first picture.
         split: train, validation or test.
         seconds: where it starts and ends in the video.
         shots: its first shot and its number of shots.
@@ -110,14 +110,14 @@ class LabeledScenes:
         return np.array([scene.split for scene in self.scenes])
 
     def only(self, scene_ids: Iterable[str]) -> "LabeledScenes":
-        """The scenes among `scene_ids`: those that have an embedding, say."""
+        """The task with only the scenes in `scene_ids`, such as those that have an embedding."""
         wanted = set(scene_ids)
         kept = [number for number, scene in enumerate(self.scenes) if scene.scene_id in wanted]
         return replace(self, scenes=tuple(self.scenes[number] for number in kept), labels=self.labels[kept])
 
 
 def films_by_name(movie_ids: Iterable[str]) -> dict[str, list[str]]:
-    """The films of a dataset that a `video` can mean: the one of this id, else all whose id ends in `/` and this name.
+    """The films that each `video` can mean: the film with this id, else all films whose id ends in `/` and this name.
 
     Labels name a video by its file alone, but a film in a subfolder has an id such as `2012/abc`.
     """
@@ -129,10 +129,10 @@ def films_by_name(movie_ids: Iterable[str]) -> dict[str, list[str]]:
 
 
 def check_scenes(scenes: Sequence[LabeledScene], places: Sequence[str]) -> None:
-    """Check that each scene has a name and a split of its own.
+    """Check that the names of scenes are unique and that splits do not overlap.
 
     Args:
-        places: where each scene is from, for messages: a file and a line, say.
+        places: the source of each scene for messages, such as a file and a line.
 
     Raises:
         LabelError: an unknown split; two scenes of one name; a picture, or a moment of a video, in two splits.

@@ -5,9 +5,9 @@
     lvu_1.0/like_ratio/…                   like_count dislike_count youtube_id imdb_id
     lvu/annotation/{train,val,test}.json   MA-LMM: seven classification tasks, clips still on YouTube, no films
 
-The paper's "place" is the task `scene`. Class ids stay as they are in the tables, with the gaps of director and writer,
-so that a head has the published ten outputs. MA-LMM's files do not tell the film: each clip counts as a film of its
-own, which makes confidence intervals by film too narrow.
+The paper's "place" is the task `scene`. Class ids stay as they are in the tables, including the gaps of director and
+writer, so that a head has the published ten outputs. MA-LMM's files do not name the film, so each clip counts as a film
+of its own; confidence intervals by film are then too narrow.
 """
 
 import csv
@@ -47,8 +47,8 @@ def read_lvu(folder: Path, task: str) -> LabeledScenes:
 
     Args:
         folder: `lvu_1.0` or MA-LMM's `annotation`.
-        task: one of `LVU_TASKS`. Targets of the last two are those of the benchmark: ln(views) less a constant, and
-            ten times the share of likes less a constant, whose mean squared errors are published.
+        task: one of `LVU_TASKS`. The last two have the benchmark's targets, for which mean squared errors are
+            published: ln(views) minus a constant, and ten times the share of likes minus a constant.
 
     Raises:
         LabelError: unknown task or folder; a table with another separator or header, an unknown class, a clip twice.
@@ -106,7 +106,7 @@ TARGETS: dict[str, tuple[tuple[str, ...], Callable[[Row], float]]] = {
 
 
 def _of_json(folder: Path, task: str) -> Iterator[LabelRow]:
-    """MA-LMM letters the classes that occur, in the tables' order: (c) of director is class 4."""
+    """MA-LMM gives letters only to classes that occur, in the tables' order: (c) of director is class 4."""
     used = [index for index, name in enumerate(LVU_CLASSES[task]) if name]
     letters = {f"({chr(ord('a') + number)})": index for number, index in enumerate(used)}
     for name in FILES:

@@ -1,12 +1,12 @@
-"""MovieCLIP: places of the shots of film clips, 150 classes, several a shot, chosen by CLIP.
+"""MovieCLIP: places of the shots of film clips; 150 classes, several per shot, chosen by CLIP.
 
     multi_label_thresh_0_4_0_1_label_map.json          {"courtroom": 0, "police station": 1, …}
-    train_multi_label_thresh_0_4_0_1_150_labels.txt    a line a shot: `<clip>/<clip>-Scene-009.mp4 142 75`
+    train_multi_label_thresh_0_4_0_1_150_labels.txt    one line per shot: `<clip>/<clip>-Scene-009.mp4 142 75`
     val_…, test_…                                      the same
     test_shots_human_verified_multi_labels_v1_complete.txt
 
-CLIP's own choice makes figures of CLIP on these labels too good; the test shots that people verified are another set,
-of clips that are not from films.
+CLIP scores too well on these labels, because it chose them. The test shots that people verified are another set; their
+clips are not from films.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ VERIFIED = "test_shots_human_verified_multi_labels_v1_complete.txt"
 
 @label_errors()
 def read_movieclip(folder: Path, verified_test: bool = False) -> LabeledScenes:
-    """Places of shots, each a video file of its own. A clip counts as a film: the files do not tell its film.
+    """Places of shots; each shot is a video file. A clip counts as a film, because the files do not name its film.
 
     Args:
-        folder: the archive, extracted.
-        verified_test: the test shots that people verified in place of CLIP's.
+        folder: the extracted archive.
+        verified_test: use the test shots that people verified instead of CLIP's.
 
     Raises:
         LabelError: a file that is not as described above, a shot twice, an index of no class.

@@ -1,7 +1,7 @@
 """MovieNet's labels: scene boundaries of 318 films, and places of scenes.
 
-label318/tt0217505.txt        a line a shot: `0003 1`; 1 if a scene ends after it, −1 if that is uncertain
-shot_movie318/tt0217505.txt   a line a shot: first and last frame, the frames of its three keyframes
+label318/tt0217505.txt        one line per shot: `0003 1`; 1 if a scene ends after it, −1 if that is uncertain
+shot_movie318/tt0217505.txt   one line per shot: first and last frame, the frames of its three keyframes
 meta/split318.json            {"train": ["tt…", …], "val": […], "test": […], "all": […]}
 annotation/tt0217505.json     {"scene": [{"id": "tt0217505_0000", "shot": [0, 1], "place_tag": …, …}, …], …}
 movie1K.split.v1.json         as split318.json, for all 1,100 films
@@ -60,7 +60,7 @@ def film_splits(path: Path) -> dict[str, Split]:
 
 @label_errors()
 def read_scene_boundaries(folder: Path) -> list[FilmBoundaries]:
-    """The boundaries of the films of `scene318`, extracted, in the order of their ids.
+    """The boundaries of the films of the extracted `scene318`, in the order of their ids.
 
     Raises:
         LabelError: a film has labels but no split, or a split but no labels; a file that is not as described above.
@@ -101,7 +101,7 @@ def _boundary_labels(path: Path) -> np.ndarray:
 
 
 class TaggedScene(NamedTuple):
-    """A scene of an annotation, its shots as they are given."""
+    """A scene of an annotation, with its shots as the file gives them."""
 
     scene_id: str
     shots: tuple[int, int]
@@ -110,15 +110,15 @@ class TaggedScene(NamedTuple):
 
 @label_errors()
 def read_place_tags(annotation: Path, split: Path, min_count: int = 25) -> LabeledScenes:
-    """Places of scenes, several a scene.
+    """Places of scenes, several per scene.
 
-    The classes are all places of at least `min_count` scenes in all splits, in the order of the alphabet; the paper's
-    release has 90. A scene without one of them is left out: its other tags are too rare, or it was not tagged.
-    MovieNet does not say whether the second number of a scene's shots is its last shot or the first after it. The
-    reading that most neighboring scenes fit is taken for all.
+    The classes are all places of at least `min_count` scenes in all splits, in alphabetical order; the paper's release
+    has 90. A scene without one of them is left out: its tags are too rare, or it was not tagged. MovieNet does not say
+    whether the second number of a scene's shots is its last shot or the first after it. The reading that fits most
+    neighboring scenes is used for all.
 
     Args:
-        annotation: folder of a JSON file a film.
+        annotation: folder with one JSON file per film.
         split: `movie1K.split.v1.json` or `split318.json`.
 
     Raises:
@@ -148,7 +148,7 @@ def read_place_tags(annotation: Path, split: Path, min_count: int = 25) -> Label
 
 
 def _tagged_scenes(path: Path) -> Iterator[TaggedScene]:
-    """All scenes of a film's annotation; none where it has null."""
+    """All scenes of a film's annotation; none if it has null."""
     content = read_json_file(path)
     for number, scene in enumerate((content.get("scene") if isinstance(content, dict) else None) or ()):
         try:
@@ -164,6 +164,6 @@ def _tagged_scenes(path: Path) -> Iterator[TaggedScene]:
 
 
 def _last_is_inside(films: Iterable[list[TaggedScene]]) -> bool:
-    """Whether most scenes begin with the shot after the second number of the scene before, not with that shot."""
+    """Whether most scenes begin one shot after the second number of the scene before, not at that number."""
     gaps = Counter(after.shots[0] - before.shots[1] for scenes in films for before, after in pairwise(scenes))
     return gaps[1] > gaps[0]

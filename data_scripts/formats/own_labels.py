@@ -5,13 +5,13 @@
     films/heat.mp4,95.5,101,drug-use|violence,tt0113277,train
     clip_0007.mp4,,,none,tt0133093,test
 
-`video` and `label` must be there, in any case. Cells are separated by commas, semicolons or tabs, and rows of empty
-cells are passed over. `start` and `end` are seconds, or [HH:]MM:SS; both empty, or without these columns,
-the whole video is the scene. Labels between `|` make the task one of several labels a scene. `film` is any name of the
-film, by default the video. Without `split`, films are drawn into 70% train, 10% validation and 20% test.
+The columns `video` and `label` are required, in upper or lower case. Cells are separated by commas, semicolons or tabs,
+and empty rows are skipped. `start` and `end` are seconds, or [HH:]MM:SS. The whole video is the scene if both are empty
+or the file lacks these columns. Labels separated by `|` make a task with several labels per scene. `film` is any name
+of the film, by default the video. Without `split`, films are drawn into 70% train, 10% validation and 20% test.
 
-The paper's moderation task is a file of this kind: clips of about five seconds with one of four labels, split in these
-shares [4.4]. The paper does not say whether its split keeps films apart; ours does.
+The paper's moderation task has this form: clips of about five seconds with one of four labels, split in these shares
+[4.4]. The paper does not say whether its split keeps films apart; ours does.
 """
 
 import csv
@@ -27,14 +27,14 @@ from data_scripts.metadata_files import read_table, text_lines
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES
 
 REQUIRED = ("video", "label")
-SEPARATORS = (",", ";", "\t")  # not the fourth of tables, which stands between labels here
+SEPARATORS = (",", ";", "\t")  # without `|`, which metadata tables may use, because it separates labels here
 SHARES: Mapping[Split, float] = {"validation": 0.1, "test": 0.2}
 NO_LABEL = ("", "nan")  # an empty cell, or what pandas makes of one
 TIME = re.compile(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?)")
 
 
 class OwnRow(NamedTuple):
-    """A row of the file: everything but its label as index."""
+    """A row of the file, with its labels as names."""
 
     place: str
     video: str
@@ -46,11 +46,11 @@ class OwnRow(NamedTuple):
 
 @label_errors()
 def read_own_labels(path: Path, problem: Problem | None = None, seed: int = 0) -> LabeledScenes:
-    """The task of a file; its name is the file's.
+    """The task of a file, named after the file.
 
     Args:
-        problem: by default several labels a scene if a row has them, else one. Values must be asked for.
-        seed: of the split, if the file has none.
+        problem: by default multi-label if any row has several labels, else single-label. Regression must be asked for.
+        seed: seed of the split, if the file has none.
 
     Raises:
         LabelError: no row, a missing column, a time or value that cannot be read, an unknown split, a scene
@@ -74,7 +74,7 @@ def read_own_labels(path: Path, problem: Problem | None = None, seed: int = 0) -
 
 
 def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells, without space around them, by column in lower case, of every row that is not empty."""
+    """Line number and stripped cells, by lower-case column name, of every row that is not empty."""
     first_line = next(text_lines(path), "")
     required, delimiter = REQUIRED, SEPARATORS[0]
     for separator in SEPARATORS:
@@ -90,7 +90,7 @@ def _read_table(path: Path) -> list[tuple[int, dict[str, str]]]:
 
 
 def _row(place: str, cells: dict[str, str]) -> OwnRow:
-    name = PureWindowsPath(cells["video"])  # takes both separators
+    name = PureWindowsPath(cells["video"])  # splits at / and \
     video = name.stem if name.suffix.lower() in VIDEO_SUFFIXES else name.name
     labels = tuple(dict.fromkeys(label.strip() for label in cells["label"].split("|")))
     if not video or any(label.lower() in NO_LABEL for label in labels):
@@ -112,7 +112,7 @@ def _seconds(time: str, place: str) -> float:
 
 
 def _check_names(rows: list[OwnRow], paths: list[str]) -> None:
-    """Refuse two videos of one name in different folders: scenes know their videos by name."""
+    """Refuse two videos of one name in different folders, because scenes refer to their videos by name."""
     first: dict[str, str] = {}
     for row, path in zip(rows, (PureWindowsPath(path).as_posix() for path in paths), strict=True):
         if first.setdefault(row.video, path) != path:

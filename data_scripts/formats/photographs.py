@@ -3,7 +3,7 @@
     <folder>/train/<class>/*.jpg, <folder>/test/<class>/*.jpg
     <folder>/manifest.tsv     columns file and group: `miniplaces/00000.jpg` and `a/abbey`
 
-In a manifest, the pictures whose number divides by three are the test part: no model here is trained on them.
+Pictures of a manifest whose number is divisible by three are the test part: no model here is trained on them.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Picture(NamedTuple):
-    """A picture: where it was named, its path below the folder, its class, and whether it is of the test part."""
+    """A picture: where it was named, its path below the folder, its class, and whether it is in the test part."""
 
     place: str
     path: str
@@ -33,15 +33,15 @@ def read_photographs(
 ) -> LabeledScenes:
     """Pictures with the class that their folder or the manifest names.
 
-    A scene of several pictures is one picture with others of its class and split, drawn by `seed`. So there are as many
-    scenes as pictures, whatever `pictures_per_scene` is, and a scene of three has the pictures of that of two: figures
-    by number of pictures compare the same scenes. Scenes share pictures within their split, so standard errors must be
-    clustered by class.
+    A scene of several pictures is one picture with others of its class and split, drawn by `seed`. There are as many
+    scenes as pictures, whatever `pictures_per_scene` is, and a scene of three pictures contains the two of the scene of
+    two. Results for different numbers of pictures therefore compare the same scenes. Scenes share pictures within their
+    split, so standard errors must be clustered by class.
 
     Args:
-        folder: of class folders, or of a manifest.
-        data_set: with a manifest, the folder whose pictures are meant.
-        validation_share: of the pictures of each class that are not of the test part.
+        folder: folder of class folders, or of a manifest.
+        data_set: with a manifest, the folder whose pictures are used.
+        validation_share: share of validation among the pictures of each class outside the test part.
 
     Raises:
         LabelError: no pictures, a class of too few, a picture twice.

@@ -1,11 +1,11 @@
-"""Scenes without labels as a CSV: those whose embeddings are wanted.
+"""Scenes without labels as a CSV, for computing their embeddings.
 
     scene_id,movie_id,video,split,start_seconds,end_seconds
     heat_0001,tt0113277,heat,test,80,85.5
     heat_0002,tt0113277,heat,test,85.5,101
 
-Parts of videos are given in seconds or, in columns first_shot and num_shots, in shots; with neither the whole video is
-the scene.
+A scene is part of a video, in seconds or, with the columns first_shot and num_shots, in shots; without either it is the
+whole video.
 """
 
 import math
@@ -21,7 +21,7 @@ COLUMNS = ("scene_id", "movie_id", "video", "split")
 
 @label_errors()
 def read_scenes(path: Path) -> list[LabeledScene]:
-    """The scenes of a file; splits by any of their names.
+    """The scenes of a file; splits may have any name in `SPLIT_NAMES`.
 
     Raises:
         LabelError: a column or number is missing, a part holds nothing, a scene is named twice, or there are none.
@@ -38,7 +38,7 @@ def read_scenes(path: Path) -> list[LabeledScene]:
 
 
 def _part(row: Mapping[str, str], place: str) -> tuple[tuple | None, tuple | None]:
-    """Seconds and shots of a row, each None where it has none."""
+    """Seconds and shots of a row, each None if the row lacks it."""
     seconds = _numbers(row, ("start_seconds", "end_seconds"), float, place)
     if seconds and not 0 <= seconds[0] < seconds[1] < math.inf:
         raise LabelError(f"{place}: {seconds[0]:g} to {seconds[1]:g} s is no part of a video; give 0 <= start < end")

@@ -1,4 +1,4 @@
-"""Frames decoded ahead in worker processes while a model computes: what every reader of frames runs on."""
+"""Decode frames ahead in worker processes while a model computes; every reader of frames uses this."""
 
 import os
 import shutil
@@ -13,22 +13,22 @@ from modeling_m2s.commands_m2s import USER_ERRORS
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.workers_m2s import end_with_parent
 
-SHARED_MEMORY = Path("/dev/shm")  # through which workers hand over tensors
+SHARED_MEMORY = Path("/dev/shm")  # workers hand over tensors through it
 READY_ITEMS = 2  # items that each worker has ready
 
 
 def decoded(
     items: Dataset, order: Sequence[int], num_workers: int | None, device: torch.device, item_bytes: int = 0
 ) -> Iterator[Any]:
-    """Items of a dataset in an order, decoded ahead, in memory that a GPU can copy from while it computes.
+    """The items of a dataset in a given order, decoded ahead, in memory that a GPU can copy from while it computes.
 
     Args:
         num_workers: processes that decode; by default 1 for a model on the CPU, else this process's share of the
-            cores, as far as their items fit into half of the shared memory that is free.
+            cores, or fewer, so that their items fit into half of the free shared memory.
         item_bytes: size of an item.
 
     Raises:
-        Exception: what an item raises, as it is.
+        Exception: an item's own error, unchanged.
         UserError: a worker process was killed.
     """
     on_cpu = device.type == "cpu"
@@ -69,7 +69,7 @@ def default_workers(item_bytes: int) -> int:
 
 
 class _Caught(Dataset):
-    """Errors of the user become items: raised in a worker, they would arrive as the text of a traceback."""
+    """Turns errors of the user into items, because an error raised in a worker arrives as the text of a traceback."""
 
     def __init__(self, items: Dataset):
         self.items = items

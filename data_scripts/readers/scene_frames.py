@@ -7,7 +7,7 @@
 Pixels are those that the image processor gives before it rescales. Normalizing them on the device costs less than
 sending it floats. Reading needs no process of its own: a `DataLoader`'s workers call `read`, ahead of the model.
 
-Names of tensors end in their shape: F frames (shots × frames a shot), C color channels, Y×X pixels.
+Names of tensors end in their shape: F frames (shots × frames per shot), C color channels, Y×X pixels.
 """
 
 import io
@@ -41,13 +41,13 @@ class SceneFrames:
     """Keyframes of neighboring shots as uint8 pixels, resized and cropped like `CLIPImageProcessor`.
 
     A local folder is read through an Arrow copy that `datasets` makes in its cache, once for all processes and runs on
-    a machine: the nine shots of a scene are then a slice of a mapped file. The paper reads one keyframe a shot [4.2].
+    a machine: the nine shots of a scene are then a slice of a mapped file. The paper reads one keyframe per shot [4.2].
     With `frames_per_shot` of k > 1 (ours), the stored keyframes that are nearest the middles of k equal parts of their
     sequence are read. A shot with fewer than k, such as one of two video frames, repeats some.
 
     Object stores: `shots` may be any URL that fsspec reads, such as s3://…, hf://datasets/…, https://… or memory://….
-    No copy is made then. The record names the shards, their footers say where films are and are read once, and a read
-    fetches the row groups that hold the shots. A row group has 64 rows, so nine shots cost about seven times their
+    No copy is made then. The record names the shards, and their footers, which are read once, say where films are. A
+    read fetches the row groups that hold the shots. A row group has 64 rows, so nine shots cost about seven times their
     bytes, and a read may wait for the network twice. Reads in order fetch each row group once.
 
     An object can be sent to worker processes, forked or spawned: it holds names and numbers of rows, and each process
@@ -66,8 +66,8 @@ class SceneFrames:
         record: content of the `m2s.json` of the shots.
 
     Raises:
-        StorageError: no finished `shots` dataset, a shard is missing or cut, or fewer keyframes a shot are stored than
-            `frames_per_shot`.
+        StorageError: no finished `shots` dataset, a shard is missing or cut, or fewer keyframes per shot are stored
+            than `frames_per_shot`.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Preparation:
     does anything else, such as torchvision's, is called itself.
 
     Attributes:
-        size: height and width of what it gives; (1, 1) if these depend on the image.
+        size: height and width of the result; (1, 1) if these depend on the image.
     """
 
     def __init__(self, image_processor: BaseImageProcessor):
@@ -218,7 +218,7 @@ class Preparation:
         if not self.is_plain:
             options = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
             pixels = np.asarray(self.image_processor([image], **options)["pixel_values"])
-            return pixels.reshape(pixels.shape[-3:])  # VideoMAE's takes an image for a video
+            return pixels.reshape(pixels.shape[-3:])  # VideoMAE's processor takes an image for a video
         width, height = self._resized(*image.size)
         if image.size != (width, height):
             image = image.resize((width, height), self.resample)

@@ -1,4 +1,4 @@
-"""Rows of a `shots` dataset: out of an Arrow copy that is mapped into memory, or out of the Parquet files in place."""
+"""Read rows of a `shots` dataset from an Arrow copy that is mapped into memory, or directly from the Parquet files."""
 
 import json
 import os
@@ -40,7 +40,7 @@ class ShotRows(Protocol):
     films: dict[str, Place]
 
     def read(self, movie_id: str, first: int, num_rows: int) -> list[pa.RecordBatch]:
-        """A run of a film's rows, which must be there; the columns `COLUMNS`.
+        """Consecutive rows of a film, which must exist, with the columns `COLUMNS`.
 
         Raises:
             StorageError: a file cannot be read.
@@ -49,7 +49,7 @@ class ShotRows(Protocol):
 
 
 class ParquetShots:
-    """Rows out of the Parquet files of a folder or a URL, by row groups. The row group that was read last is kept.
+    """Rows from the Parquet files of a folder or a URL, by row groups. The row group that was read last is kept.
 
     Raises:
         StorageError: no finished `shots` dataset, or a shard is missing or cut.
@@ -76,7 +76,7 @@ class ParquetShots:
                 self.films[entry["movie_id"]] = Place(number, entry["first_row"], entry["num_rows"])
 
     def read(self, movie_id: str, first: int, num_rows: int) -> list[pa.RecordBatch]:
-        """Rows of the row groups that hold them, see `ShotRows`."""
+        """See `ShotRows`; reads only the row groups that hold the rows."""
         place = self.films[movie_id]
         start, batches = place.first_row + first, []
         stop = start + num_rows
@@ -91,7 +91,7 @@ class ParquetShots:
         return batches
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for another process: no open files, and no footers, which are large where there are many shards."""
+        """The state for another process: no open files, and no footers, which are large if there are many shards."""
         return {**vars(self), "_connection": None, "_footers": {}}
 
     def _connect(self) -> "_Connection":
@@ -133,7 +133,7 @@ class ParquetShots:
 
 
 class _Connection:
-    """Files that one process has open. A forked process must not read from its parent's."""
+    """Files that one process has open. A forked process must not read from the open files of its parent."""
 
     MOST_OPEN = 16
 
@@ -154,7 +154,7 @@ class _Connection:
         if number not in self._files:
             if len(self._files) == self.MOST_OPEN:
                 self._files.pop(next(iter(self._files))).close(force=True)
-            # Without a cache of fsspec's: it would read megabytes ahead of each row group.
+            # No cache, because fsspec's would read megabytes ahead of each row group.
             file = self.filesystem.open(self.path(f"data/{shard}"), "rb", cache_type="none")
             self._files[number] = pq.ParquetFile(file, metadata=footer, pre_buffer=True)
         return self._files[number]
