@@ -1,15 +1,16 @@
-"""Films watched next, and films watched by the same persons, from 10 million ratings.
+"""Time and memory to count films watched next, and films watched by the same persons, in 10 million ratings.
 
     python -m benchmarks.co_watch        about 3 minutes
 
-Ratings are generated: 70,000 persons, films drawn from 30,000 by Zipf's law, flattened at its top, a sixth of them in
-the second of the one before. First the pairs of 200,000 ratings are compared with those of a pandas self-merge, which
-must be equal and are timed; then 10 million are counted in a process of its own, whose peak memory is its largest
-resident set.
+The ratings are generated: 70,000 persons rate films drawn from 30,000 by Zipf's law, flattened at its top. A sixth of
+the ratings have the same second as the one before. First the pairs of 200,000 ratings must equal those of a pandas
+self-merge, and both ways are timed. Then a process of its own counts 10 million ratings. Its peak memory is its
+largest resident set.
 
 Expected for 10 million (one core): 250 MB to parse, two sorts of 10 million keys (2 · 10⁷ · log₂ 10⁷ = 5·10⁸
 comparisons), 1.2·10⁷ pairs to add up in order: some 20 s, and 1 GB for five columns of 8 bytes and their copies.
-Watched by the same persons: the sum of squares of films a person, 3·10⁹ additions in random places: some 30 s more.
+Films watched by the same persons take some 30 s more: the squared number of films, summed over persons, gives 3·10⁹
+additions in random places.
 """
 
 import json
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def generate(path: Path, num_ratings: int) -> None:
-    """A file like MovieLens' ratings.csv: a few persons rate very much, a person's rows are in the order of films."""
+    """A file like MovieLens' ratings.csv: a few persons rate very many films; each person's rows are sorted by film."""
     random = np.random.default_rng(0)
     share = random.lognormal(size=num_ratings // FILMS_OF_A_PERSON)
     person = np.sort(random.choice(len(share), num_ratings, p=share / share.sum()))
@@ -67,7 +68,7 @@ def read(path: Path) -> Watches:
 
 
 def count(path: Path) -> dict[str, Any]:
-    """Seconds of each step, and the most memory that this process has had after it."""
+    """Seconds of each step, and the process's peak memory after it."""
     steps: dict[str, dict[str, float]] = {}
 
     def step(name: str, call: Callable[[], Any]) -> Any:
@@ -84,13 +85,13 @@ def count(path: Path) -> dict[str, Any]:
 
 
 def peak_mib() -> int:
-    """Of this process since it began: `getrusage` would count what its parent held when it was forked."""
+    """Peak memory of this process since it began; `getrusage` would add its parent's memory at the fork."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return round(int(fields["VmHWM"].split()[0]) / 1024)
 
 
 def compare(path: Path) -> dict[str, Any]:
-    """Times of both ways on a small file, after their pairs were found equal."""
+    """Times of both ways on a small file, after asserting that their pairs are equal."""
     watches = read(path)
     candidates: dict[str, Callable[[], Any]] = {
         "watched next": lambda: sparse.vstack(list(watched_next(read(path), MAX_BURST)[0])),

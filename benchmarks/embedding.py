@@ -2,9 +2,9 @@
 
     python benchmarks/embedding.py --assets ASSETS --model CLIP_FOLDER        about 4 minutes on two cores
 
-Both read the same keyframes as JPEG, process them with CLIP's image processor and end with the same vectors (asserted);
-the loop stacks a scene's frames into one tall image. Scenes: the first 36 shots of Big Buck Bunny, nine a scene. The
-pipeline is also timed with other numbers of scenes a batch.
+Both read the same keyframes as JPEG, process them with CLIP's image processor and end with the same vectors (asserted).
+The loop stacks a scene's frames into one tall image. The scenes are the first 36 shots of Big Buck Bunny, nine per
+scene. The pipeline is timed with several batch sizes.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python benchmarks/encoders.py --model CLIP_FOLDER        about a minute
 
-The model's part (from pixel values) and the whole (from keyframes as JPEG, as the command line reads them) of generated
-scenes, on one thread.
+The model alone (from pixel values) and the whole pipeline (from JPEG keyframes, as the command line reads them) are
+timed on a generated scene, on one thread.
 """
 
 import argparse

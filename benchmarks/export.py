@@ -1,18 +1,19 @@
-"""An exported encoder beside PyTorch: nine-shot scenes a second on a CPU, and what 8 bits cost in retrieval.
+"""An exported encoder against PyTorch: nine-shot scenes a second on a CPU, and the loss in retrieval through 8 bits.
 
     python -m benchmarks.export --photographs $M2S_ASSETS/images/photographs \\
         --video $M2S_ASSETS/videos/big_buck_bunny_full_448x252.mp4        about 10 minutes on two quiet cores
 
-Eight scenes are embedded in each run, one at a time or in one batch, by every way in turn. Exported files, and
-PyTorch where the name says so, compute the class token alone in the last layer; PyTorch as it is computes all tokens
+Each run embeds eight scenes, one at a time or in one batch, by every way in turn. The exported files compute only the
+class token in the last layer, as does PyTorch with "class token alone" in its name; plain PyTorch computes all tokens
 there. OpenVINO reads the same model.onnx; it is timed if it is installed (`pip install openvino`).
 
-Retrieval: MiniPlaces' test part, the class of the nearest other picture; and whether the nearest other scene, of a
-film's nine-shot windows every three shots, is the one that PyTorch finds.
+Retrieval is measured twice. On MiniPlaces' test part: does the nearest other picture have the same class? On a film's
+nine-shot windows, every three shots: is the nearest other scene the one that PyTorch finds?
 
-Predicted: a nine-shot scene of m2s-clip-tiny costs 4.5 GFLOP, and the class token alone spares 17 % of them. Matrix
-products run near the processor's peak everywhere, so that ONNX Runtime gains little beyond that: 1.3 times. 8-bit
-products have four times the rate; with attention and all between left in float32 that makes 2 to 2.5 times.
+Predicted: a nine-shot scene of m2s-clip-tiny costs 4.5 GFLOP, and computing the class token alone spares 17 % of them.
+Matrix products run near the processor's peak everywhere, so ONNX Runtime gains little beyond that: 1.3 times. 8-bit
+products have four times the rate. Attention and everything between the products stays in float32, which leaves 2 to
+2.5 times.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def pytorch(model: torch.nn.Module) -> Way:
 
 
 def exported_ways(folder: Path, threads: int) -> dict[str, Way]:
-    """The files of an export, each on so many threads, by name."""
+    """The exported files by name, each run on `threads` threads."""
     import onnxruntime
 
     def run_onnx(session: Any, pixel_values: torch.Tensor, frame_mask: torch.Tensor) -> np.ndarray:
@@ -116,7 +117,7 @@ def exported_ways(folder: Path, threads: int) -> dict[str, Way]:
 
 
 def measure_speed(ways: dict[str, Way], image_size: int, runs: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Scenes a second by batch size and way; how many times PyTorch's median that is."""
+    """Scenes a second by batch size and way, and their ratio to PyTorch's median."""
     pixel_values = torch.randn(
         NUM_SCENES, NUM_SHOTS, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)
     )
@@ -148,12 +149,12 @@ def measure_speed(ways: dict[str, Way], image_size: int, runs: int) -> dict[str,
 
 
 def embed_scenes(way: Way, processor: M2SSceneProcessor, scenes: Sequence[Sequence[Image.Image]]) -> np.ndarray:
-    """`pooler_output` (scenes, D), a scene at a time, as `m2s embed` has it on a CPU."""
+    """`pooler_output` (scenes, D), one scene at a time, as `m2s embed` computes it on a CPU."""
     return np.concatenate([way(*(processor([scene])[name] for name in INPUTS)) for scene in scenes])
 
 
 def retrieve_photographs(ways: dict[str, Way], processor: M2SSceneProcessor, folder: Path) -> dict[str, Any]:
-    """Share of pictures whose nearest other is of their class, as they are and after the mean of all is off."""
+    """Share of pictures whose nearest other picture has their class, before and after subtracting the mean of all."""
     read = read_test_photographs(folder)
     found: dict[str, Any] = {"pictures": len(read.images), "classes": len({*read.labels})}
     for name in (PYTORCH, ONNX, INT8):
@@ -164,7 +165,7 @@ def retrieve_photographs(ways: dict[str, Way], processor: M2SSceneProcessor, fol
 
 
 def agree_on_scenes(ways: dict[str, Way], processor: M2SSceneProcessor, video: Path) -> dict[str, Any]:
-    """How far each way finds the nearest scenes that PyTorch finds."""
+    """How often each way finds the same nearest scenes as PyTorch."""
     shots = [Image.open(BytesIO(shot.keyframes[0])) for shot in detect_shots(video).shots if shot.keyframes]
     scenes = [shots[first : first + length] for first, length in scene_windows(len(shots), NUM_SHOTS, stride=3)]
     expected_ND = embed_scenes(ways[PYTORCH], processor, scenes)

@@ -1,16 +1,16 @@
-"""`extract_features` against a plain loop over `CLIPVisionModelWithProjection`, image by image, and the device's peak.
+"""`extract_features` against the device's peak and a plain loop over `CLIPVisionModelWithProjection`, image by image.
 
     python -m benchmarks.features --model CLIP_FOLDER        about 3 minutes on two cores
     python -m benchmarks.features --model CLIP_FOLDER --device cuda --dtype bfloat16
 
 Both load the model, read keyframes of 398×224 pixels from the same `shots` dataset, and end with the same features
-(asserted before anything is timed). Beside images/s stand GFLOP/s, and their share of what one large matrix product
-reaches on the device in this run.
+(asserted before anything is timed). The result gives images/s, GFLOP/s, and the share of the rate that one large matrix
+product reaches on the device in this run.
 
 Predicted: an image costs 35.1 GFLOP in ViT-B/16 and 0.4 in m2s-clip-tiny, and 3 ms to decode and prepare. On two
-cores (174 GFLOP/s) ViT-B/16 then takes 200 ms, of which overlapping can hide no more than the 3: no gain. With
-m2s-clip-tiny the two halves are of one size, so overlapping and batches make it 1.5 to 2 times faster. A GPU at half
-its peak takes 0.1 ms, so that the loop nearly always waits, and extraction is limited by decoding: 330 images/s a core.
+cores (174 GFLOP/s) ViT-B/16 takes 200 ms, and overlapping can hide only the 3 ms: no gain. With m2s-clip-tiny, decoding
+and computing take equally long, so overlapping and batches make it 1.5 to 2 times faster. A GPU at half its peak takes
+0.1 ms, so the loop nearly always waits, and decoding limits extraction to 330 images/s per core.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def compare(source: str, num_films: int, options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """Wall seconds of both on `num_films` films; on a GPU the loop reads the first film only."""
+    """Wall seconds of both ways on `num_films` films; on a GPU the loop reads the first film only."""
     shots = make_shots(folder / "shots", num_films)
     in_loop = num_films if options.device == "cpu" else 1
     outputs = (folder / f"features_{number}" for number in range(options.runs + 2))
@@ -110,7 +110,7 @@ def compare(source: str, num_films: int, options: argparse.Namespace, folder: Pa
 
 
 def make_shots(folder: Path, num_films: int) -> FilmDataset:
-    """Films of blurred noise, whose JPEG files are about as large as those of keyframes."""
+    """Films of blurred noise; its JPEG files are about as large as those of keyframes."""
     images = []
     for seed in range(DISTINCT_IMAGES):
         pixels = np.random.default_rng(seed).integers(0, 256, (28, 50, 3), dtype=np.uint8)
@@ -133,7 +133,7 @@ def gflop_per_image(config: CLIPVisionConfig) -> float:
 
 
 def matrix_product_gflops(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of ten products of square matrices."""
+    """GFLOP/s of the fastest of ten products of square matrices."""
     size, best = 1024 if device.type == "cpu" else 8192, 0.0
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     for _ in range(10):

@@ -1,8 +1,8 @@
-"""Films of a film world an hour on one core: as MP4 files, and as keyframes only.
+"""How many films of a film world one core makes in an hour: as MP4 files, and as keyframes only.
 
     python -m benchmarks.film_world
 
-Two films of a minute a run, at the default size; the figure is films an hour of one core's time.
+Each run makes two films of a minute at the default size. The result is films per hour of one core's time.
 """
 
 import shutil

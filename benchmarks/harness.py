@@ -1,4 +1,4 @@
-"""What every benchmark shares: alternating runs, medians, and a result file that says where it was measured."""
+"""Shared by all benchmarks: alternating runs, medians, and a result file that names hardware and versions."""
 
 import json
 import os
@@ -22,7 +22,11 @@ PACKAGES = (
 
 
 def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[str, dict[str, float]]:
-    """Call the candidates in turn, `runs` times after a warm-up; median and extremes of wall and processor seconds."""
+    """Call the candidates in turn, `runs` times after a warm-up.
+
+    Returns:
+        For each candidate, its median, shortest and longest wall seconds, and its median processor seconds.
+    """
     wall: dict[str, list[float]] = {name: [] for name in candidates}
     cpu: dict[str, list[float]] = {name: [] for name in candidates}
     for run in range(runs + 1):
@@ -44,7 +48,7 @@ def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[s
 
 
 def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDataset:
-    """A `shots` dataset of films by id, with a JPEG keyframe for each of their shots, a frame long."""
+    """A `shots` dataset of films by id; every shot is one frame long and has a JPEG keyframe."""
     dataset = FilmDataset(folder, "shots")
     dataset.begin({})
     for movie_id, keyframes in films.items():
@@ -58,7 +62,7 @@ def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDatas
 
 
 def hardware() -> str:
-    """Processor and cores, or the GPU's name."""
+    """Number of cores and name of the processor."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -67,7 +71,7 @@ def hardware() -> str:
 
 
 def write_result(name: str, dtype: str, content: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Write `FOLDER/NAME-CORES-DTYPE-torchVERSION.json` and print it; packages that are missing have no version."""
+    """Write `FOLDER/NAME-CORES-DTYPE-torchVERSION.json` and print it; missing packages are left out of `versions`."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     dirty = subprocess.run(["git", "status", "--porcelain", "modeling_m2s"], capture_output=True, text=True).stdout
     facts = {

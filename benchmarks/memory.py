@@ -1,9 +1,9 @@
-"""Peak memory of `m2s embed` on a film and on one five times as long.
+"""Peak memory of `m2s embed` on a film and on a film five times as long.
 
     python benchmarks/memory.py --assets ASSETS --model CLIP_FOLDER        about 7 minutes on two cores
 
-The long film is Big Buck Bunny five times over, its packets joined without recoding. Memory is the largest resident
-set, sampled every 50 ms, of the process that runs the model and of the processes that decode.
+The long film is Big Buck Bunny five times over, its packets joined without recoding. Peak memory is the largest
+resident set, sampled every 50 ms, separately for the process that runs the model and for the processes that decode.
 """
 
 import argparse

@@ -2,16 +2,17 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.metrics          about four minutes and 5 GB on one core
 
-Average precision: a million scores of one class, as the shots of a catalog's films have, and of 100 classes with
-10,000 scenes each; a thousand resamples of it by film. Search: the 10 nearest of 256 queries among a million vectors of
-512 numbers, without an index. faiss is compared where it is installed (`pip install faiss-cpu`), with as many threads;
-scikit-learn's search, which computes in float64 and needs no bound of rounding errors, on a quarter of the vectors.
+Average precision is timed on a million scores of one class (scene boundaries in a catalog's shots), on 100 classes with
+10,000 scenes each, and on a thousand resamples by film. Search finds the 10 nearest of 256 queries among a million
+vectors of 512 numbers, without an index. It is compared with faiss, if installed (`pip install faiss-cpu`), on as many
+threads. scikit-learn's search computes in float64 and needs no bound on rounding errors; it is compared on a quarter of
+the vectors.
 
 Counted beforehand, on a core with 75 GFLOP/s in float32:
 
-    search, product          2 · 256 · 10⁶ · 512 = 262 GFLOP           3.5 s, what faiss needs as well
+    search, product          2 · 256 · 10⁶ · 512 = 262 GFLOP           3.5 s; faiss needs it as well
     search, other passes     subtraction, comparison, lengths          0.3 s
-    average precision        a sort of 10⁶ numbers, not of places      0.06 s; scikit-learn sorts places, 0.1 s and more
+    average precision        a sort of 10⁶ numbers, not of indices     0.06 s; scikit-learn sorts indices, 0.1 s or more
 
 All results are asserted equal before anything is timed.
 """
@@ -39,7 +40,7 @@ DIM, QUERIES, K = 512, 256, 10
 
 
 def scores(scenes: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and labels (scenes, classes); a class is had by a twelfth of the scenes, as a boundary by shots."""
+    """Scores and labels (scenes, classes); a twelfth of the scenes have a class, as a twelfth of shots end a scene."""
     random = np.random.default_rng(0)
     labels = random.random((scenes, classes)) < 1 / 12
     return random.normal(size=(scenes, classes)) + labels, labels
@@ -56,7 +57,7 @@ def average_precision(scenes: int, classes: int, runs: int) -> dict[str, Any]:
 
 
 def resamples(shots: int, films: int, runs: int) -> dict[str, Any]:
-    """An interval of AP by film from a thousand resamples; scikit-learn computes ten of them."""
+    """Times of an interval of AP by film: ours draws a thousand resamples, scikit-learn ten of them."""
     scores_NC, labels_NC = scores(shots, 1)
     films_N = np.arange(shots) * films // shots
     random = np.random.default_rng(0)
@@ -78,7 +79,7 @@ def resamples(shots: int, films: int, runs: int) -> dict[str, Any]:
 
 
 def vectors(count: int, seed: int) -> np.ndarray:
-    """Float32 vectors like CLIP's: of norm 11, a large common part, places that come back."""
+    """Float32 vectors like CLIP's: norm 11, a large common part, recurring places."""
     world, random = np.random.default_rng(0), np.random.default_rng(seed)
     common, places = world.normal(0, 0.35, DIM), world.normal(0, 0.2, (2000, DIM))
     found = np.empty((count, DIM), np.float32)
@@ -117,7 +118,7 @@ def search_against_scikit_learn(gallery_GD: np.ndarray, queries_QD: np.ndarray, 
 
 
 def compared(times: dict[str, dict[str, float]], other: str) -> dict[str, Any]:
-    """Times, and our share of the other's, on the clock and on the processor, which other programs disturb less."""
+    """Times, and ours as a share of the other's, in wall and processor time; other programs disturb the latter less."""
     ours, theirs = times["ours"], times[other]
     return {
         f"share_of_{other}": round(ours["wall_seconds"] / theirs["wall_seconds"], 3),

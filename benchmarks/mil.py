@@ -1,22 +1,24 @@
-"""Movie-similarity learning, factored against written out: product and pooling, whole step, peak memory.
+"""Movie-similarity learning, our factored form against the paper's network written out: speed and peak memory.
 
     python -m benchmarks.mil                    about three minutes on two cores
     python -m benchmarks.mil --device cuda      film pairs a second from features on a GPU
 
-Written out: E_learnable of every shot, A of 1024×1024 similarities, average and maximum pooling. Factored: the means of
-16 shots first, and each film of a batch encoded once. Both are the network's own weights, and their losses are asserted
-equal, dropout off, before anything is timed. Films have 1,024 shots, a positive and its negative share a film.
+Written out: E_learnable of every shot, A of 1024×1024 similarities, average and maximum pooling. Factored: means over
+16 shots come first, and each film of a batch is encoded once. Both use the same weights, and their losses are asserted
+equal, without dropout, before anything is timed. Films have 1,024 shots; a positive pair and its negative pair share a
+film.
 
-Counted beforehand, in multiply-adds of a film pair, forward and backward (three times forward; features need none):
+Counted beforehand, in multiply-adds per film pair, forward and backward. Both together cost three times forward, less
+the gradient of the features, which is not needed:
 
                        product and pooling          whole step, two films a pair          factored, 1.5 films a pair
     written out        3·T²·H       = 1.6 G         2·(2·T·D·H + 3·T·H²) + 3·T²·H = 4.3 G
     factored           3·W²·H       = 0.025 G       2·(2·T·D·H + 3·W·H²) + 3·W²·H = 1.3 G             = 1.0 G
     ratio              65                           3.3                                               4.4
 
-and A takes 4.2 MB a pair, its gradient as much; B takes 65 kB. At 50,000 pairs/s on a GPU the factored step is 100
-TFLOP/s in bfloat16 and, at 1 MB a film, 0.08 TB/s for every pass over the shots of all films: gathering, activation,
-dropout, mask and means are about 15 passes, forward and back, less where they are fused. To be measured on a GPU.
+A takes 4.2 MB a pair, and its gradient as much; B takes 65 kB. At 50,000 pairs/s on a GPU, the factored step needs
+100 TFLOP/s in bfloat16. At 1 MB a film, every pass over the shots of all films needs 0.08 TB/s. Gathering, activation,
+dropout, mask and means are about 15 passes, forward and backward, or fewer if they are fused. To be measured on a GPU.
 """
 
 import argparse
@@ -45,7 +47,7 @@ def build(device: torch.device) -> M2SMovieSimilarityModel:
 
 
 def batch_of(num_pairs: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features of 1.5 films a pair, of CLIP's length; pairs that share a film by twos; labels."""
+    """Features of 1.5 films a pair, as long as CLIP's; film pairs, of which every two share a film; labels."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(num_pairs // 2 * 3, SHOTS, 512, generator=generator) * 0.44
     anchors = 3 * torch.arange(num_pairs // 2)
@@ -66,7 +68,7 @@ def pooled_factored(model: M2SMovieSimilarityModel, a_PTH: torch.Tensor, b_PTH: 
 def loss_written_out(
     model: M2SMovieSimilarityModel, features: torch.Tensor, films: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """The paper's network as it stands, on both films of every pair."""
+    """The loss of the paper's network without our factoring, on both films of every pair."""
     encoded = []
     for side in films.unbind(1):
         shots = features[side].float()
@@ -76,7 +78,7 @@ def loss_written_out(
 
 
 def time_pooling(device: torch.device, runs: int) -> dict:
-    """Product and both poolings of four pairs, forward and backward, ten times."""
+    """Times of the product and both poolings of four pairs, forward and backward, ten times over."""
     model = build(device)
     sides = [torch.randn(4, SHOTS, 512, device=device, requires_grad=True) for _ in range(2)]
     torch.testing.assert_close(pooled_factored(model, *sides), pooled_written_out(*sides), rtol=1e-4, atol=1e-4)
@@ -101,7 +103,7 @@ def time_steps(device: torch.device, num_pairs: int, runs: int) -> dict:
 
 
 def steps_of(model: M2SMovieSimilarityModel, batch: tuple) -> dict[str, Callable[[], None]]:
-    """Training steps by the same optimizer, both ways."""
+    """A training step for each of the two ways, with the same optimizer."""
     optimizer, factored = torch.optim.SGD(model.parameters(), lr=1e-9), PairLoss(model)
 
     def step(loss: Callable[[], torch.Tensor]) -> None:
@@ -131,7 +133,7 @@ def compare(candidates: dict[str, Callable[[], None]], device: torch.device, run
 
 
 def peak_memory(way: str, device: str, num_pairs: int) -> float:
-    """MiB that one step adds to what model and features take, in a process of its own."""
+    """MiB that one step adds to those of the model and the features, measured in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -154,7 +156,7 @@ def memory_of_a_step(way: str, device: torch.device, num_pairs: int) -> float:
         before = torch.cuda.memory_allocated()
         step()
         return round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = status_kib("VmRSS")
     step()
     return round((status_kib("VmHWM") - before) / 2**10, 1)
@@ -166,7 +168,7 @@ def status_kib(name: str) -> int:
 
 
 def gpu_rate(device: torch.device, num_films: int = 3000, steps: int = 100) -> dict[str, float]:
-    """Film pairs a second of whole steps of 256, features of all films in the device's memory, in bfloat16."""
+    """Film pairs a second in whole steps of 256 pairs, in bfloat16, with the features of all films on the device."""
     model = build(device)
     bank = torch.randn(num_films, SHOTS, 512, device=device, dtype=torch.float16) * 0.44
     _, films, labels = batch_of(256, device)

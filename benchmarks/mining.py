@@ -1,10 +1,11 @@
-"""Scene-pair mining of 1,088-shot films, the paper's mean, against the obvious way; cost of growth and of rounding.
+"""Mining scene pairs in films of 1,088 shots (the paper's mean), against the obvious way; cost of growth and rounding.
 
     python -m benchmarks.mining                   about two minutes on two cores
     python -m benchmarks.mining --device cuda     on a GPU
 
-Obvious: the shot adjacency A, its sums over 9×9 windows, all windows sorted, the highest kept that overlap none; and
-all windows in a Python loop, on films of 128 shots. All pairs are asserted equal before anything is timed.
+The obvious way computes the shot adjacency A and its sums over 9×9 windows, sorts all windows, and keeps the highest
+ones that do not overlap. On films of 128 shots, a Python loop over all windows is timed as well. All pairs are asserted
+equal before anything is timed.
 
 Counted beforehand, for a film pair with embeddings of 512 columns, held in memory as window sums:
 
@@ -13,9 +14,9 @@ Counted beforehand, for a film pair with embeddings of 512 columns, held in memo
     60 steps       about 20 small operations a step, for a batch of 4 (CPU) or 64 (GPU)        3 ms          0.2 ms
     together                                                                          18 ms: 55/s    0.25 ms: 4,000/s
 
-and to embed a film, 2 · 1088 · 512² = 0.57 GFLOP in float64 and ten passes over 4.5 MB: 11 ms and 0.03 ms. The H200's
-figures suppose half of its 67 TFLOP/s and 6 µs an operation; they are to be measured there. The obvious way has the
-same product, and 9.3 MB to pool and to sort; the loop has 81 additions for each of 14,400 windows.
+To embed a film takes 2 · 1088 · 512² = 0.57 GFLOP in float64 and ten passes over 4.5 MB: 11 ms and 0.03 ms. The H200's
+figures suppose half of its 67 TFLOP/s and 6 µs an operation; they are to be measured there. The obvious way computes
+the same product, and has 9.3 MB to pool and to sort. The loop makes 81 additions for each of 14,400 windows.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def similarity_model() -> M2SMovieSimilarityModel:
 
 
 def film(num_shots: int, seed: int) -> Tensor:
-    """Shot features like CLIP's: of norm 11, a large common part, a film's look, places that come back."""
+    """Shot features like CLIP's: norm 11, a large common part, a film's look, recurring places."""
     world, generator = np.random.default_rng(0), np.random.default_rng(seed + 1)
     common, places = world.normal(0, 0.35, DIM), world.normal(0, 0.2, (200, DIM))
     look = generator.normal(0, 0.15, DIM)
@@ -64,7 +65,7 @@ def film(num_shots: int, seed: int) -> Tensor:
 
 
 def obvious(rounded_a: Tensor, rounded_b: Tensor) -> list[tuple[int, int]]:
-    """A, pooled over all windows, and every window in order of its score."""
+    """Pairs by the obvious way: A is pooled over all windows, and the windows are sorted by score."""
     A = (rounded_a @ rounded_b.T)[None, None]
     sums = torch.nn.functional.avg_pool2d(A, WINDOW, 1, divisor_override=1)[0, 0]
     order = sums.flatten().sort(descending=True, stable=True).indices
@@ -72,7 +73,7 @@ def obvious(rounded_a: Tensor, rounded_b: Tensor) -> list[tuple[int, int]]:
 
 
 def loop(rounded_a: Tensor, rounded_b: Tensor) -> list[tuple[int, int]]:
-    """Every window in turn."""
+    """Pairs by a Python loop over all windows."""
     A = (rounded_a @ rounded_b.T).cpu().numpy()
     windows = [(i, j) for i in range(len(A) - WINDOW + 1) for j in range(A.shape[1] - WINDOW + 1)]
     scores = {(i, j): A[i : i + WINDOW, j : j + WINDOW].sum() for i, j in windows}
@@ -101,7 +102,7 @@ def firsts(pairs: Sequence) -> list[tuple[int, int]]:
 def against_others(
     num_shots: int, others: dict[str, Callable], device: torch.device, batch: int, runs: int
 ) -> dict[str, dict]:
-    """Film pairs a second, of films held as window sums and of films embedded anew, beside other ways."""
+    """Film pairs a second, from window sums in memory and with films embedded anew, beside the other ways."""
     embed = exact_embedder(similarity_model().to(device))
     films = [film(num_shots, seed).to(device) for seed in range(2 * batch)]
 
@@ -127,7 +128,7 @@ def against_others(
 
 
 def growing_films(device: torch.device, batch: int) -> dict[str, float]:
-    """Milliseconds a film pair, from window sums, as films grow: the product grows with the square."""
+    """Milliseconds a film pair, from window sums, by film length; the product grows with its square."""
     embed, found = exact_embedder(similarity_model().to(device)), {}
     for num_shots in (256, 512, 1024, 2048, 4096):
         pair = [film_windows(film(num_shots, seed).to(device), embed) for seed in range(2)]
@@ -137,7 +138,7 @@ def growing_films(device: torch.device, batch: int) -> dict[str, float]:
 
 
 def growing_catalog(device: torch.device) -> dict[str, float]:
-    """Milliseconds a film pair of the whole command, reading and writing too, as a catalog of 256-shot films grows."""
+    """Milliseconds a film pair of the whole command, with reading and writing, by the number of films of 256 shots."""
     found = {}
     for num_films in (16, 64, 256):
         with tempfile.TemporaryDirectory() as name:
@@ -161,7 +162,7 @@ def growing_catalog(device: torch.device) -> dict[str, float]:
                     for a, b in sorted(pairs)
                 ]
             )
-            ShotFeatures(folder / "shot_features")  # its Arrow copy is made once
+            ShotFeatures(folder / "shot_features")  # makes the Arrow copy, which is not timed
             inputs = ["--features", str(folder / "shot_features"), "--similar", str(folder / "similar_movies")]
             started = time.perf_counter()
             mine([*inputs, "--space", "features", "--device", device.type, "--output", str(folder / "scene_pairs")])
@@ -172,7 +173,7 @@ def growing_catalog(device: torch.device) -> dict[str, float]:
 
 
 def cost_of_rounding() -> dict[str, float]:
-    """Mined pairs and scores against float64 without rounding, on ten pairs of films."""
+    """Mined pairs and scores, compared with float64 without rounding, on ten pairs of films."""
     model = similarity_model().double()
     same, total, correlation, difference = 0, 0, 1.0, 0.0
     for seed in range(10):

@@ -1,28 +1,28 @@
-"""Contrastive training against what one would write in its place, on a CPU: pairs a second, memory, the largest costs.
+"""Contrastive training against plain training loops, on a CPU: pairs a second, memory, the largest costs.
 
-    pip install --no-deps sentence-transformers        for one of the rivals; without it its row is left out
+    pip install --no-deps sentence-transformers        for one of the rivals, which is left out without it
     python -m benchmarks.moco                          about ten minutes on two cores
 
-All train m2s-clip-tiny on the same pairs of scenes: four of nine shots of each, half of the patches, 64 pairs a step,
-contrast in the batch with the gradient through both scenes, bfloat16 by autocast, one worker process. Keyframes are
+All train m2s-clip-tiny on the same pairs of scenes: four of nine shots per scene, half of the patches, 64 pairs a step,
+contrast within the batch with gradients through both scenes, bfloat16 by autocast, one worker process. Keyframes are
 JPEG files of 320×180 pixels.
 
     ours                              `train.moco.loop.Training`, as `train_moco` runs it
-    ours, fused attention             the same with PyTorch's attention, which the loop leaves for short scenes on CPUs
+    ours, fused attention             the same with PyTorch's attention, which the loop avoids for short scenes on CPUs
     ours, momentum                    the same with the paper's objective: a queue, a key encoder without gradient
     plain loop                        a DataLoader over Pillow and the image processor, the encoder, InfoNCE, Adam
     plain loop, sentence-transformers the same with `MultipleNegativesRankingLoss` in both directions
 
-Losses of one batch, and the pixels of a scene, are asserted equal in float32 before anything is timed; the momentum
-objective is another loss and is only timed. A run times as many steps as it warms up with. Losses by lightly's
-`NTXentLoss` have more negatives, scenes of the same side, so they are no rival of equal mathematics.
+The losses of one batch, and the pixels of a scene, are asserted equal in float32 before anything is timed. The momentum
+objective is another loss and is only timed. A run times as many steps as it warms up with. lightly's `NTXentLoss` is
+not compared: it also takes the other scenes of the same side as negatives, so it is another loss.
 
-Predicted: a pair costs 5.2 GFLOP in a step of `in_batch`, which is 3 s of one core for 64 pairs, and 3.5 in one of
-`momentum`, whose key needs no gradient. The 512 keyframes of a step take 0.65 s of a core in our worker and 0.95 s by
-the image processor. Reading overlaps computing, so on two cores that share all of it ours should be a tenth faster, and
-nobody waits for data. A loss among 64 pairs costs nothing, so both plain loops should be equal. They use the attention
-that transformers chooses, PyTorch's fused one. At 97 tokens and heads of 64, its backward pass for CPUs takes a quarter
-of the step, so a step with attention written out, as ours is, should be a fifth faster.
+Predicted: a pair costs 5.2 GFLOP in a step of `in_batch`, which is 3 s of one core for 64 pairs, and 3.5 GFLOP in a
+step of `momentum`, whose key needs no gradient. The 512 keyframes of a step take 0.65 s of a core in our worker and
+0.95 s with the image processor. Reading overlaps computing, so on two cores that share all work ours should be a tenth
+faster, and no step waits for data. A loss among 64 pairs costs nothing, so both plain loops should be equally fast.
+They use the attention that transformers chooses, PyTorch's fused one. At 97 tokens and heads of 64, its backward pass
+on CPUs takes a quarter of the step, so our step, with attention written out, should be a fifth faster.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
-    """All candidates, `options.runs` times in turn."""
+    """Run all candidates in turn, `options.runs` times."""
     candidates = [OURS, FUSED, MOMENTUM, PLAIN]
     if importlib.util.find_spec("sentence_transformers"):
         candidates.append(LIBRARY)
@@ -157,7 +157,7 @@ def write_catalog(folder: Path, num_films: int, shots_per_film: int, num_pairs: 
 
 
 def noise_jpeg(seed: int, size: tuple[int, int]) -> bytes:
-    """Blurred noise, whose file is about as large as that of a keyframe."""
+    """A JPEG of blurred noise, about as large as a keyframe's file."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
@@ -177,7 +177,7 @@ def write_files(catalog: Path) -> None:
 
 
 class ClockedTraining(Training):
-    """A training that notes its processor seconds at each line of its log."""
+    """A training that records its processor seconds at each line of its log."""
 
     def log(self, *arguments: Any) -> None:
         super().log(*arguments)
@@ -209,7 +209,7 @@ def build_training(
     labeled: LabeledScenes | None = None,
     on_cpu: bool = True,
 ) -> T:
-    """A training loop on `folder/scene_pairs`, put together as `train_moco` does; its run is in a new folder there."""
+    """A training loop on `folder/scene_pairs`, built as `train_moco` does, with a new run folder inside `folder`."""
     set_seed(recipe.seed)
     data = data or MoCoData(pairs=folder / "scene_pairs", shots=str(folder / "shots"))
     pairs = ScenePairs.read(data.pairs, frames)
@@ -223,7 +223,7 @@ def build_training(
 
 
 def num_patches(encoder: M2SSceneModel) -> int:
-    """Patches of a frame."""
+    """Number of patches of a frame."""
     return (encoder.config.image_size // encoder.config.vision_config.patch_size) ** 2
 
 
@@ -248,7 +248,7 @@ def info_nce(first_BC: Tensor, second_BC: Tensor, temperature: float = 0.07) -> 
 
 
 def library_loss(temperature: float = 0.07) -> Loss:
-    """The same by sentence-transformers."""
+    """The loss of `info_nce`, as sentence-transformers computes it."""
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     both_ways = ("query_to_doc", "doc_to_query")
@@ -257,13 +257,13 @@ def library_loss(temperature: float = 0.07) -> Loss:
 
 
 def draw_patches(num_scenes: int, num_frames: int, patches: int, dropout: float) -> Tensor:
-    """Numbers (scenes, P) of the patches that are read: of each frame equally many, at random."""
+    """Random indices (scenes, P) of the patches to keep, equally many per frame."""
     order = torch.rand(num_scenes, num_frames, patches).argsort(-1)[..., : round(patches * (1 - dropout))]
     return (order + patches * torch.arange(num_frames)[:, None]).flatten(1)
 
 
 class PlainPairs(Dataset):
-    """A pair of scenes an item, as pixels (4, C, Y, X) each, from JPEG files."""
+    """Pairs of scenes read from JPEG files, each scene as pixels (4, C, Y, X)."""
 
     def __init__(self, catalog: Path, image_processor: BaseImageProcessor, shots_per_scene: int):
         self.files, self.image_processor, self.shots_per_scene = catalog / "files", image_processor, shots_per_scene
@@ -288,7 +288,7 @@ class PlainPairs(Dataset):
 
 
 class PlainLoop:
-    """A loop written in an hour: each side of the pairs through the encoder and a linear layer, a loss, Adam."""
+    """The loop one would write in an hour: encoder and linear layer for each side of the pairs, a loss, Adam."""
 
     def __init__(self, options: argparse.Namespace, loss: Loss, bf16: bool = True):
         self.recipe, self.loss, self.bf16 = recipe_of(PLAIN, options), loss, bf16
@@ -338,10 +338,13 @@ def build_plain(name: str, options: argparse.Namespace, bf16: bool = True) -> Pl
 
 
 def assert_equal(options: argparse.Namespace, candidates: list[str]) -> dict[str, float]:
-    """The loss of one batch by each candidate in float32, and the same pixels of a scene.
+    """Assert that all candidates have the same loss on one batch in float32, and read the same pixels of a scene.
+
+    Returns:
+        The loss by each candidate.
 
     Raises:
-        AssertionError: they differ.
+        AssertionError: losses or pixels differ.
     """
     training = build_ours(OURS, options, bf16=False)
     batch, frames = training.batches[0], training.batches.frames
@@ -366,8 +369,8 @@ def timed(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Figures of the last `options.steps` steps.
 
     Returns:
-        Pairs a second, also of the training process's time on processors, which other programs disturb less; the share
-        of the time spent waiting for data.
+        Pairs per wall second and per processor second of the training process, which other programs disturb less, and
+        the share of time spent waiting for data.
     """
     if name in (OURS, FUSED, MOMENTUM):
         training = build_ours(name, options)
@@ -378,7 +381,7 @@ def timed(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def memory_of(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """`memory_of_a_run` in a process of its own."""
+    """`memory_of_a_run`, called in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.moco", "--memory_of", name, "--catalog", str(options.catalog)]
     command += ["--batch_size", str(options.batch_size), "--steps", "2"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -386,9 +389,9 @@ def memory_of(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def memory_of_a_run(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """MiB at most that the training process takes, and its worker; both count what they share."""
+    """Peak MiB of the training process and of its worker; memory that they share counts in both."""
     timed(name, options)
-    # Its own ru_maxrss would begin with that of the process that started it.
+    # This process's ru_maxrss starts at its parent's value, so read VmHWM instead.
     kib = {"process_mib": status_kib("VmHWM"), "worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss}
     return {part: round(value / 2**10, 1) for part, value in kib.items()}
 

@@ -1,42 +1,43 @@
-"""Contrastive training on a GPU: pairs a second by attention kernel, memory, waiting for data, and the film world.
+"""Contrastive training on a GPU: pairs a second by attention kernel, memory, waits for data, and the film world.
 
-    python -m benchmarks.moco_gpu --device cuda --seconds 540       one GPU; a single call of at most ten minutes
+    python -m benchmarks.moco_gpu --device cuda --seconds 540       on one GPU; at most ten minutes
     python -m benchmarks.moco_gpu --device cpu                      everything at tiny size, to try the script
 
 It needs the package with its `eval` extra and no network: ViT-B/16 has random weights of the right shapes. The result
-is written after each part, so that a call that is cut off leaves what it measured. `--parts film_world` gives the third
+is written after each part, so an interrupted call keeps the parts it has measured. `--parts film_world` gives the third
 part all the time.
 
 1. Speed: steps of the paper's recipe (momentum contrast, nine shots, 128 pairs, a queue of 65,536 keys, bfloat16) on
-   one batch that lies on the GPU; by cuDNN's attention, FlashAttention and PyTorch's own choice, with and without
+   one batch in GPU memory. Variants are cuDNN's attention, FlashAttention and PyTorch's own choice, with and without
    compilation, and with half of the patches. Each row holds pairs/s, the share of the rate of a large matrix product in
    this run, the peak memory and the seconds of the first step. Before that, the loss of eight pairs by each kernel is
-   compared with float32 attention written out. The five largest costs are those of the first row.
+   compared with float32 attention written out. The first row also has the five largest costs.
 2. Data: the same recipe through the DataLoader, from JPEG keyframes whose short side has 224 pixels, with all cores as
-   workers; what the workers decode when nobody computes; the share of the time that training waits.
+   workers. The result is the pairs/s that the workers decode without training, and the share of time that training
+   waits for data.
 3. Film world: contrast on pairs mined in the whitened space of m2s-clip-tiny, by `train/configs/moco_film_world.yaml`
-   as it is, and by `moco_film_world_momentum.yaml` for up to 20,000 steps, as many as the time allows. Both are
+   as it is, and by `moco_film_world_momentum.yaml` for as many steps as the time allows, at most 20,000. Both are
    measured on scenes of films that were neither mined nor trained on, beside the frozen encoder. Another process makes
    the world during part 1.
 
 Predicted for an H200, whose largest matrix product reaches 788 TFLOP/s:
 
-    a pair            416.7 GFLOP forward; query forward and backward and key forward, four times that: 1.67 TFLOP
+    a pair            416.7 GFLOP forward; query forward and backward, and key forward, are four times that: 1.67 TFLOP
     at 100 %          788 / 1.67 = 473 pairs/s. The goal, 50 %, is 237: a step of 128 pairs then takes 0.54 s
     attention         28 % of the operations. FlashAttention 2 reaches 300 TFLOP/s at heads of 64, cuDNN's 400 to 450:
                       1.55 against about 1.1 ms a pair, so cuDNN's should be 15 to 20 % faster over the whole step
     half the patches  0.72 TFLOP: at most 1,093 pairs/s, 2.3 times as many
-    memory            about 50 bytes a token, layer and unit of width with autocast: 0.8 GB a scene, 104 GB a batch.
+    memory            about 50 bytes per token, layer and unit of width with autocast: 0.8 GB a scene, 104 GB a batch.
                       Compiled, fewer copies are kept, perhaps 70 GB
     data              237 pairs/s are 4,266 keyframes/s; 16 cores decode 5,000 to 8,000 at 2 to 3 ms each, so waiting
                       stays below 2 % with little to spare. A batch is 347 MB, and each worker keeps two ready
     film world        a step of 64 pairs is limited by starting kernels, 15 to 20 ms; 20,000 steps take five minutes
 
-How it can fail: a kernel that the GPU or this PyTorch lacks leaves a row with the error. A step that does not fit into
-memory is tried again in two parts, then four, and the row says so. Workers hand batches over through /dev/shm, whatever
-the sharing strategy; where it is too small for those of all cores, fewer workers are started, and decoding may then be
-the limit. Variants that the clock does not allow are listed as not reached. Momentum contrast may collapse; the row
-then holds the message.
+Possible failures: a kernel that the GPU or this PyTorch lacks leaves a row with the error. A step that does not fit
+into memory is tried again in two parts, then four, and the row says so. Workers hand batches over through /dev/shm,
+whatever the sharing strategy. If /dev/shm is too small for one worker per core, fewer workers start, and decoding may
+then be the limit. Variants that time does not allow are listed as not reached. If momentum contrast collapses, the row
+holds the message.
 """
 
 import argparse
@@ -70,12 +71,12 @@ from train.moco.pairs import Batch
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.speed import peak_memory_gb, peak_operations
 
-# None leaves the choice to PyTorch.
+# None: PyTorch chooses.
 KERNELS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION, "default": None}
 PARTS = ("speed", "data", "film_world")
-SPEED_SHARE = 0.45  # of the time, after which no further variant begins
+SPEED_SHARE = 0.45  # after this share of the time, no further variant begins
 TOLERANCE = 0.03  # relative, in bfloat16; absolute for a loss below 1
-SHARPER = 6  # times random attention weights, which are so small that a wrong kernel would hardly show
+SHARPER = 6  # factor on the random attention weights, which are too small to reveal a wrong kernel
 
 
 class Variant(NamedTuple):
@@ -84,7 +85,7 @@ class Variant(NamedTuple):
     patch_dropout: float
 
 
-# In the order of their worth, in case the time ends.
+# The most important first, because time may run out.
 VARIANTS = [
     Variant("cudnn", False, 0.0),
     Variant("flash", False, 0.0),
@@ -99,7 +100,7 @@ VARIANTS = [
 
 @dataclass(kw_only=True)
 class Sizes:
-    """Sizes for a GPU; `tiny` are those that try the script on a CPU."""
+    """Sizes for a GPU; `tiny` has those for trying the script on a CPU."""
 
     vision: dict[str, int]
     batch_size: int = 128
@@ -109,7 +110,7 @@ class Sizes:
     steps: int = 8
     films: int = 20
     shots_per_film: int = 500
-    data_warm_up: int = 48  # more than the workers have ready when training begins
+    data_warm_up: int = 48  # more batches than the workers have ready when training begins
     data_steps: int = 32
     world: WorldSizes = field(default_factory=WorldSizes)
 
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Benchmark:
-    """The three parts, within a time."""
+    """The three parts, run within a time limit."""
 
     def __init__(self, options: argparse.Namespace, sizes: Sizes, folder: Path):
         self.options, self.sizes, self.folder = options, sizes, folder
@@ -161,7 +162,7 @@ class Benchmark:
         write_catalog(folder, sizes.films, sizes.shots_per_film, pairs, (size * 16 // 9, size))
 
     def run(self) -> None:
-        """All parts; one that fails leaves its error in the result, and the others are still run.
+        """Run all parts. If one fails, its error is written into the result, and the others still run.
 
         Raises:
             SystemExit: a part failed.
@@ -183,7 +184,7 @@ class Benchmark:
             raise SystemExit(1)
 
     def write(self) -> None:
-        on_gpu = self.device.type == "cuda"  # a GPU's figures are recorded only from a GPU
+        on_gpu = self.device.type == "cuda"  # figures from a CPU must not pass as a GPU's
         folder = self.options.results or (RESULTS if on_gpu else self.folder / "results")
         write_result("moco_gpu" if on_gpu else "moco_gpu-trial", "bfloat16", self.content, folder)
 
@@ -223,7 +224,7 @@ class Benchmark:
 
     @torch.no_grad()
     def losses(self) -> dict[str, Any]:
-        """The loss of a few pairs by each kernel in bfloat16, and how far the embeddings lie from float32's."""
+        """The loss of a few pairs by each kernel in bfloat16, and the embeddings' distance from those in float32."""
         training = self.build(VARIANTS[0])
         for network in (training.contrast, training.keys):
             for layer in network.encoder.vision_model.encoder.layers:
@@ -251,7 +252,7 @@ class Benchmark:
         return found
 
     def batch(self, training: Training) -> Batch:
-        """A batch of noise on the device; arithmetic on zeros would be faster than on pictures."""
+        """A batch of noise on the device; with zeros, arithmetic would be faster than with pictures."""
         recipe, size = training.recipe, self.sizes.vision.get("image_size", 224)
         shape = (2, recipe.batch_size, recipe.shots_per_scene, 3, size, size)
         kept = None
@@ -264,7 +265,7 @@ class Benchmark:
         return Batch(pixels, kept, None, films, [])
 
     def speeds(self) -> dict[str, Any]:
-        """Losses by each kernel, and a row for each variant, as far as the part's time goes."""
+        """Losses by each kernel, and a row for each variant that the part's share of time allows."""
         started, rows, losses = time.perf_counter(), [], self.losses()
         for variant in VARIANTS:
             row: dict[str, Any] = variant._asdict()
@@ -277,7 +278,7 @@ class Benchmark:
         return {"losses": losses, "rows": rows}
 
     def speed(self, variant: Variant) -> dict[str, Any]:
-        """Steps on one batch; in parts if they do not fit into the GPU's memory."""
+        """Times of steps on one batch, which is split into parts if it does not fit into the GPU's memory."""
         for accumulation in (1, 2, 4):
             free_memory()
             try:
@@ -323,7 +324,7 @@ class Benchmark:
     # 2. Data
 
     def data(self) -> dict[str, Any]:
-        """Decoding without training, then training from JPEG."""
+        """Rates of decoding without training, and of training from JPEG."""
         free_memory()
         steps = self.sizes.data_warm_up + self.sizes.data_steps
         training = self.build(VARIANTS[0], max_steps=2 * self.sizes.data_warm_up)
@@ -335,7 +336,7 @@ class Benchmark:
                 started = time.perf_counter()
         rate = self.sizes.data_steps * self.sizes.batch_size / (time.perf_counter() - started)
         del loader
-        training.run()  # with the kernels that the loop itself asks for
+        training.run()  # with the training loop's own choice of kernels
         line = training.run_folder.read_log()[-1]
         names = ("pairs_per_second", "share_of_peak", "data_wait", "memory_gb")
         return {
@@ -354,7 +355,7 @@ class Benchmark:
 
 
 class FilledTraining(Training):
-    """A training whose queue begins with noise: 65,536 true keys would take a minute, and a step costs the same."""
+    """A training whose queue begins with noise: encoding 65,536 true keys takes a minute and changes no step's cost."""
 
     def start(self) -> None:
         noise = torch.randn(len(self.queue.keys_KC), self.queue.keys_KC.shape[1], device=self.device)
@@ -364,7 +365,7 @@ class FilledTraining(Training):
 
 @contextlib.contextmanager
 def using(kernel: SDPBackend | None) -> Iterator[None]:
-    """Have the training loop compute attention by one kernel on a GPU; by None, as PyTorch chooses."""
+    """Make the training loop compute attention with one kernel on a GPU; with None, PyTorch chooses the kernel."""
 
     def chosen(*_: Any, **__: Any) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if kernel is None else sdpa_kernel(kernel)
@@ -375,7 +376,7 @@ def using(kernel: SDPBackend | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def trial_compiler(device: torch.device) -> Iterator[None]:
-    """On a CPU, where only the script is tried, compiled modules run uncompiled."""
+    """Run compiled modules uncompiled on a CPU, which only tries the script."""
     with torch.compiler.set_stance("force_eager") if device.type == "cpu" else contextlib.nullcontext():
         yield
 

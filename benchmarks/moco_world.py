@@ -38,12 +38,12 @@ class WorldSizes(NamedTuple):
     films: int = 300
     batch_size: int = 64
     steps: int = 20_000
-    probe_steps: int = 60  # from which the time of a step is estimated
+    probe_steps: int = 60  # steps that estimate the time of a step
 
 
 @contextlib.contextmanager
 def world_in_background(folder: Path, num_films: int) -> Iterator[subprocess.Popen]:
-    """A process that makes the world on the CPU and leaves the GPU alone."""
+    """A process that makes the world on the CPU alone."""
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.moco_world", str(folder), str(num_films)]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
@@ -59,7 +59,7 @@ def world_in_background(folder: Path, num_films: int) -> Iterator[subprocess.Pop
 
 
 def make_world(folder: Path, num_films: int) -> None:
-    """Films, features, films with similar synopses, and pairs of scenes; every fifth film is held out of the pairs."""
+    """Make films, features, films with similar synopses, and scene pairs; every fifth film is held out of the pairs."""
     torch.set_num_threads(min(4, os.cpu_count() or 1))
     for module, words, name in preparation(folder, seed=1, num_films=num_films, film_seconds=60):
         call(module, *words, "--output", folder / name)
@@ -74,12 +74,12 @@ def make_world(folder: Path, num_films: int) -> None:
 
 
 def call(module: str, *words: object) -> None:
-    """A command of the project, in this process."""
+    """Run a command of the project in this process."""
     importlib.import_module(module).main([str(word) for word in words])
 
 
 class FramesInMemory(SceneFrames):
-    """Keyframes of a small catalog, decoded once: training then waits for none."""
+    """Keyframes of a small catalog, all decoded beforehand, so that training never waits for them."""
 
     def __init__(self, frames: SceneFrames):
         self.image_processor, self.frames_per_shot = frames.image_processor, frames.frames_per_shot
@@ -96,7 +96,7 @@ class TimeIsUp(Exception):
 
 
 class TimedTraining(Training):
-    """A training that ends at its deadline, a value of `time.perf_counter`."""
+    """A training that ends at its `deadline` (a value of `time.perf_counter`)."""
 
     deadline = float("inf")
 
@@ -110,7 +110,7 @@ class World:
     """The film world that `make_world` made, its frames, and the scenes that encoders are measured on.
 
     Raises:
-        OSError: the world was not made; what its process printed last is on stderr.
+        OSError: the world was not made; the last output of its process is on stderr.
     """
 
     def __init__(self, folder: Path, device: torch.device):
@@ -139,7 +139,7 @@ class World:
         )
 
     def judged(self, encoder: M2SSceneModel) -> dict[str, float]:
-        """Place retrieval among held-out films' scenes, and the probe, as `eval.scene_retrieval` measures them."""
+        """Place retrieval among scenes of held-out films, and the probe, as `eval.scene_retrieval` measures them."""
         encoder.to(self.device)
         queries, training = (
             embed_scenes(encoder, self.frames, self.scenes(scenes), bf16=True)
@@ -150,7 +150,7 @@ class World:
         return {name: round(float(np.mean(values[name])), 4) for name in chosen}
 
     def trained(self, recipe: MoCoRecipe, seconds: float) -> dict[str, Any]:
-        """A whole training, ended by the clock if need be, and what its best weights reach."""
+        """Train for at most `seconds`, and measure the best weights."""
         training = self.build(recipe, self.labeled())
         started = time.perf_counter()
         training.deadline = started + seconds
@@ -178,7 +178,7 @@ class World:
 
 
 def compare_objectives(world: World, sizes: WorldSizes, deadline: float) -> dict[str, Any]:
-    """In-batch contrast by its recipe, then momentum for as many steps as the time until `deadline` allows."""
+    """Train in-batch contrast by its recipe, then momentum for as many steps as the time until `deadline` allows."""
     in_batch, momentum = (
         replace(parse(MoCoRecipe, [str(CONFIGS / f"{name}.yaml")])[0], batch_size=sizes.batch_size, epochs=10**6)
         for name in ("moco_film_world", "moco_film_world_momentum")

@@ -1,16 +1,17 @@
-"""Nine LVU probes × 5 seeds, trained together against one after the other.
+"""Nine LVU probes × 5 seeds, trained together and one after the other.
 
     OMP_NUM_THREADS=2 python -m benchmarks.probes       minutes; with 2 threads, only on a quiet machine
 
-The tasks have LVU's sizes and classes, random embeddings of 512 numbers that hold the label weakly, and the paper's
-recipes with 2 epochs in place of 400 or 500. One after the other is the obvious loop: `nn.Sequential`, autograd,
+The tasks have LVU's sizes and classes, random embeddings of 512 numbers with a weak trace of the label, and the paper's
+recipes with 2 epochs in place of 400 or 500. "One after the other" is the obvious loop: `nn.Sequential`, autograd,
 `torch.optim.SGD`, batches by index, validation after each epoch, the best weights kept. Before anything is timed, both
 train each task without dropout from the same weights in the same order, and their test logits are asserted equal.
 
-Counted beforehand, for one core of 95 GFLOP/s: five matrix products a step and layer of 512×512, at batch 16 42 MFLOP,
-0.44 ms; half of the probes have it. A step one after the other also calls some fifty small operations, allocates and
-stores 2.1 MB of gradients, and reads them again: 0.3 to 0.7 ms. One core can thus gain two to three times at batch 16
-and less at larger batches; five times needs what the loop loses to threads or to a GPU's launches.
+Counted beforehand, for one core of 95 GFLOP/s: five matrix products per step and layer of 512×512. At batch 16, which
+half of the probes use, that is 42 MFLOP or 0.44 ms. Each step of the loop also calls some fifty small operations,
+allocates and stores 2.1 MB of gradients, and reads them again: 0.3 to 0.7 ms. One core can thus gain two to three times
+at batch 16 and less at larger batches. A gain of five times is possible only if the loop also loses time to threads or
+to a GPU's launches.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from eval.probes import ProbeJob, ProbeTask, default_metric, read_recipe, train_
 from eval.probes.mlp import Draws
 
 CONFIGS = Path(__file__).parent.parent / "eval/configs"
-# Scenes of training, validation and test; classes, 0 for regression.
+# Numbers of training, validation and test scenes, and of classes (0: regression).
 LVU = {
     "scene": (557, 120, 86, 6),
     "director": (680, 163, 107, 10),
@@ -47,7 +48,7 @@ TOGETHER, ONE_BY_ONE = "together", "one after the other"
 
 
 def task_of(name: str, width: int = 512) -> ProbeTask:
-    """Scenes of a task's size, embeddings of which the label shifts a few numbers."""
+    """A task of LVU's size with random embeddings; the label shifts one number of each."""
     *sizes, classes = LVU[name]
     random = np.random.default_rng(len(name))
     splits = np.repeat(["train", "validation", "test"], sizes).tolist()
@@ -69,7 +70,7 @@ def jobs_of(seeds: int, epochs: int, **changed: float) -> list[ProbeJob]:
 
 
 def train_alone(job: ProbeJob) -> np.ndarray:
-    """The obvious loop; logits of the test scenes by the best epoch."""
+    """Train by the obvious loop; returns the logits of the test scenes with the weights of the best epoch."""
     task, recipe, draws = job.task, job.recipe, Draws(job.seed)
     regression = task.problem == "regression"
     dtype = torch.float32 if regression else torch.int64
@@ -120,7 +121,10 @@ def network(width: int, hidden: int, outputs: int, dropout: float, draws: Draws)
 
 
 def assert_same() -> None:
-    """Both ways learn the same, dropout off; at like_ratio's own rate of 0.1, rounding grows to 0.02 in two epochs."""
+    """Assert that both ways learn the same without dropout.
+
+    The learning rate is 0.01: at like_ratio's own rate of 0.1, rounding errors grow to 0.02 in two epochs.
+    """
     jobs = jobs_of(seeds=1, epochs=2, dropout=0.0, learning_rate=0.01)
     for job, result in zip(jobs, train_probes(jobs, progress=False), strict=True):
         assert result.mlp is not None
@@ -144,7 +148,7 @@ def main() -> None:
         options.runs,
     )
     threads = torch.get_num_threads()
-    # Work grows with epochs; each recipe has its own number of them.
+    # Work is proportional to scenes × epochs; each recipe has its own number of epochs.
     per_epoch = sum(len(job.task.labels("train")) for job in jobs) * options.epochs
     paper = sum(
         len(job.task.labels("train")) * read_recipe(CONFIGS / f"lvu_{job.task.labeled.task}.yaml").epochs

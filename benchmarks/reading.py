@@ -2,20 +2,24 @@
 
     python -m benchmarks.reading        about a minute; 500 MB in a temporary folder
 
-Features: generated films of 1,088 shots on average, 512 float16 each, as `ShotFeatures` reads them, against columns
-that `datasets` offers for matrices: Array2D in NumPy format, and lists of lists. Scenes: nine neighboring shots, as
-JPEG bytes, out of the Arrow copy of a `shots` dataset, out of its Parquet files, whose row groups have 64 rows, and out
-of a Parquet file in row groups as `datasets` makes them. Frames: the same scenes as pixels, by `SceneFrames` out of the
-Arrow copy and out of the Parquet files, against images that `datasets` decodes and `CLIPImageProcessor` resizes and
-crops. Keyframes of 398×224 pixels are as stored for encoders that read 224×224; those of 320×180 are resized to 112.
-Each is read in a seeded random order; all give the same values (asserted before anything is timed).
+Features: `ShotFeatures` reads generated films of 1,088 shots on average, 512 float16 per shot. It is compared with the
+columns that `datasets` offers for matrices: Array2D in NumPy format, and lists of lists.
 
-Predicted: a film is 1.1 MB, which memory copies in 0.1 ms and the look for infinities reads once more: 0.25 ms. Array2D
+Scenes: nine neighboring shots are read as JPEG bytes, from the Arrow copy of a `shots` dataset, from its Parquet files
+with row groups of 64 rows, and from a Parquet file with the row groups that `datasets` makes.
+
+Frames: `SceneFrames` reads the same scenes as pixels, from the Arrow copy and from the Parquet files. It is compared
+with images that `datasets` decodes and `CLIPImageProcessor` resizes and crops. Keyframes of 398×224 pixels have the
+stored size for encoders that read 224×224; those of 320×180 are resized to 112.
+
+Each way reads in a seeded random order, and all give the same values (asserted before anything is timed).
+
+Predicted: a film is 1.1 MB. Copying it takes 0.1 ms, and the search for infinities reads it once more: 0.25 ms. Array2D
 converts to float32 and back by pages of offsets: 1 ms. Lists of lists make 557,000 Python numbers of 30 ns: 20 ms.
-A scene is 0.14 MB, in Arrow a view made into Python bytes: 0.05 ms. From 64-row groups 0.9 MB are read for it and the
-file's footer is parsed again: 2 ms. Row groups as large as the file cost its 70 MB: 30 ms. Decoding a JPEG of 398×224
-takes 0.4 ms, one of 320×180 0.2 ms, bicubic resizing of that 0.6 ms, and the processor's conversions 0.3 ms more: a
-scene of nine takes 4 and 8 ms, the plain way 7 and 11.
+A scene is 0.14 MB. Arrow makes a view of it into Python bytes: 0.05 ms. 64-row groups read 0.9 MB for it and parse the
+file's footer again: 2 ms. Row groups as large as the file read its 70 MB: 30 ms. Decoding a JPEG takes 0.4 ms at
+398×224 and 0.2 ms at 320×180, where bicubic resizing adds 0.6 ms. The processor's conversions take 0.3 ms more. A scene
+of nine thus takes 4 and 8 ms, and the plain way 7 and 11 ms.
 """
 
 import argparse
@@ -182,7 +186,7 @@ def compare_frames(folder: Path, width: int, height: int, side: int, runs: int) 
 
 
 def blurred_noise(width: int, height: int, seed: int) -> bytes:
-    """A JPEG about as large as a keyframe's."""
+    """A JPEG of blurred noise, about as large as a keyframe's file."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)

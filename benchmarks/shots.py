@@ -1,9 +1,10 @@
-"""Shots and keyframes in one decode pass against PySceneDetect followed by reading the keyframes with decord.
+"""Shots and keyframes from one decoding pass, against PySceneDetect followed by reading the keyframes with decord.
 
     python benchmarks/shots.py --assets ASSETS        about 5 minutes on two cores
 
-Both sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. Films: Big Buck Bunny
-(448×252), and a generated, grainy 1920×1080 film with an intra frame every 300, where seeking decodes many in vain.
+Both sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. The films are Big Buck Bunny
+(448×252), and a generated, grainy 1920×1080 film. The latter has an intra frame every 300 frames, so that seeking
+decodes many frames in vain.
 """
 
 import argparse

@@ -6,28 +6,29 @@
     python -m eval.embed_scenes --scenes places.csv --shots catalog/shots --output runs/places   without labels
     accelerate launch --num_processes 8 -m eval.embed_scenes … --dtype bfloat16               eight GPUs
 
-Media are shots (`data_scripts.detect_shots` makes them, from videos or MovieNet's keyframes), video files that are read
-at moments evenly spaced in time, or pictures that stand for shots. A scene is read as nine shots evenly spaced over it,
-or all if there are fewer. With `--read windows` all its shots are read, nine at a time, and the windows' vectors are
-averaged, weighted by their numbers of shots.
+Media are shots (`data_scripts.detect_shots` makes them from videos or MovieNet's keyframes), video files, read at
+evenly spaced moments, or pictures that stand for shots. A scene is read as nine shots evenly spaced over it, or as all
+its shots if there are fewer. `--read windows` reads all its shots, nine at a time, and averages the windows' vectors,
+weighted by their numbers of shots.
 
-Encoders (`eval/scene_encoders.py`) are ours and the baselines beside it:
+Encoders (`eval/scene_encoders.py`) are ours and the baselines:
 
     --encoder scene --model runs/moco/model                   all frames in one attention (default)
     --encoder frames --model openai/clip-vit-base-patch16     mean of single frames: the paper's CLIP baseline [4.3]
     --encoder frames … --whiten                               whitened by the frames of training scenes alone (ours)
-    --encoder transformers --model MCG-NJU/videomae-base --shots_per_scene 16
+    --encoder transformers --model MCG-NJU/videomae-base --shots-per-scene 16
     --encoder efficientnet_lite0; --encoder places --model FOLDER
     --features slowfast.parquet                               made elsewhere: columns scene_id and embedding, or .npy
-    --average_neighbors 1                                     each vector averaged with those of the two next scenes
+    --average-neighbors 1                                     each vector averaged with those of the scenes next to it
 
-Neighbors are the labeled scenes before and after it in the same video, whatever their split; their labels are not used.
-Scene boundaries need a vector a shot instead: `data_scripts.extract_features --vector pooler_output` has it.
+Neighbors are the labeled scenes before and after a scene in the same video, whatever their split; their labels are not
+used. Scene boundaries need one vector per shot instead: `data_scripts.extract_features --vector pooler_output`.
 
-Nothing that is missing stops a run unless all is: the record's `missing` names each scene without embedding and why,
-`notes` those that were read in part. Rows of a video are together, under its name as `movie_id` (pictures: the scene's
-own `movie_id`); scenes of videos without shots have `num_shots` 0. Killed and run again, a run goes on with the videos
-that are missing, were replaced or have other scenes. The same settings on the same hardware give the same bytes.
+A run stops only if no scene can be read. The record's `missing` names each scene without an embedding and why; `notes`
+names the scenes that were read in part. All rows of a video are together, with its name as `movie_id` (pictures keep
+the scene's own `movie_id`). Scenes of videos without shots have `num_shots` 0. A killed run, started again, goes on
+with the videos that are missing, were replaced or have other scenes. The same settings on the same hardware give the
+same bytes.
 """
 
 import contextlib
@@ -82,8 +83,8 @@ from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive
 
-SHRINKAGE = 0.02  # of whitening, as in mining
-# Training scenes whose frames whitening is fitted to, at most; nine times as many frames are enough for 512 directions.
+SHRINKAGE = 0.02  # for whitening, as in mining
+# Most training scenes that whitening is fitted to; their frames, nine times as many, are enough for 512 directions.
 STATISTICS_SCENES = 2000
 WHITENING = "whitening.safetensors"
 MEDIA = {"shots": StoredShots, "videos": VideoFiles, "pictures": Pictures}
@@ -91,7 +92,7 @@ MEDIA = {"shots": StoredShots, "videos": VideoFiles, "pictures": Pictures}
 
 @dataclass
 class EmbedScenesArguments:
-    """Which scenes, where their media are, what embeds them, how it computes."""
+    """Which scenes to embed, where their media are, which encoder to use, and how it computes."""
 
     output: Path = field(metadata={"help": "folder of the scene_embeddings dataset"})
     task: list[str] = field(
@@ -148,7 +149,7 @@ class EmbedScenesArguments:
     )
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: not one source of frames or vectors, or a number out of range."""
+        """Raises: ValueError: not exactly one source of frames or vectors, or a number out of range."""
         if (self.scenes is None) == (not self.task) or bool(self.task) != (self.labels is not None):
             raise ValueError("give --task with --labels, or --scenes")
         given = [name for name in (*MEDIA, "features") if getattr(self, name)]
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def scenes_of(arguments: EmbedScenesArguments) -> list[LabeledScene]:
-    """The scenes that the flags name, of a task's labels or a CSV file.
+    """The scenes that the flags name, from a task's labels or a CSV file.
 
     Raises:
         LabelError: they cannot be read.
@@ -185,7 +186,7 @@ def scenes_of(arguments: EmbedScenesArguments) -> list[LabeledScene]:
 def embed_scenes(
     arguments: EmbedScenesArguments, scenes: Sequence[LabeledScene], state: PartialState | None = None
 ) -> None:
-    """Write the embeddings of scenes, or what is missing of them; every process does its share.
+    """Write the embeddings of scenes that are not yet stored; every process does its share.
 
     Raises:
         StorageError: no finished shots, another run writes to the output, it holds embeddings of another encoder or
@@ -224,7 +225,7 @@ def embed_scenes(
             encoder.whitening = read_whitening(dataset)
         done = dataset.films()
         todo = [name for name, source in videos.sources.items() if not _is_done(done, name, source)]
-        state.wait_for_everyone()  # all have seen the same videos as missing
+        state.wait_for_everyone()  # every process must list the missing videos before any is written
         share = todo[state.process_index :: state.num_processes]
         write_embeddings(share, videos, media, encoder, dataset, arguments, show_progress=state.is_main_process)
         state.wait_for_everyone()
@@ -283,9 +284,9 @@ def _decoded(
 
 
 def embed_reads(reads: Sequence[SceneRead], encoder: SceneEncoder, batch_size: int) -> list[np.ndarray]:
-    """A vector (D,) of each scene: the mean over its windows, by their numbers of frames.
+    """One vector (D,) per scene: the mean over its windows, weighted by their numbers of frames.
 
-    Windows of one length are computed together, so that nothing is padded.
+    Windows of the same length are computed together, so no window is padded.
     """
     windows = [(number, window) for number, read in enumerate(reads) for window in read.windows]
     by_length: dict[int, list[int]] = {}
@@ -324,7 +325,7 @@ def finished_rows(rows: list[dict[str, Any]], neighbors: int) -> list[dict[str, 
 
 
 def average_neighbors(embeddings_ND: np.ndarray, neighbors: int) -> np.ndarray:
-    """Each scene's vector averaged with those of so many scenes before it and after it, fewer at the video's ends."""
+    """Each scene's vector averaged with those of `neighbors` scenes before and after it, fewer at the video's ends."""
     if not neighbors:
         return embeddings_ND
     numbers = range(len(embeddings_ND))
@@ -350,7 +351,7 @@ def _is_done(done: Mapping[str, Any], name: str, source: str) -> bool:
 def _finish(
     dataset: FilmDataset, videos: Videos, media: Media, scenes: Sequence[LabeledScene], seconds: float, added: int
 ) -> None:
-    """Pack what is there. A video that cannot be reached now stays as it is stored."""
+    """Pack the stored videos. If a video cannot be reached now, its stored scenes are kept."""
     stored = {name: film for name, film in dataset.films().items() if name in videos.scenes}
     missing = {
         scene.scene_id: reason
@@ -389,7 +390,7 @@ def _summarize(dataset: FilmDataset, missing: Mapping[str, str], notes: Mapping[
 
 
 def _settings(arguments: EmbedScenesArguments, training: Sequence[LabeledScene]) -> dict[str, Any]:
-    """Settings of the record besides encoder and media; steps that are not taken are not named."""
+    """The record's settings besides those of the encoder and the media; unused options are left out."""
     settings: dict[str, Any] = {}
     if arguments.average_neighbors:
         settings["average_neighbors"] = arguments.average_neighbors
@@ -400,7 +401,7 @@ def _settings(arguments: EmbedScenesArguments, training: Sequence[LabeledScene])
 
 
 def training_scenes(scenes: Sequence[LabeledScene]) -> list[LabeledScene]:
-    """Scenes whose frames whitening is fitted to, evenly spaced over those of the split train.
+    """Scenes whose frames whitening is fitted to, evenly spaced over the scenes of the split train.
 
     Raises:
         ValueError: there are none.
@@ -420,7 +421,7 @@ def keep_whitening(
     training: Sequence[LabeledScene],
     arguments: EmbedScenesArguments,
 ) -> None:
-    """Fit whitening once and keep it beside the embeddings, so that later runs use the same."""
+    """Fit the whitening once and save it beside the embeddings, so that later runs use the same."""
     path = dataset.folder / WHITENING
     if not path.exists():
         scenes = {name: found for name, found in scenes_by_video(training).items() if name in videos.sources}
@@ -430,12 +431,12 @@ def keep_whitening(
 
 
 def read_whitening(dataset: FilmDataset) -> Whitening:
-    """The whitening that is kept beside the embeddings."""
+    """The whitening saved beside the embeddings."""
     return Whitening(**load_file(dataset.folder / WHITENING))
 
 
 def fit_whitening(encoder: FrameMeanEncoder, runs: Iterator[Run]) -> Whitening:
-    """Whitening by all frames that scenes are read with.
+    """Whitening fitted to all frames that the scenes are read with.
 
     Raises:
         ValueError: fewer than two frames, or all give the same vector.
@@ -453,7 +454,7 @@ def fit_whitening(encoder: FrameMeanEncoder, runs: Iterator[Run]) -> Whitening:
 
 
 def write_features(dataset: FilmDataset, arguments: EmbedScenesArguments, scenes: Sequence[LabeledScene]) -> None:
-    """The embeddings of scenes out of a file of vectors, at once.
+    """Write the embeddings of scenes from a file of vectors.
 
     Raises:
         MediaError: the file cannot be used, or has none of the scenes.

@@ -1,17 +1,17 @@
-"""Do mined scene pairs share what similar films share? The paper's steps up to there, on films whose truth is known.
+"""Do mined scene pairs share what similar films share? The paper's steps up to mining, on films whose truth is known.
 
     python -m eval.film_world_pairs --output runs/film_world_pairs --results eval/results/film_world_pairs.json
 
-For every seed a film world is generated and its shots' features are taken with m2s-clip-tiny; for every source of film
-similarity the movie-similarity network is trained [3.1], and scene pairs are mined [3.2] in its space, in that of a
-network with the weights that training began with, in that of the features as they are (the paper's
-"ablation-selection"), and at random. A pair counts as of one place if the most frequent place of its two scenes is the
-same; events and light (day, night, monochrome) likewise. Similar films share places and events, and light says nothing
-of similarity: so learning should raise the former, and the latter should fall to chance. In the figures committed
-places rise, events hardly, and light does not fall.
+For every seed, a film world is generated, and m2s-clip-tiny extracts its shots' features. For every source of film
+similarity, the movie-similarity network is trained [3.1]. Scene pairs are then mined [3.2] in four ways: in its space,
+in the space of the same network before training, in the space of the features as they are (the paper's
+"ablation-selection"), and at random. The two scenes of a pair share a place if their most frequent place is the same;
+events and light (day, night, monochrome) likewise. Similar films share places and events, but light is unrelated to
+similarity. So learning should raise the share of pairs with the same place and event, and the share with the same light
+should fall to chance. In the committed results, places rise, events hardly rise, and light does not fall.
 
-All work is done by the commands that users run; run again after a kill, it goes on where it was. About two hours on two
-cores, added up from its parts.
+The script runs the commands that users run. If it is killed and run again, it goes on where it was. It takes about two
+hours on two cores, added up from its parts.
 """
 
 import json
@@ -55,7 +55,7 @@ def measure_all(arguments: FilmWorldPairsArguments) -> None:
 
 
 def film_world_pairs(arguments: FilmWorldPairsArguments) -> dict[str, Any]:
-    """Figures of every seed, and their mean and standard deviation."""
+    """Results of every seed, and their mean and standard deviation."""
     seeds = {}
     for seed in range(arguments.seeds):
         folder = arguments.output / f"seed-{seed}"
@@ -77,7 +77,7 @@ def film_world_pairs(arguments: FilmWorldPairsArguments) -> dict[str, Any]:
 def measure_source(
     folder: Path, source: str, seed: int, truth: Truth, arguments: FilmWorldPairsArguments
 ) -> dict[str, Any]:
-    """Train and mine by one source; how the network judges held-out films, and what mined scenes share."""
+    """Train and mine with one source; returns how the network judges held-out films, and what mined scenes share."""
     similar, trained = folder / f"similar_{source}", folder / f"mil_{source}"
     metadata = folder / "world/metadata"
     ratings = ["--ratings", metadata / "ratings.csv", "--links", metadata / "links.csv"] if source == "co_watch" else []
@@ -95,7 +95,7 @@ def measure_source(
         "features": ["--space", "features"],
         "random": ["--space", "random", "--seed", seed],
     }
-    # Films and batches are small: all fit into memory, and many go at a time.
+    # The films are small, so all fit into memory, and a batch can hold many pairs.
     large = ["--cached_films", arguments.num_films, "--batch_pairs", 32]
     pairs = {}
     for space, flags in spaces.items():

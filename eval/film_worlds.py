@@ -1,4 +1,4 @@
-"""Shared by the experiments on film worlds: running commands, the truth about shots, what pairs agree in, averages."""
+"""Shared by the experiments on film worlds: running commands, the truth about shots, agreement of pairs, averages."""
 
 import csv
 import hashlib
@@ -20,7 +20,7 @@ Truth = dict[str, list[dict[str, str]]]
 
 
 class TrueScene(NamedTuple):
-    """A scene as its film was planned: one place and one event over some neighboring shots."""
+    """A scene of a film's plan: some neighboring shots with one place and one event."""
 
     movie_id: str
     first_shot: int
@@ -30,13 +30,13 @@ class TrueScene(NamedTuple):
 
 
 def prepare(folder: Path, seed: int, num_films: int, film_seconds: float) -> None:
-    """A world in `folder/world`, its catalog, and the features of its shots."""
+    """Make a world in `folder/world`, its catalog, and the features of its shots."""
     for module, words, name in preparation(folder, seed, num_films, film_seconds):
         run(module, *words, output=folder / name)
 
 
 def preparation(folder: Path, seed: int, num_films: int, film_seconds: float) -> list[tuple[str, list[Any], str]]:
-    """The commands of `prepare`: module, words, and the name of what each writes in `folder`."""
+    """The commands of `prepare`: module, arguments, and the name of the output in `folder`."""
     world = ["--num_films", num_films, "--film_seconds", film_seconds]
     return [
         ("data_scripts.make_film_world", ["--keyframes_only", "true", "--seed", seed, *world], "world"),
@@ -46,13 +46,13 @@ def preparation(folder: Path, seed: int, num_films: int, film_seconds: float) ->
 
 
 def run(module: str, *words: Any, output: Path, environment: Mapping[str, str] | None = None) -> None:
-    """A command of the project, with what it prints in a file beside its output.
+    """Run a command of the project; its printed output goes into a file beside `output`.
 
     Args:
         environment: variables to set besides those of this process.
 
     Raises:
-        ValueError: it failed; the message is its last line.
+        ValueError: the command failed; the message has its last line.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     log = output.with_name(f"{output.name}.log")
@@ -67,14 +67,14 @@ def run(module: str, *words: Any, output: Path, environment: Mapping[str, str] |
 
 
 def run_once(module: str, *words: Any, output: Path, environment: Mapping[str, str] | None = None) -> None:
-    """`run`, unless its output is there already: a second run of an experiment does not start each command again.
+    """`run`, unless its output exists already, so that a second run of an experiment skips finished commands.
 
-    The command is kept beside the output as `NAME.done.json`. An output that someone else has finished is taken as
-    it is. An input folder that was made again in the meantime is not noticed: remove what was made from it as well.
+    The command is saved beside the output as `NAME.done.json`. A finished output without that file is used as it is.
+    An input folder that was made again in the meantime is not noticed: remove everything that was made from it as well.
 
     Raises:
-        StorageError: the output was made by another command, or with a recipe or a list of other content.
-        ValueError: the command failed; the message is its last line.
+        StorageError: the output was made by another command, or from a recipe or list with other content.
+        ValueError: the command failed; the message has its last line.
     """
     record = output.with_name(f"{output.name}.done.json")
     done = {"command": [module, *(_described(word, output.parent) for word in words)]}
@@ -93,7 +93,7 @@ def run_once(module: str, *words: Any, output: Path, environment: Mapping[str, s
 
 
 def _described(word: Any, folder: Path) -> str:
-    """A word of a command for its record: files by their content, folders by their place beside the output."""
+    """A command's argument for its record: files with a hash of their content, folders relative to the output."""
     if not isinstance(word, Path):
         return str(word)
     if word.is_file():
@@ -107,12 +107,12 @@ def is_finished(output: Path) -> bool:
         return True
     if (output / "m2s.json").exists():
         return bool(json.loads((output / "m2s.json").read_text(encoding="utf-8")).get("complete"))
-    # The last files that train_mil and train_moco, and make_film_world, write.
+    # train_mil and train_moco write results.json last, make_film_world truth/shots.csv.
     return (output / "results.json").exists() or (output / "truth/shots.csv").exists()
 
 
 def read_truth(path: Path) -> Truth:
-    """By film, what is true of each of its shots: scene, place, event, light, and the film's theme.
+    """For each film, the true labels of its shots: scene, place, event, light, and the film's theme.
 
     Args:
         path: `truth/shots.csv` of a world; themes are in `films.csv` beside it.
@@ -129,7 +129,7 @@ def read_truth(path: Path) -> Truth:
 
 
 def true_scenes(truth: Truth, movie_ids: Iterable[str]) -> list[TrueScene]:
-    """All scenes of some films, in their order: runs of shots of one scene."""
+    """All scenes of the films, in order; a scene is a run of shots with the same scene label."""
     scenes = []
     for movie_id in movie_ids:
         shots, first = truth[movie_id], 0
@@ -144,7 +144,7 @@ def true_scenes(truth: Truth, movie_ids: Iterable[str]) -> list[TrueScene]:
 def shares(
     pairs: list[dict[str, Any]], truth: Truth, held_out_films: Iterable[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """Share of scene pairs that have the same label: among all, and among those of two held-out films."""
+    """Share of scene pairs with the same label, among all pairs and among pairs of two held-out films."""
     held_out = set(held_out_films)
     chosen = {
         "all": pairs,
@@ -169,12 +169,12 @@ def _agree(pair: dict[str, Any], truth: Truth, label: str) -> bool:
 
 
 def most_frequent(labels: Iterable[str]) -> str:
-    """The most frequent label; the first of those that are equally frequent."""
+    """The most frequent label, or the first of equally frequent ones."""
     return Counter(labels).most_common(1)[0][0]
 
 
 def summarize(seeds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds of everything that is a number in all of them."""
+    """Mean and standard deviation over seeds of every number that all seeds have."""
 
     def merge(values: list[Any]) -> Any:
         if all(isinstance(value, dict) for value in values):

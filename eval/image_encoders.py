@@ -1,15 +1,15 @@
-"""Measure a small image encoder beside its teacher, beside encoders of its size, and beside what has learned nothing.
+"""Measure a small image encoder beside its teacher, encoders of its size, and untrained baselines.
 
     python -m eval.image_encoders --student modeling_m2s/m2s_clip_tiny --teacher CLIP_FOLDER \\
         --places $M2S_ASSETS/images/scene15 --video $M2S_ASSETS/videos/sintel_trailer_480x204.mp4 --output results.json
 
-- Places: `PLACES/train/CLASS/*` is gallery and probe set, `PLACES/test/CLASS/*` are queries. Retrieval is the class of
-  the one nearest neighbor by cosine; the probe is a logistic regression on standardized embeddings.
-- Film: the nearest other shot to each shot of a video that no one trained on; how often it is the teacher's.
-- Spread, with `--photographs`, `--seen-video` or `--world`: the share of squared length that all images have in common,
-  and what the nearest image shows before and after the mean is taken off: a photograph of the same group, the shot that
-  is nearest for the teacher, or a shot of the same place in another film.
-- Words, with `--photographs` and `--words`: how often a photograph's word comes first of all words.
+- Places: `PLACES/train/CLASS/*` is gallery and training set of the probe, `PLACES/test/CLASS/*` are queries. Retrieval
+  predicts the class of the nearest neighbor by cosine; the probe is a logistic regression on standardized embeddings.
+- Film: on a video that no encoder was trained on, how often a shot has the same nearest other shot as for the teacher.
+- Spread, with `--photographs`, `--seen-video` or `--world`: the share of squared length that all images have in common.
+  Also the share of images whose nearest image is right, before and after subtracting the mean: a photograph of the same
+  group, the shot that is nearest for the teacher, or a shot of the same place in another film.
+- Words, with `--photographs` and `--words`: how often a photograph's word ranks first of all words.
 """
 
 import json
@@ -37,12 +37,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 Encoder = Callable[[Sequence[Image.Image]], np.ndarray]
 BASELINES = {"efficientnet_lite0": "EfficientNet-Lite0 (ImageNet)", "places": "SqueezeNet (Places365)"}
 NOT_SHOWN = "student not shown these kinds of place"
-TEST_PART = "miniplaces"  # whose test pictures no encoder of ours has seen
+TEST_PART = "miniplaces"  # none of our encoders has seen its test pictures
 
 
 @dataclass
 class EncoderArguments:
-    """Encoders, and what they are measured on."""
+    """Encoders, and the data they are measured on."""
 
     student: str = field(metadata={"help": "folder or Hub id of the small CLIP image tower"})
     teacher: str = field(metadata={"help": "folder or Hub id of the CLIP it was distilled from"})
@@ -73,7 +73,7 @@ class EncoderArguments:
 
 
 class ImageSet(NamedTuple):
-    """Images with their labels; neighbors are sought in other groups."""
+    """Images with their labels; an image's neighbors are searched in other groups."""
 
     images: list[Image.Image]
     labels: list[str]
@@ -86,7 +86,7 @@ def clip_encoder(
     pooled: bool = False,
     batch_size: int = 32,
 ) -> Encoder:
-    """Images to `image_embeds` (images, projection_dim) or `pooler_output` (images, width), float32, as they are."""
+    """Images to `image_embeds` (images, projection_dim) or `pooler_output` (images, width), float32, not normalized."""
 
     @torch.inference_mode()
     def encode(images: Sequence[Image.Image]) -> np.ndarray:
@@ -99,7 +99,7 @@ def clip_encoder(
 
 
 def pixel_encoder(images: Sequence[Image.Image]) -> np.ndarray:
-    """8×8 RGB pixels (images, 192), centered and of unit contrast: what one has without learning."""
+    """8×8 RGB pixels (images, 192), centered and of unit contrast: a baseline without learning."""
     pixels = np.stack([np.asarray(image.convert("RGB").resize((8, 8)), dtype=np.float32).ravel() for image in images])
     pixels -= pixels.mean(axis=1, keepdims=True)
     return pixels / (pixels.std(axis=1, keepdims=True) + 1e-6)
@@ -111,10 +111,10 @@ def random_student(student: CLIPVisionModelWithProjection) -> CLIPVisionModelWit
 
 
 def load_encoders(arguments: EncoderArguments) -> dict[str, Encoder]:
-    """All encoders by the names that results have for them.
+    """All encoders by their names in the results.
 
     Raises:
-        ModelError: a baseline that is not installed, or whose files are missing.
+        ModelError: a baseline is not installed, or its files are missing.
     """
     names = {"teacher": arguments.teacher, "student": arguments.student, NOT_SHOWN: arguments.student_without}
     models = {
@@ -137,7 +137,7 @@ def load_encoders(arguments: EncoderArguments) -> dict[str, Encoder]:
 
 
 def read_classes(folder: Path) -> tuple[list[Image.Image], list[str]]:
-    """Images of `folder/CLASS/*` and their classes, in order of the names.
+    """Images of `folder/CLASS/*` and their classes, sorted by path.
 
     Raises:
         ValueError: there are none.
@@ -182,7 +182,7 @@ def read_shots(video: Path) -> list[Image.Image]:
 
 
 def read_words(folder: Path, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """CLIP's text vectors, and the number of the word that each label names: -1 where none does.
+    """CLIP's text vectors of the words, and the index of the word that each label names, or -1.
 
     A label such as `s/swimming_pool/outdoor` names a word if one of its parts is that word.
     """
@@ -195,11 +195,11 @@ def read_words(folder: Path, labels: Sequence[str]) -> tuple[np.ndarray, np.ndar
 
 
 def measure(arguments: EncoderArguments) -> dict[str, Any]:
-    """Every encoder on every task; `chance` is what guessing gives.
+    """Measure every encoder on every task; `chance` is the result of guessing.
 
     Raises:
-        ValueError: a folder without images.
-        VideoError, StorageError, ModelError: an input that cannot be read.
+        ValueError: a folder has no images.
+        VideoError, StorageError, ModelError: an input cannot be read.
     """
     encoders = load_encoders(arguments)
     world = read_world(arguments.world, arguments.world_films) if arguments.world else None  # first: it may be unusable
@@ -247,7 +247,7 @@ def measure(arguments: EncoderArguments) -> dict[str, Any]:
 
 
 def spread_of_film(embeds: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """As `spread`, for shots without labels: the right neighbor is the teacher's, after its mean was taken off."""
+    """`spread` for shots without labels: the right neighbor is the teacher's, after subtracting its mean."""
     centered = {name: each - each.mean(0) for name, each in embeds.items()}
     return {
         name: {
@@ -260,7 +260,7 @@ def spread_of_film(embeds: dict[str, np.ndarray]) -> dict[str, dict[str, float]]
 
 
 def as_table(results: dict[str, Any]) -> str:
-    """Markdown tables of all that was measured."""
+    """All results as Markdown tables."""
 
     def table(heads: Sequence[str], rows: dict[str, Sequence[str]]) -> list[str]:
         lines = ["| encoder | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]

@@ -1,4 +1,4 @@
-"""Measures of single images' embeddings: classes, neighbors, words, and how much of them is common to all.
+"""Measures of single images' embeddings: classes, neighbors, words, and the share common to all embeddings.
 
 Shapes: N images, M queries, D dimensions, W words.
 """
@@ -19,11 +19,11 @@ from eval.metrics.retrieval import precision_at_k
 def classify(
     gallery_ND: np.ndarray, gallery_classes: Sequence[str], queries_MD: np.ndarray, classes: Sequence[str]
 ) -> dict[str, float]:
-    """Shares of queries whose class is found.
+    """Share of queries whose class is predicted correctly, by three methods.
 
     Returns:
-        `retrieval`: by the nearest gallery item by cosine. `centered`: the same, after the gallery's mean is off.
-        `probe`: by a logistic regression on standardized embeddings of the gallery.
+        `retrieval`: the nearest gallery item by cosine. `centered`: the same, after subtracting the gallery's mean.
+        `probe`: a logistic regression on standardized embeddings, fitted on the gallery.
     """
     mean_D = gallery_ND.mean(0)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(gallery_ND, gallery_classes)
@@ -39,16 +39,16 @@ def classify(
 
 
 def common_share(embeds_ND: np.ndarray) -> float:
-    """Share of the mean squared length that is the squared length of the mean: 1 if all embeddings are equal."""
+    """Squared length of the mean, divided by the mean squared length: 1 if all embeddings are equal."""
     return float((embeds_ND.mean(0) ** 2).sum() / (embeds_ND**2).sum(1).mean())
 
 
 def spread(embeds_ND: np.ndarray, labels: Sequence[str], groups: Sequence[str]) -> dict[str, float]:
-    """How much all images have in common, and what their nearest images of other groups show.
+    """How much all images have in common, and how often the nearest image of another group has the same label.
 
     Returns:
         `common`: see `common_share`. `retrieval`, `centered`: share of images whose nearest one by cosine has their
-        label, as they are and after the mean of all was taken off.
+        label, before and after subtracting the mean of all.
     """
     raw, centered = (
         float(precision_at_k(embeds, labels, groups, k=(1,))[1].mean())
@@ -58,7 +58,7 @@ def spread(embeds_ND: np.ndarray, labels: Sequence[str], groups: Sequence[str]) 
 
 
 def neighbor_agreement(embeds_ND: np.ndarray, reference_ND: np.ndarray) -> dict[str, float]:
-    """How far two encoders agree on which of N items are alike, by cosine.
+    """How far two encoders agree on which of N items are similar, by cosine.
 
     Returns:
         `nearest`: share of items with the same nearest other item. `nearest_of_three`: share whose nearest is among
@@ -88,10 +88,10 @@ def named_words(embeds_ND: np.ndarray, words_WD: np.ndarray, named_N: np.ndarray
 
     Args:
         words_WD: CLIP's text vectors of the words.
-        named_N: number of the word that each image's group names.
+        named_N: index of the word that each image's group names.
 
     Returns:
-        `top_1`, `top_5`; `centered_top_1`, `centered_top_5`: after images and words each had their mean taken off.
+        `top_1`, `top_5`; `centered_top_1`, `centered_top_5`: after subtracting the images' mean and the words' mean.
     """
     spaces = {"": (embeds_ND, words_WD), "centered_": (embeds_ND - embeds_ND.mean(0), words_WD - words_WD.mean(0))}
     found = {}

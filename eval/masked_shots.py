@@ -3,10 +3,11 @@
     python -m eval.masked_shots --features shot_features --films training_films.txt --output masked_shot_features
     python -m eval.scene_retrieval --features masked_shot_features …      the mean over the shots of a scene
 
-As in MediaFM, a transformer reads the features of a film's shots in their order. Some are masked, and it learns to say
-what stood there, by the cosine to the true features. Its outputs then stand for the shots: each has read the shots
-around it. This one is sized for a CPU, sees pictures only, and predicts whitened features: as they are, their common
-mean would answer nearly all. It learns from the films named alone and is then applied to all.
+As in MediaFM, a transformer reads the features of a film's shots in order. Some shots are masked, and it learns to
+predict their features; the loss is the cosine to the true ones. Its outputs are the new shot features, each informed by
+the shots around it. This one is sized for a CPU, sees pictures only, and predicts whitened features, because the mean
+of raw features would already be a good prediction of all. It learns from the films in `--films` only and is then
+applied to all.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,7 @@ class MaskedShotsRecipe:
     seed: int = field(default=0, metadata={"help": "seed of weights, films, windows and masks"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a number out of its range, or a width that heads do not divide."""
+        """Raises: ValueError: a number out of its range, or a width that is not a multiple of heads."""
         for name in ("width", "layers", "heads", "max_shots", "steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -53,7 +54,7 @@ class MaskedShotsRecipe:
 
 @dataclass
 class MaskedShotsArguments:
-    """Whose features are read, and where the new ones go."""
+    """The features to read, the films to learn from, and the folder for the new features."""
 
     features: Path = field(metadata={"help": "folder of a shot_features dataset"})
     films: Path = field(metadata={"help": "text file with the ids of the films to learn from, one a line"})
@@ -61,7 +62,7 @@ class MaskedShotsArguments:
 
 
 class MaskedShotModel(nn.Module):
-    """A transformer over shots: features (B, S, D) in, features (B, S, D) out; masked ones are one learned vector."""
+    """A transformer over shots: features (B, S, D) in and out; one learned vector replaces all masked shots."""
 
     def __init__(self, recipe: MaskedShotsRecipe, dim: int):
         super().__init__()
@@ -91,11 +92,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def masked_shots(recipe: MaskedShotsRecipe, arguments: MaskedShotsArguments) -> None:
-    """Train, and write the outputs for all shots of all films as a `shot_features` dataset.
+    """Train, and write the outputs for the shots of all films as a `shot_features` dataset.
 
     Raises:
-        ValueError: no films to learn from, or one that has no features.
-        StorageError: features that cannot be used, or an output of other settings.
+        ValueError: no films to learn from, or one of them has no features.
+        StorageError: the features cannot be used, or the output has other settings.
     """
     features = ShotFeatures(arguments.features)
     films = sorted(read_films(arguments.films))
@@ -118,7 +119,10 @@ def masked_shots(recipe: MaskedShotsRecipe, arguments: MaskedShotsArguments) -> 
 
 
 def whitened_shots(features: ShotFeatures, films: Sequence[str], recipe: MaskedShotsRecipe) -> dict[str, torch.Tensor]:
-    """Features (shots, D) of every film, whitened by those to learn from, of length 1; zeros without a keyframe."""
+    """Whitened features (shots, D) of every film, scaled to length 1; zeros for a shot without a keyframe.
+
+    The whitening is fitted to `films`, the films to learn from.
+    """
     moments = Moments(features.dim)
     for movie_id in films:
         shots_MD = np.asarray(features[movie_id])
@@ -133,7 +137,10 @@ def whitened_shots(features: ShotFeatures, films: Sequence[str], recipe: MaskedS
 
 
 def train(recipe: MaskedShotsRecipe, films: Sequence[torch.Tensor]) -> tuple[MaskedShotModel, float]:
-    """A trained network, in evaluation mode, and the mean loss of the last tenth of the steps.
+    """Train a network.
+
+    Returns:
+        The network, in evaluation mode, and the mean loss of the last tenth of the steps.
 
     The loss is 1 minus the cosine to the true features of masked shots that have a keyframe.
     """
@@ -166,7 +173,7 @@ def train(recipe: MaskedShotsRecipe, films: Sequence[torch.Tensor]) -> tuple[Mas
 
 
 def padded(windows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows of shots (B, S, D), zeros behind the shorter ones, and where these are, (B, S)."""
+    """Windows of shots (B, S, D), the shorter ones padded with zeros, and a mask (B, S) of the padding."""
     features_BSD = nn.utils.rnn.pad_sequence(list(windows), batch_first=True)
     lengths_B = torch.tensor([len(window) for window in windows])
     return features_BSD, torch.arange(features_BSD.shape[1]) >= lengths_B[:, None]

@@ -1,4 +1,4 @@
-"""Probe embeddings on a task: labels and embeddings → figures beside trivial baselines, in a JSON file and in print.
+"""Probe embeddings on a task: labels and embeddings → results beside trivial baselines, as JSON and printed.
 
     python -m eval.probe --task lvu --labels lvu_1.0 --embeddings runs/lvu --output results/lvu.json
     python -m eval.probe --task lvu/scene lvu/director …           two of the nine
@@ -7,7 +7,7 @@
     python -m eval.probe --task movienet_boundaries --labels scene318 --embeddings SHOT_FEATURES …
     python -m eval.probe --task moderation --labels clips.csv …    --task own: a CSV of your own
     python -m eval.probe --task photographs/miniplaces/9 --labels FOLDER …
-    … --features slowfast.parquet                                  in place of --embeddings: made elsewhere
+    … --features slowfast.parquet                                  in place of --embeddings: vectors made elsewhere
 
 Every probe is selected on validation and predicts the test scenes once [4.3, supplement 1.2–1.4]:
 
@@ -15,17 +15,16 @@ Every probe is selected on validation and predicts the test scenes once [4.3, su
               for its tasks, our own for others
     linear    logistic or ridge regression on standardized embeddings
     knn       the classes or values of the nearest training scenes
-    nearest   of the nearest one
+    nearest   the class or value of the nearest training scene
 
-Place retrieval trains nothing. Labeled scenes without embedding are left out and counted. Beside NAME.json,
-NAME.predictions.parquet has the predictions for each test scene. Intervals are 95% bootstrap intervals by film; they
-say how much test films matter, not how much training films do. The paper reports single numbers on media that are
-partly gone since, so a row of the paper is an orientation, not a rival on the same scenes. The same command gives the
-same bytes.
+Place retrieval trains nothing. Labeled scenes without an embedding are left out and counted. NAME.predictions.parquet,
+beside NAME.json, has the predictions for each test scene. Intervals are 95% bootstrap intervals by film; they reflect
+the choice of test films, not of training films. The paper reports single numbers on media that have partly gone since,
+so its rows are for orientation, not measured on the same scenes. The same command gives the same bytes.
 
-With --export FOLDER the best MLP of each task on validation is saved with its encoder as a classifier of frames:
-`M2SSceneForClassification.from_pretrained("FOLDER/lvu/scene")`. With --card FOLDER, the encoder's, the results go
-onto its model card. The nine LVU tasks take minutes on two cores.
+`--export FOLDER` saves the best MLP of each task on validation, with its encoder, as a classifier of frames:
+`M2SSceneForClassification.from_pretrained("FOLDER/lvu/scene")`. `--card FOLDER` writes the results onto the model card
+of the encoder in FOLDER. The nine LVU tasks take minutes on two cores.
 """
 
 import importlib.metadata
@@ -77,7 +76,7 @@ from modeling_m2s.storage_m2s import atomic_write, write_json
 
 CONFIGS = Path(__file__).parent / "configs"
 PROBES = ("mlp", "linear", "knn", "nearest")
-# Settings of embeddings that a classifier of frames reproduces.
+# A classifier of frames can reproduce only embeddings with these settings.
 EXPORTABLE = {"encoder": "scene", "vector": "pooler_output", "read": "evenly", "average_neighbors": None}
 PREDICTIONS = pa.schema(
     {
@@ -95,7 +94,7 @@ PREDICTIONS = pa.schema(
 
 @dataclass
 class ProbeArguments:
-    """Which task, on which embeddings, by which probes."""
+    """Tasks, embeddings and probes."""
 
     task: list[str] = field(metadata={"help": f"tasks of one group: {', '.join(TASKS)}; lvu/scene is one of lvu"})
     labels: Path = field(metadata={"help": "folder or file of the labels, as published; a CSV for moderation and own"})
@@ -138,7 +137,7 @@ class ProbeArguments:
     )
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: not one source of embeddings, an unknown probe, no seed, no name ending in .json."""
+        """Raises: ValueError: not exactly one source of embeddings, an unknown probe, no seed, or no .json output."""
         if (self.embeddings is None) == (self.features is None):
             raise ValueError("give --embeddings or --features, one of them")
         if unknown := sorted(set(self.probes) - set(PROBES)):
@@ -165,20 +164,20 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Measured(NamedTuple):
-    """The results' entry of a task, and a row for each scene that was predicted."""
+    """A task's entry in the results, and a row for each predicted scene."""
 
     entry: dict[str, Any]
     predictions: pa.Table
 
 
 def probe(arguments: ProbeArguments, command: str = "") -> dict[str, Any]:
-    """Measure all tasks, write the results and the predictions; returns the results.
+    """Measure all tasks, write the results and the predictions, and return the results.
 
     Raises:
-        CardError: `card` is a folder of other weights, or has a card that was written by hand.
+        CardError: `card` is a folder of other weights, or its card was written by hand.
         LabelError: the labels cannot be read.
-        EmbeddingError: the embeddings cannot be used, or are of other scenes.
-        ProbeError: a task that cannot be learned, or training that diverged.
+        EmbeddingError: the embeddings cannot be used, or belong to other scenes.
+        ProbeError: a task cannot be learned, or training diverged.
         ValueError: an unknown task, or an option that its group does not have.
     """
     group = group_of(arguments.task)
@@ -218,7 +217,7 @@ def probe(arguments: ProbeArguments, command: str = "") -> dict[str, Any]:
 
 
 def card_entries(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The results by task as model cards have them: figures and facts, without seeds and classes."""
+    """The results by task, as model cards show them: figures and facts, without seeds and classes."""
     left_out = ("probes", "classes")
     settings = record["encoder"]["settings"]
     return {
@@ -233,7 +232,7 @@ def card_entries(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def training_record(task: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's record of an exported classifier: the best MLP on validation is exported, the figures are of all."""
+    """The card's record of an exported classifier, the best MLP on validation; its figures are those of all seeds."""
     entry = card_entries(record)[task]
     return {
         "made_by": "eval.probe",
@@ -342,7 +341,7 @@ def part(labeled: LabeledScenes, split: str) -> LabeledScenes:
 
 
 def _predictions(name: str, labeled: LabeledScenes, **predicted: list) -> pa.Table:
-    """A row a scene; `predicted` has columns of `PREDICTIONS`, others are empty."""
+    """One row per scene; `predicted` holds columns of `PREDICTIONS`, and missing ones are empty."""
     count, labels = len(labeled), labeled.labels
     values = labels.tolist() if labeled.problem == "regression" else [float("nan")] * count
     if labeled.problem == "regression":
@@ -371,9 +370,9 @@ def exporter(
     """A function that saves a task's MLP with the encoder of the embeddings.
 
     Raises:
-        EmbeddingError: embeddings that a classifier of frames would not have, a model of another revision, or one that
+        EmbeddingError: a classifier of frames cannot reproduce the embeddings, the model has another revision, or it
             cannot be found by its recorded name.
-        ModelError: the model that was given cannot be loaded.
+        ModelError: the given model cannot be loaded.
     """
     settings = embeddings.settings
     for name, needed in EXPORTABLE.items():
@@ -400,7 +399,7 @@ def exporter(
 
 
 def _encoder_of(arguments: ProbeArguments, embeddings: Embeddings) -> tuple:
-    """The encoder as `load_encoder` has it: of --model, or by the name that the record has, which is no full path."""
+    """The encoder, loaded from --model or by its recorded name, which is not a full path; see `load_encoder`."""
     if arguments.model:
         return load_encoder(arguments.model)
     try:
@@ -420,7 +419,7 @@ def made_with(device: str) -> dict[str, Any]:
 
 
 def print_results(record: Mapping[str, Any]) -> None:
-    """A table a task: our figures, what looks at no scene, and the paper's numbers, which are not ours."""
+    """Print a table per task: our figures, the trivial baselines, and the paper's printed numbers."""
     print(f"{record['task_group']}, {record['encoder']['name']} (percent; squared errors as they are)")
     for name, entry in record["tasks"].items():
         for line in table_lines(name, entry):

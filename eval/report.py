@@ -5,11 +5,11 @@
     … --shots catalog/shots --embeddings runs/lvu-m2s             pictures of scenes: retrieval, predictions
     … --pictures scene15                                          pictures of tasks on photographs
 
-Results are files that `eval.probe` wrote, of any encoders and task groups. The first file of a group is drawn first
-wherever two encoders stand side by side, so give ours first and the baseline second. The page is one self-contained
-HTML file without scripts. The paper's numbers stand below the measured ones, in rows marked as printed there.
+Results are files of `eval.probe`, for any encoders and task groups. The first file of a group comes first wherever two
+encoders are shown side by side, so give ours first and the baseline second. The page is one self-contained HTML file
+without scripts. The paper's numbers are below the measured ones, in rows marked as printed in the paper.
 
-In a group with one table a task, the paper's rows stand under the task that is named like the group.
+In a group with one table per task, the paper's rows are under the task with the group's name.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass
 class ReportArguments:
-    """Which results are shown, where the page goes, and where pictures come from."""
+    """The results to show, the page's path, and the sources of pictures."""
 
     results: list[Path] = field(metadata={"help": "result files of eval.probe, of any encoders and tasks; ours first"})
     output: Path = field(metadata={"help": "the page, an HTML file"})
@@ -59,7 +59,7 @@ def write_report(arguments: ReportArguments) -> None:
 
     Raises:
         ReportError: as `read_result` and `by_group`.
-        StorageError: datasets that cannot be read, or an output that cannot be written.
+        StorageError: a dataset cannot be read, or an output cannot be written.
     """
     groups = by_group([read_result(path) for path in arguments.results])
     tables = {name: group_tables(name, results) for name, results in groups.items()}
@@ -121,7 +121,7 @@ def _listed(table: Mapping[str, Any]) -> str:
 
 
 def group_pictures(group: str, results: Sequence[Result], keyframes: SceneKeyframes, seed: int) -> list[dict[str, Any]]:
-    """Pictures of each task of a group, of the encoders with the labels of the first; none of sensitive scenes."""
+    """Pictures for each task of a group, from the encoders with the same labels as the first; none if sensitive."""
     if GROUPS[group].is_sensitive:
         return []
     shown = []
@@ -137,7 +137,7 @@ def group_pictures(group: str, results: Sequence[Result], keyframes: SceneKeyfra
 
 
 def markdown_group(name: str, tables: Sequence[Table], results: Sequence[Result]) -> str:
-    """The tables of a task group as Markdown, with what is said below them."""
+    """The tables of a task group as Markdown, with the notes below them."""
     about = GROUPS[name]
     lines = [f"## {about.title}", ""]
     for table in tables:

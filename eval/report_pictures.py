@@ -1,7 +1,7 @@
 """Pictures of the report: retrieved scenes, predictions of scenes, scene boundaries of films.
 
-Like figure 4 of the paper and figures 4 to 8 of its supplement, but drawn by a seed instead of chosen. Scenes whose
-keyframes are missing are left out and counted.
+They resemble figure 4 of the paper and figures 4 to 8 of its supplement, but are drawn at random with a seed instead of
+chosen. Scenes without keyframes are left out and counted.
 """
 
 import base64
@@ -28,14 +28,14 @@ Rows = dict[str, dict[str, dict[str, Any]]]
 
 
 class Keyframe(NamedTuple):
-    """A small JPEG as a data URI, and what it shows."""
+    """A small JPEG as a data URI, and its description."""
 
     image: str
     alt: str
 
 
 class Predictions(NamedTuple):
-    """Predictions of an encoder's probes, by task and scene."""
+    """Predictions of one encoder's probes, by task and scene."""
 
     encoder: str
     rows: Rows
@@ -65,10 +65,10 @@ class SceneKeyframes:
     Args:
         shots: folders of `shots` datasets; a film is read from the first that has it.
         embeddings: folders of `scene_embeddings`, which tell the film and shots of each scene.
-        pictures: folder of photographs; a scene's id is its picture's path there.
+        pictures: folder of photographs; a scene's id is its picture's path in it.
 
     Attributes:
-        left_out: numbers of scenes and shots without keyframes, by reason; set it back before each task.
+        left_out: numbers of scenes and shots without keyframes, by reason; reset it before each task.
 
     Raises:
         StorageError: no finished dataset.
@@ -98,7 +98,7 @@ class SceneKeyframes:
         return bool(self.films or self.pictures)
 
     def scene(self, scene_id: str, most: int = SHOTS_PER_SCENE) -> list[Keyframe]:
-        """Up to `most` keyframes, evenly spaced over the scene; none if it is left out, which is counted."""
+        """Up to `most` keyframes, evenly spaced over the scene; none if the scene is left out and counted."""
         if self.pictures and (path := self._photograph(scene_id)):
             found = [_keyframe(path.read_bytes(), f"scene {scene_id}")]
         elif scene_id not in self.places:
@@ -111,7 +111,7 @@ class SceneKeyframes:
         return [keyframe for keyframe in found if keyframe]
 
     def count_missing(self, found: Sequence[Keyframe | None]) -> None:
-        """Count the keyframes that are missing from a scene or film, or the whole if all are."""
+        """Count the missing keyframes of a scene or film; if all are missing, count it as a whole."""
         if not any(found):
             self.left_out["scenes or films without a readable keyframe"] += 1
         elif missing := list(found).count(None):
@@ -123,7 +123,7 @@ class SceneKeyframes:
         return path if path.is_relative_to(self.pictures.resolve()) and path.is_file() else None
 
     def shots(self, movie_id: str, shots: Sequence[int]) -> Iterator[Keyframe | None]:
-        """The middle keyframe of each of some shots of a film; None where there is none."""
+        """The middle keyframe of each shot in `shots`; None if it has none."""
         dataset, film = self.films.get(movie_id, (None, None))
         for shot in shots:
             if dataset is None or film is None or not 0 <= shot < film.num_rows:
@@ -135,7 +135,7 @@ class SceneKeyframes:
             yield _keyframe(stored[(len(stored) - 1) // 2]["bytes"], alt) if stored else None
 
     def shot_ends(self, movie_id: str) -> np.ndarray | None:
-        """End of each shot of a film in seconds, (shots,); None if there are no shots of it."""
+        """End of each shot of a film in seconds, (shots,); None for a film without shots."""
         if movie_id not in self.films:
             return None
         _, film = self.films[movie_id]
@@ -144,7 +144,7 @@ class SceneKeyframes:
 
 
 def _keyframe(content: bytes, alt: str) -> Keyframe | None:
-    """A picture made small; None if it cannot be decoded."""
+    """A small copy of a picture; None if it cannot be decoded."""
     try:
         picture = Image.open(BytesIO(content)).convert("RGB")
     except Exception:  # Pillow's decoders raise errors of many kinds on broken bytes
@@ -161,12 +161,12 @@ def task_pictures(
     keyframes: SceneKeyframes,
     seed: int,
 ) -> dict[str, Any]:
-    """Pictures of a task for the page: `queries`, `scenes` or `films`, and how many are left out and why.
+    """Pictures of a task for the page: `queries`, `scenes` or `films`, and numbers of left-out scenes by reason.
 
-    Films' boundaries are drawn without media too. Of several encoders the first two are shown.
+    Boundaries of films are drawn even without media. Only the first two encoders are shown.
 
     Returns:
-        Empty if no pictures are asked for.
+        Empty without media, unless the task has boundaries.
     """
     if not keyframes and not has_boundaries:
         return {}
@@ -192,7 +192,7 @@ def class_name(classes: Sequence[str], index: int) -> str:
 def retrieved(
     predictions: Sequence[Predictions], classes: Sequence[str], keyframes: SceneKeyframes, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Queries, one of each class and six at most, each with the nearest scenes that each encoder finds."""
+    """At most six queries, one per class, each with the nearest scenes that each encoder finds."""
     random, shown = np.random.default_rng(seed), set()
     for scene_id in random.permutation(_common(predictions)).tolist():
         query = predictions[0].rows[scene_id]
@@ -215,7 +215,7 @@ def retrieved(
 def _neighbors(
     row: Mapping[str, Any], truth: Sequence[int], classes: Sequence[str], keyframes: SceneKeyframes
 ) -> list[dict[str, Any]]:
-    """The nearest scenes. Their classes are known if predictions have the column `neighbor_labels`."""
+    """The nearest scenes; their classes are known only if the predictions have the column `neighbor_labels`."""
     labels = row.get("neighbor_labels") or [None] * len(row["neighbors"])
     return [
         {
@@ -230,7 +230,7 @@ def _neighbors(
 def predicted(
     predictions: Sequence[Predictions], task: Mapping[str, Any], keyframes: SceneKeyframes, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Six test scenes: three that the first encoder's probe gets right and three wrong, if there are."""
+    """Six test scenes: if possible, three that the first encoder's probe predicts correctly and three wrong ones."""
     first, scenes = predictions[0].rows, np.random.default_rng(seed).permutation(_common(predictions)).tolist()
     scenes = [scene_id for scene_id in scenes if all(rows[scene_id]["scores"] for _, rows in predictions)]
     right = [scene_id for scene_id in scenes if _is_right(first[scene_id])]
@@ -263,12 +263,12 @@ def predicted(
 
 
 def _common(predictions: Sequence[Predictions]) -> list[str]:
-    """Scenes that every encoder has, sorted."""
+    """Scenes with predictions by every encoder, sorted."""
     return sorted(set.intersection(*(set(each.rows) for each in predictions)))
 
 
 def _is_right(row: Mapping[str, Any]) -> bool:
-    """Whether the most probable class is the scene's, or one of them."""
+    """Whether the most probable class is one of the scene's."""
     return int(np.argmax(row["scores"])) in row["label"]
 
 
@@ -288,7 +288,7 @@ def _span(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
 
 
 def _on_span(value: float, span: tuple[float, float]) -> tuple[float, float]:
-    """A value, and where from 0 to 1 it lies between the lowest and the highest."""
+    """A value, and its position between the lowest (0) and the highest (1)."""
     low, high = span
     return value, (value - low) / ((high - low) or 1)
 
@@ -296,9 +296,9 @@ def _on_span(value: float, span: tuple[float, float]) -> tuple[float, float]:
 def boundary_films(
     predictions: Sequence[Predictions], keyframes: SceneKeyframes, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Two test films: for each encoder the probability of a boundary after each shot, hits, misses and false alarms.
+    """Two test films, with each encoder's probability of a boundary after each shot, hits, misses and false alarms.
 
-    Places are shares of the film, by time if there are shots of it, else by number of shots.
+    Positions are shares of the film, by time if its shots are known, else by number of shots.
     """
     films: dict[str, list[str]] = {}
     for scene_id in sorted(_common(predictions), key=_shot):
@@ -333,12 +333,12 @@ def boundary_films(
 
 
 def _shot(scene_id: str) -> int:
-    """12 of `tt0217505/0012`."""
+    """The shot's number, e.g. 12 for `tt0217505/0012`."""
     return int(scene_id.rpartition("/")[2])
 
 
 def timeline(places: Sequence[float], true: Sequence[bool], scores: Sequence[float]) -> dict[str, Any]:
-    """Probabilities by place; hits, misses and false alarms as places and probabilities."""
+    """Probabilities by position; hits, misses and false alarms as positions and probabilities."""
     marks: dict[str, list[tuple[float, float]]] = {"hits": [], "misses": [], "false_alarms": []}
     for place, is_true, score in zip(places, true, scores, strict=True):
         if is_true or score > THRESHOLD:

@@ -1,4 +1,4 @@
-"""The result files of `eval.probe` as the report reads them, and what it says of each task group."""
+"""Reading result files of `eval.probe` for the report, and the report's texts about each task group."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ class Group(NamedTuple):
     """Texts of the page about a task group.
 
     Attributes:
-        by_task: whether a table has a column a task; otherwise each task has a table, with a column a figure.
-        is_sensitive: whether its scenes are never shown.
+        by_task: whether one table has a column per task; otherwise each task has a table with a column per figure.
+        is_sensitive: True if its scenes must not be shown.
     """
 
     title: str
@@ -74,15 +74,15 @@ GROUPS = {
 
 
 class ReportError(UserError, ValueError):
-    """Result files that cannot be shown, or not together; the message names the file and the way out."""
+    """Result files cannot be shown, or not together; the message names the file and the fix."""
 
 
 class Labels(NamedTuple):
-    """What tells the labels of a task from others of its name.
+    """Properties that distinguish the labels of a task from other labels of the same task name.
 
     Attributes:
         source: name of their file or folder.
-        scenes: number of labeled scenes by split, with those that have no embedding.
+        scenes: number of labeled scenes by split, including those without an embedding.
     """
 
     source: str
@@ -97,7 +97,7 @@ class Labels(NamedTuple):
 
 @dataclass(frozen=True)
 class Result:
-    """One result file: an encoder on the tasks of a group; `tasks` are as the file has them."""
+    """One result file: an encoder on the tasks of a group; `tasks` has the file's content."""
 
     path: Path
     group: str
@@ -115,10 +115,10 @@ class Result:
 
 
 def read_result(path: Path) -> Result:
-    """A file of `eval.probe`.
+    """Read a result file of `eval.probe`.
 
     Raises:
-        ReportError: no JSON, or not of this form; the message names the file and the key.
+        ReportError: not JSON, or another structure; the message names the file and the key.
         OSError: no such file.
     """
     try:
@@ -170,7 +170,7 @@ def _require(path: Path, place: str, table: Any, kinds: Mapping[str, type | tupl
 
 
 def measured_split(task: Mapping[str, Any]) -> str:
-    """The split whose scenes a figure is of: the queries of retrieval are validation scenes, as in the paper."""
+    """The split that figures are measured on: validation for retrieval, as in the paper, otherwise test."""
     return "validation" if "retrieval" in task["probes"] else "test"
 
 
@@ -178,8 +178,8 @@ def by_group(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Results by task group, in the order of the page.
 
     Raises:
-        ReportError: results of a group that do not belong in one table: a task measured twice for an encoder, two
-            encoders of one name, two problems or figures of one name, or a task that the group does not have.
+        ReportError: a group's results do not fit into one table: a task was measured twice for an encoder, two encoders
+            share a name, a task differs in problem or figure, or the group does not have a task.
     """
     groups = {name: [result for result in results if result.group == name] for name in GROUPS}
     for name, members in groups.items():
@@ -214,5 +214,5 @@ def _check_pair(first: Result, second: Result) -> None:
 
 
 def short_name(task: str) -> str:
-    """`director` of `lvu/director`."""
+    """The task's name without its group, e.g. `director` for `lvu/director`."""
     return task.split("/", 1)[-1]

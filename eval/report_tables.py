@@ -1,4 +1,4 @@
-"""Results beside each other: the tables of the report, with the paper's rows and what is said below them."""
+"""The tables of the report: results side by side, with the paper's rows and notes below."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ NAMES = {
 
 
 class Column(NamedTuple):
-    """A figure of a task. `printed` is its place in the paper's rows, None where the paper has no such column."""
+    """A figure of a task. `printed` is its index in the paper's rows, or None if the paper has no such column."""
 
     task: str
     figure: str
@@ -52,9 +52,9 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A number as it is shown, with the deviation over seeds and the interval, both empty where there are none.
+    """A number as text, with the deviation over seeds and the interval; both are empty if there are none.
 
-    A number of scenes has that of missing ones in place of the interval.
+    For a number of scenes, `interval` holds the number of missing ones.
     """
 
     value: str = NO_VALUE
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Rows under the names of their origin, and what is said below them."""
+    """Rows grouped by origin (measured, trivial, printed …), and notes below them."""
 
     title: str
     columns: list[Column]
@@ -79,12 +79,12 @@ class Table(NamedTuple):
 
 
 def label(name: str) -> str:
-    """How a probe, baseline, task or figure is called on the page."""
+    """The page's name for a probe, baseline, task or figure."""
     return NAMES.get(name, name.replace("_", " "))
 
 
 def group_tables(group: str, results: Sequence[Result]) -> list[Table]:
-    """The tables of a task group: one for all tasks, or one for each."""
+    """The tables of a task group: one for all tasks, or one per task."""
     tasks = {name: task for result in reversed(results) for name, task in result.tasks.items()}
     in_order = dict.fromkeys(name for result in results for name in result.tasks)
     paper = paper_tables().get(group, {})
@@ -111,7 +111,7 @@ def _probes(result: Result, task: str) -> Mapping[str, Any]:
 
 
 def _class_table(task: str, results: Sequence[Result], paper: Mapping[str, Any]) -> Table:
-    """A column a class; a cell has all figures, as in table 2 of the paper."""
+    """A table with a column per class; a cell has all figures, as in table 2 of the paper."""
     measured = [
         (result.encoder, probe, each["by_class"])
         for result in results
@@ -179,7 +179,7 @@ def _encoders_by_labels(task: str, results: Sequence[Result]) -> dict[Labels, li
 
 
 def task_notes(name: str, results: Sequence[Result]) -> list[str]:
-    """What a reader of a task's figures must know: labels that differ between rows, and what its encoders share."""
+    """Notes that a reader of a task's figures needs: rows with different labels, and remarks on encoders."""
     about, notes = label(short_name(name)), []
     sources = _encoders_by_labels(name, results)
     if len(sources) > 1:
@@ -193,7 +193,7 @@ def task_notes(name: str, results: Sequence[Result]) -> list[str]:
 
 
 def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
-    """What a result says of its scenes and its training."""
+    """Remarks on the scenes and the training of a result."""
     if shared := task.get("shared_films"):
         yield f"{shared:,} of {task['test_films']:,} test films have training scenes too"
     if zeros := sum(task.get("zero_vectors", {}).values()):
@@ -208,7 +208,7 @@ def _remarks(task: Mapping[str, Any]) -> Iterator[str]:
 def table_columns(
     group: str, tasks: Mapping[str, Any], results: Sequence[Result], paper: Mapping[str, Any]
 ) -> list[Column]:
-    """A column a task, for its main figure; for a single task a column a figure, the paper's first."""
+    """A column per task with its main figure; for a single task, a column per figure, the paper's first."""
     printed = paper.get("columns", [])
     by_task = GROUPS[group].by_task
     if len(tasks) > 1:
@@ -238,7 +238,7 @@ def table_columns(
 
 
 def aligned(value: str, decimals: int) -> str:
-    """A number with spaces of the width of digits after it, so that points of a column stand below each other."""
+    """The number, padded with digit-wide spaces, so that the decimal points of a column align."""
     if value == NO_VALUE:
         return value
     _, point, digits = value.partition(".")
@@ -251,7 +251,7 @@ def _mean_only(value: float | None) -> dict[str, float] | None:
 
 
 def _cell(numbers: Mapping[str, Any] | None, column: Column) -> Cell:
-    """A figure as it is shown; no value where it was not measured or is not finite."""
+    """A figure as a cell; without a value if it was not measured or is not finite."""
     if numbers is None or not math.isfinite(numbers["mean"]):
         return Cell()
 
@@ -267,7 +267,7 @@ def _cell(numbers: Mapping[str, Any] | None, column: Column) -> Cell:
 
 
 def _count(task: Mapping[str, Any] | None) -> Cell:
-    """Test scenes used, and below them those that are missing."""
+    """A cell with the number of test scenes used, and of missing ones."""
     if task is None:
         return Cell()
     used, missing = (task[key][measured_split(task)] for key in ("scenes", "missing"))
@@ -275,7 +275,7 @@ def _count(task: Mapping[str, Any] | None) -> Cell:
 
 
 def _without_repetition(found: Iterable[tuple[str, str, list[Cell]]]) -> list[Row]:
-    """Rows that are the same for several encoders once; a row names its encoders only where they differ."""
+    """Merge rows that are the same for several encoders; a row names its encoders only if encoders differ."""
     by_name: dict[str, list[tuple[list[Cell], list[str]]]] = {}
     for encoder, name, cells in found:
         same = by_name.setdefault(name, [])
@@ -294,10 +294,10 @@ def _without_repetition(found: Iterable[tuple[str, str, list[Cell]]]) -> list[Ro
 
 
 def _mark_best(columns: Sequence[Column], rows: Sequence[Row], differing: Collection[str]) -> None:
-    """Mark the best number of each column, as shown; a trivial baseline can be the best.
+    """Mark the best number of each column, after rounding; a trivial baseline can be the best.
 
     Args:
-        differing: tasks whose rows differ in their labels, so that none is the best.
+        differing: tasks whose rows have different labels, so that no number is marked.
     """
     for place, column in enumerate(columns):
         values = {row.cells[place].value for row in rows} - {NO_VALUE}

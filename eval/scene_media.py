@@ -1,4 +1,4 @@
-"""Where the frames of labeled scenes come from: a `shots` dataset, video files, folders of pictures.
+"""Sources of the frames of labeled scenes: a `shots` dataset, video files, folders of pictures.
 
     >>> media = StoredShots("catalog/shots", image_processor, Reading("evenly", 9))
     >>> labeled = LabeledScene("tt0133093_0004", "tt0133093", video="tt0133093", split="test", seconds=(61.0, 94.5))
@@ -6,8 +6,8 @@
     >>> scene.windows[0].shape, scene.extent
     (torch.Size([9, 3, 224, 224]), Extent(first_shot=7, num_shots=12, start_seconds=58.2, end_seconds=95.0))
 
-Nothing that is missing is an error here: a scene that cannot be read comes back as the reason, one that is read in part
-has a note. A scene that begins in its video and ends past its end is read up to there.
+Missing media raise no error: for a scene that cannot be read, the reason is returned, and a scene that is read in part
+has a note. A scene that begins in its video and ends past its end is read up to the video's end.
 
 Names of tensors end in their shape: F frames, C color channels, Y×X pixels.
 """
@@ -43,11 +43,11 @@ SLACK_SECONDS = 1.0
 
 
 class MediaError(UserError, ValueError):
-    """Media that cannot serve the scenes that are asked for; the message names both and the way out."""
+    """The media cannot serve the scenes; the message names both and the fix."""
 
 
 class Extent(NamedTuple):
-    """What of its video a scene is. Without shots `num_shots` is 0; pictures have no seconds either."""
+    """A scene's part of its video. Without shots, `num_shots` is 0; pictures have no seconds."""
 
     first_shot: int
     num_shots: int
@@ -60,7 +60,7 @@ class SceneRead(NamedTuple):
 
     Attributes:
         windows: uint8 pixels (F, C, Y, X) for each pass of the encoder.
-        note: what could not be read of it; mostly empty.
+        note: names the parts that could not be read; usually empty.
     """
 
     extent: Extent
@@ -73,9 +73,9 @@ class Reading:
     """Which of a scene's shots, pictures or moments are read.
 
     Args:
-        read: `evenly` reads `shots_per_scene` of them, evenly spaced, or all if there are fewer [3.3]. The paper does
-            not say more, so there are two other ways, ours: `windows` reads all, so many at a time, and `all` reads all
-            at once.
+        read: `evenly` reads `shots_per_scene` of them, evenly spaced, or all if there are fewer [3.3]. The paper says
+            no more, so there are two other ways (ours): `windows` reads all, `shots_per_scene` at a time, and `all`
+            reads all at once.
         shots_per_scene: shots, pictures or moments that are read at a time.
     """
 
@@ -83,14 +83,14 @@ class Reading:
     shots_per_scene: int = SHOTS_PER_SCENE
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: an unknown way, or fewer than one shot a scene."""
+        """Raises: ValueError: an unknown way, or fewer than one shot per scene."""
         if self.read not in READ:
             raise ValueError(f"read={self.read!r} must be one of {', '.join(READ)}")
         if self.shots_per_scene < 1:
             raise ValueError(f"shots_per_scene={self.shots_per_scene} must be at least 1")
 
     def windows(self, count: int) -> list[list[int]]:
-        """Which of `count` shots are read in each pass."""
+        """The indices, among `count` shots, that each pass reads."""
         if self.read == "evenly":
             return [evenly_spaced(0, count, self.shots_per_scene)]
         size = self.shots_per_scene if self.read == "windows" else count
@@ -101,7 +101,7 @@ class Media(Protocol):
     """Videos by name, and the scenes in them.
 
     Attributes:
-        settings: what frames depend on besides the media themselves, for records.
+        settings: everything that frames depend on besides the media themselves, for records.
         run_length: scenes of a video that are read at a time.
     """
 
@@ -109,23 +109,23 @@ class Media(Protocol):
     run_length: int
 
     def identify(self, video: str, scenes: Sequence[LabeledScene]) -> str:
-        """Tells a video from one that replaces it.
+        """A digest of the video, which changes if it is replaced.
 
         Raises:
-            FileNotFoundError: it is not there; the message says so.
-            MediaError: its scenes are given in a way that these media do not have.
+            FileNotFoundError: the video does not exist; the message says so.
+            MediaError: its scenes are given in a form that these media do not support.
         """
         ...
 
     def read(self, video: str, scenes: Sequence[LabeledScene]) -> list[SceneRead | str]:
-        """Some scenes of one video: frames, or why there are none."""
+        """Read scenes of one video; for each, its frames, or the reason why there are none."""
         ...
 
 
 class StoredShots:
     """Scenes of a `shots` dataset: parts in shots, parts in seconds (the shots that overlap them), whole videos.
 
-    A scene's `video` is the id of its film, or the last part of it: `abc` of `2012/abc`.
+    A scene's `video` is the id of its film, or the last part of the id: `abc` for `2012/abc`.
 
     Raises:
         StorageError: no finished `shots` dataset.
@@ -186,7 +186,7 @@ class StoredShots:
         )
 
     def _shots_of(self, scene: LabeledScene, starts: np.ndarray, ends: np.ndarray) -> tuple[int, int, str]:
-        """First shot, the one after the last, and what is missing; no shots if all of it is."""
+        """First shot, the shot after the last, and a note on missing parts; no shots if all are missing."""
         if scene.shots is not None:
             first, stop = scene.shots[0], scene.shots[0] + scene.shots[1]
             past = f"shots {first} to {stop - 1} are asked for, {scene.video} has {len(starts)}" * (stop > len(starts))
@@ -200,17 +200,17 @@ class StoredShots:
 class VideoFiles:
     """Scenes of video files without shots: moments evenly spaced over a part in seconds, or over the whole video.
 
-    The moments are the middles of equal parts, and of each the frame is read that is shown then. A video with fewer
-    frames than moments gives each once. Paper: clips of moderation are read as nine frames [4.4].
+    The moments are the middles of equal parts; the frame shown at each moment is read. If a video has fewer frames than
+    moments, each frame is read once. The paper reads clips of moderation as nine frames [4.4].
 
     Args:
-        folder: with videos anywhere below it; a scene's `video` is a file's name without suffix.
+        folder: has videos anywhere below it; a scene's `video` is a file's name without suffix.
 
     Raises:
-        MediaError: no video below the folder, two of one name, or another `reading` than evenly.
+        MediaError: no video below the folder, two with the same name, or another `reading` than evenly.
     """
 
-    run_length = 4  # frames of the video's size are held meanwhile
+    run_length = 4  # small, because a run's frames are held at the video's full size
 
     def __init__(self, folder: Path, image_processor: BaseImageProcessor, reading: Reading):
         if reading.read != "evenly":
@@ -248,7 +248,7 @@ class VideoFiles:
         ]
 
     def _moments(self, scene: LabeledScene, times: np.ndarray) -> tuple[list[int], Extent, str]:
-        """Frames of the scene's moments, none if it begins past the end."""
+        """Frames at the scene's moments; none if the scene begins past the end."""
         end = float(times[-1] + np.diff(times).mean()) if len(times) > 1 else float(times[-1]) + 0.04
         start, stop = scene.seconds or (0.0, end)
         note = past_the_end(scene, end)
@@ -264,13 +264,13 @@ class VideoFiles:
 
 
 def frame_times(path: Path) -> tuple[np.ndarray, str]:
-    """Seconds at which a video's frames are shown, float64 (frames,), the first at 0; nothing is decoded.
+    """Seconds at which a video's frames are shown, the first at 0, without decoding.
 
     Returns:
-        The times, and the `backend` with which `read_frames` counts the same frames.
+        The times, float64 (frames,), and the `backend` with which `read_frames` counts the same frames.
 
     Raises:
-        VideoError: it cannot be opened, or holds no video.
+        VideoError: the file cannot be opened, or has no video stream.
     """
     try:
         with openable(path) as name, av.open(name) as container:
@@ -286,15 +286,15 @@ def frame_times(path: Path) -> tuple[np.ndarray, str]:
         raise VideoError(path, f"not a readable video ({error.strerror})") from error
     if not len(seconds):
         raise VideoError(path, "its frames have no times")
-    # decord counts frames that an edit list hides.
+    # decord would also count frames that an edit list hides.
     return seconds, "auto" if len(kept) == len(packets) else "pyav"
 
 
 class Pictures:
-    """Scenes of pictures: those that a scene names, or all of a folder that has its `video`'s name, in order of names.
+    """Scenes of pictures: those that a scene names, or all in the folder named by its `video`, sorted by name.
 
     Args:
-        folder: the pictures' paths are below it.
+        folder: base folder of the pictures' paths.
 
     Raises:
         MediaError: no such folder.
@@ -345,7 +345,7 @@ class Pictures:
         return paths if scene.pictures or paths[0].is_file() else []
 
     def _open(self, path: Path, problems: list[str]) -> Image.Image | None:
-        """A picture, upright, in RGB; without one, why not goes to the problems."""
+        """A picture, upright, in RGB; if it cannot be read, the reason is appended to `problems`."""
         try:
             return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         except FileNotFoundError:
@@ -361,8 +361,8 @@ class Videos:
 
     Attributes:
         scenes: scenes of each video (pictures: of each film), which are the rows of a film in the dataset.
-        sources: of each video that is there, what tells it and its scenes from others.
-        missing: why others are not there.
+        sources: digest of each existing video and its scenes.
+        missing: reason why each other video cannot be found.
     """
 
     scenes: dict[str, list[LabeledScene]]
@@ -384,7 +384,7 @@ class Videos:
 
 
 def scenes_by_video(scenes: Sequence[LabeledScene]) -> dict[str, list[LabeledScene]]:
-    """Scenes of each video, in order of time; scenes of pictures by film."""
+    """Scenes of each video, in order of time; scenes of pictures are grouped by film."""
     found: dict[str, list[LabeledScene]] = {}
     for scene in scenes:
         found.setdefault(scene.movie_id if scene.pictures else scene.video, []).append(scene)
@@ -394,7 +394,7 @@ def scenes_by_video(scenes: Sequence[LabeledScene]) -> dict[str, list[LabeledSce
 
 
 class Run(NamedTuple):
-    """Neighboring scenes of one video, as they were read."""
+    """Neighboring scenes of one video, with their frames."""
 
     video: str
     scenes: list[LabeledScene]
@@ -403,7 +403,7 @@ class Run(NamedTuple):
 
 
 class Runs(Dataset):
-    """Scenes of videos as `Run`s in order. No run reaches over a video's end, see `extract_features.ShotRuns`."""
+    """Scenes of videos as `Run`s, in order. No run spans two videos; see `extract_features.ShotRuns`."""
 
     def __init__(self, media: Media, scenes: Mapping[str, Sequence[LabeledScene]]):
         self.media, self.scenes = media, scenes
@@ -422,7 +422,7 @@ class Runs(Dataset):
 
 
 def past_the_end(scene: LabeledScene, end: float) -> str:
-    """A note on a scene in seconds that ends after its video does; empty where it does not."""
+    """A note if a scene in seconds ends after its video, else an empty string."""
     if scene.seconds is None or (scene.seconds[0] < end and scene.seconds[1] <= end + SLACK_SECONDS):
         return ""
     start, stop = scene.seconds
@@ -430,5 +430,5 @@ def past_the_end(scene: LabeledScene, end: float) -> str:
 
 
 def digest(*content: Any) -> str:
-    """Tells JSON values from others."""
+    """A digest of JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

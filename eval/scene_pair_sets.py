@@ -1,4 +1,4 @@
-"""Pair sets to compare mined pairs with: random films that are not similar, and scenes of the same place."""
+"""Pair sets to compare with mined pairs: random films that are not similar, and scenes of the same place."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -12,18 +12,18 @@ from data_scripts.scene_mining import WINDOW
 from eval.film_worlds import TrueScene, Truth, true_scenes
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
 
-DRAWS_PER_PAIR = 50  # after which drawing ends with fewer pairs than were asked for
+DRAWS_PER_PAIR = 50  # drawing ends after so many tries, possibly with too few pairs
 
 
 def write_random_films(folder: Path, similar: Path, movie_ids: Collection[str], seed: int) -> None:
-    """A `similar_movies` dataset of films that are not similar, as many pairs as some films have in `similar`.
+    """Write a `similar_movies` dataset of random film pairs that are not similar, as many as `similar` has pairs.
 
     Args:
-        similar: folder of the dataset that says which films are similar.
+        similar: folder of the dataset of similar films; only pairs within `movie_ids` are counted.
         movie_ids: the films to draw from.
 
     Raises:
-        ValueError: any two of the films are similar, or `similar` has no pairs.
+        ValueError: all pairs of films are similar, or `similar` has no pairs.
         StorageError: no finished dataset of similar films, or the folder holds other pairs.
     """
     films = sorted(movie_ids)
@@ -47,11 +47,11 @@ def write_random_films(folder: Path, similar: Path, movie_ids: Collection[str], 
 
 
 def write_true_pairs(folder: Path, truth: Truth, movie_ids: Collection[str], count: int, seed: int) -> None:
-    """A `scene_pairs` dataset of `count` pairs of windows whose true scenes are of the same place, in two films.
+    """Write a `scene_pairs` dataset of `count` pairs of windows whose true scenes show the same place, in two films.
 
-    A window lies inside its scene if that has at least nine shots. The window of a shorter scene lies around it, within
-    the film; scenes of less than half a window are left out. Scenes are drawn at random, so frequent places have more
-    pairs. There are fewer pairs where so many do not exist.
+    A window lies inside its scene if the scene has at least nine shots. The window of a shorter scene surrounds it,
+    within the film; scenes shorter than half a window are left out. Scenes are drawn at random, so frequent places have
+    more pairs. If fewer than `count` pairs exist, fewer are written.
 
     Raises:
         ValueError: no two films have a place in common.
@@ -70,7 +70,7 @@ def write_true_pairs(folder: Path, truth: Truth, movie_ids: Collection[str], cou
         last = len(truth[scene.movie_id]) - WINDOW
         return scene.movie_id, int(np.clip(random.integers(lowest, highest + 1), 0, last))
 
-    drawn: dict[tuple[str, str, int], int] = {}  # rows of the dataset differ in these three
+    drawn: dict[tuple[str, str, int], int] = {}  # these three values are the key of a row in the dataset
     for _ in range(DRAWS_PER_PAIR * count if scenes else 0):
         first = scenes[random.integers(len(scenes))]
         second = by_place[first.place][random.integers(len(by_place[first.place]))]
@@ -88,7 +88,7 @@ def write_true_pairs(folder: Path, truth: Truth, movie_ids: Collection[str], cou
 
 
 def _write(folder: Path, kind: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """A finished dataset; one that is there already, with the same settings, stays."""
+    """Write a dataset; a finished one with the same settings is kept."""
     dataset = FilmDataset(folder, kind)
     with exclusive(folder):
         dataset.begin(settings)

@@ -1,24 +1,24 @@
-"""Do scenes of the same place in other films lie near? Measured on a film world's held-out films, whose truth is known.
+"""Are scenes of the same place in other films near? Measured on a film world's held-out films, whose truth is known.
 
     python -m eval.scene_retrieval --world world --held-out held_out.txt --model runs/moco/model --output measured.json
-    … --features shot_features         instead of --model: the mean of single shots, which costs no training
+    … --features shot_features         instead of --model: the mean of single shots, which needs no training
 
-Every true scene of the held-out films is a query, read with up to nine shots, evenly spaced. Its neighbors are sought
+Every true scene of the held-out films is a query, read as up to nine shots, evenly spaced. Its neighbors are searched
 among the scenes of other held-out films, by cosine, in three spaces:
 
     raw         the embeddings as they are
-    centered    less the mean of training films' scenes
-    whitened    less that mean, on principal axes of training films' scenes, each divided by its standard deviation
+    centered    minus the mean of training films' scenes
+    whitened    minus that mean, on principal axes of training films' scenes, each divided by its standard deviation
 
-With `--neighbors training` they are sought among scenes of training films instead. A world of photographs needs this:
-its held-out films share pictures with one another, and finding the same picture again says little.
+With `--neighbors training`, they are searched among scenes of training films instead. A world of photographs needs
+this: its held-out films share pictures with one another, and finding the same picture again says little.
 
 The probes are logistic regressions for the place and for the event, fitted on the training films' scenes. Nothing is
 fitted on held-out films. Values are kept for each query, so that two encoders can be compared on the same queries.
 
-Boundaries: after each shot, the score is 1 minus the cosine, whitened, of the four shots before the cut and the four
-after it. Its average precision for the ends of true scenes is taken film by film, over cuts with four shots on both
-sides.
+Boundaries: the score after each shot is 1 minus the cosine, in whitened space, between the four shots before the cut
+and the four after it. Its average precision for the ends of true scenes is computed per film, over cuts with four shots
+on both sides.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ Embed = Callable[[Sequence[TrueScene]], np.ndarray]
 
 @dataclass
 class SceneRetrievalArguments:
-    """Which scenes are measured, and what embeds them."""
+    """The scenes to measure, and the encoder."""
 
     world: Path = field(metadata={"help": "folder of a film world"})
     held_out: Path = field(metadata={"help": "text file with the movie ids of held-out films, one a line"})
@@ -102,7 +102,7 @@ class SceneRetrievalArguments:
     card: bool = field(default=False, metadata={"help": "put the figures on the model card in the folder --model"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: not one of model and features; a number below 1."""
+        """Raises: ValueError: not exactly one of model and features, or a number below its minimum."""
         if (self.model is None) == (self.features is None):
             raise ValueError("give --model or --features, one of them")
         if self.card and not (self.model and Path(self.model).is_dir()):
@@ -128,16 +128,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
-    """Place retrieval and probe of an encoder, or of means of single shots.
+    """Measure place retrieval and the probes, for an encoder or for means of single shots.
 
     Returns:
-        `figures`: means and standard errors by film, of precision at 1 and 5 and average precision by space, of the
-        probes, and of average precision of boundaries; `queries`: the same for each query, with its film; `chance`;
+        `figures`: means, and standard errors by film, of precision at 1 and 5 and average precision in each space, of
+        the probes, and of average precision of boundaries; `queries`: the same for each query, with its film; `chance`;
         `settings`.
 
     Raises:
-        ValueError: no such model; films as in `draw_scenes`.
-        StorageError: datasets that cannot be used.
+        ValueError: no such model; or as in `draw_scenes`.
+        StorageError: a dataset cannot be used.
     """
     queries, training = draw_scenes(arguments)
     if arguments.features:
@@ -176,7 +176,7 @@ def measure(arguments: SceneRetrievalArguments) -> dict[str, Any]:
 
 
 def card_entry(measurement: dict[str, Any], world: str) -> dict[str, dict[str, Any]]:
-    """The figures as model cards have them: retrieval by space, beside chance, and the probe."""
+    """The figures in the form of model cards: retrieval by space, beside chance, and the probe."""
     figures, counts = measurement["figures"], measurement["counts"]
     spaces = {
         space: {"figures": {name.partition("/")[2]: each for name, each in figures.items() if name.startswith(space)}}
@@ -201,12 +201,12 @@ def card_entry(measurement: dict[str, Any], world: str) -> dict[str, dict[str, A
 
 
 def read_films(path: Path) -> set[str]:
-    """Ids in a text file, one a line."""
+    """Ids in a text file, one per line."""
     return {line.split("#")[0].strip() for line in text_lines(path)} - {""}
 
 
 def draw_scenes(arguments: SceneRetrievalArguments) -> tuple[list[TrueScene], list[TrueScene]]:
-    """The scenes of held-out films that are queries, and scenes of training films for statistics and probe.
+    """The queries (scenes of held-out films), and scenes of training films for statistics and probes.
 
     Raises:
         ValueError: fewer than two held-out films, the world lacks one, or all its films are held out.
@@ -226,18 +226,18 @@ def draw_scenes(arguments: SceneRetrievalArguments) -> tuple[list[TrueScene], li
 
 
 def _drawn(random: np.random.Generator, values: list[Any], most: int) -> list[Any]:
-    """All values, or `most` of them, in their order."""
+    """At most `most` values, drawn at random and kept in order."""
     chosen = random.choice(len(values), size=min(most, len(values)), replace=False)
     return [values[place] for place in sorted(chosen.tolist())]
 
 
 def shots_read(scene: TrueScene) -> list[int]:
-    """Shots that a scene is read with: up to nine, evenly spaced."""
+    """The shots that are read of a scene: up to nine, evenly spaced."""
     return evenly_spaced(scene.first_shot, scene.num_shots)
 
 
 def encoder_of(model: str, position_interpolation: str | None, shots: Path, bf16: bool) -> Embed:
-    """A function that embeds scenes jointly: `pooler_output` (scenes, D) of up to nine shots each."""
+    """A function that embeds the shots of a scene jointly: `pooler_output` (scenes, D) of up to nine shots each."""
     encoder, image_processor, _ = load_encoder(model, position_interpolation)
     frames = SceneFrames(shots, image_processor)
 
@@ -248,11 +248,11 @@ def encoder_of(model: str, position_interpolation: str | None, shots: Path, bf16
 
 
 def shot_means(folder: Path, held_out: set[str], space: str, context_shots: int = 0) -> Embed:
-    """A function that embeds scenes for free: the mean of the features of the same up to nine shots.
+    """A function that embeds scenes without training: the mean features of the same shots, up to nine.
 
     Args:
         space: raw, or whitened by statistics of all shots of the training films. Shots without a keyframe are left out.
-        context_shots: how many shots before the scene, and as many after it, count as well.
+        context_shots: number of shots before the scene, and after it, that the mean includes.
     """
     features = ShotFeatures(folder)
     whitening = None
@@ -282,7 +282,7 @@ def shot_means(folder: Path, held_out: set[str], space: str, context_shots: int 
 
 
 def fit_whitening(vectors_ND: np.ndarray, num_directions: int | None = None) -> Whitening:
-    """The whitening by these vectors' mean and covariance."""
+    """Whitening fitted to these vectors' mean and covariance."""
     moments = Moments(vectors_ND.shape[1])
     moments.add(vectors_ND)
     return Whitening.fit(moments, num_directions, SHRINKAGE)
@@ -295,7 +295,7 @@ def judge(
     training: Sequence[TrueScene],
     neighbors: str = "held_out",
 ) -> dict[str, np.ndarray]:
-    """Values (N,) for each query: precision and average precision in each space, and whether each probe is right."""
+    """Values (N,) by query: precision and average precision in each space, and whether each probe is right."""
     whitening, count = fit_whitening(training_MD), len(queries)
     sought_SD = queries_ND if neighbors == "held_out" else np.concatenate([queries_ND, training_MD])
     spaces = {"raw": sought_SD, "centered": sought_SD - whitening.mean_D, "whitened": whitening.apply(sought_SD)}
@@ -314,16 +314,16 @@ def judge(
 def places_and_groups(
     queries: Sequence[TrueScene], training: Sequence[TrueScene], neighbors: str
 ) -> tuple[list[str], list[str]]:
-    """The scenes that are searched, queries first: the place of each, and the group in which it finds no neighbor."""
+    """Place and group of each searched scene, queries first; a scene finds no neighbors in its own group."""
     if neighbors == "held_out":
         return [scene.place for scene in queries], [scene.movie_id for scene in queries]
-    # All queries are one group, so each finds scenes of training films alone.
+    # All queries are in one group, so each finds only scenes of training films.
     places = [scene.place for scene in (*queries, *training)]
     return places, ["held out"] * len(queries) + [scene.movie_id for scene in training]
 
 
 def predict(queries_ND: np.ndarray, training_MD: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Labels (N,) by a logistic regression, fitted on labeled training scenes; if they have one label, that one."""
+    """Labels (N,) from a logistic regression on the training scenes; if they have only one label, that one."""
     if len(set(labels)) == 1:
         return np.full(len(queries_ND), labels[0])
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
@@ -333,9 +333,9 @@ def predict(queries_ND: np.ndarray, training_MD: np.ndarray, labels: Sequence[st
 def find_boundaries(
     embed: Embed, training_MD: np.ndarray, truth: Truth, films: Sequence[str], arguments: SceneRetrievalArguments
 ) -> dict[str, dict[str, float]]:
-    """Mean and standard error over films of the average precision of scene boundaries; empty if none is sought.
+    """Mean and standard error over films of the average precision of scene boundaries; empty if none can be measured.
 
-    Films in which no cut, or every cut, with enough shots on both sides ends a scene are left out.
+    A film is left out if none or all of its cuts with enough shots on both sides end a scene.
     """
     whitening, found = fit_whitening(training_MD), []
     for movie_id in list(dict.fromkeys(films))[: arguments.num_boundary_films]:
@@ -351,13 +351,13 @@ def find_boundaries(
 def boundary_scores(
     embed: Embed, whitening: Whitening, movie_id: str, scenes: Sequence[str]
 ) -> tuple[list[bool], list[float]]:
-    """For each cut with four shots on both sides: whether a true scene ends there, and how unlike both sides are.
+    """For each cut with four shots on both sides: whether a true scene ends there, and how dissimilar both sides are.
 
     Args:
         scenes: the true scene of each shot of the film.
 
     Returns:
-        Both by cut; the first is that after the fourth shot. Unlikeness is 1 minus the cosine, 0 to 2.
+        Both lists by cut, beginning with the cut after the fourth shot. Dissimilarity is 1 minus the cosine, 0 to 2.
     """
     windows = [TrueScene(movie_id, first, BOUNDARY_SHOTS, "") for first in range(len(scenes) - BOUNDARY_SHOTS + 1)]
     cuts = range(BOUNDARY_SHOTS, len(scenes) - BOUNDARY_SHOTS + 1)

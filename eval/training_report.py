@@ -6,9 +6,9 @@
     … --world world --measured before.json after.json    in a film world: what is right and wrong, and a table
     … --seconds seconds.csv                              what each command took: seconds,command
 
-The page is one self-contained HTML file without scripts. In a film world the scenes shown are the true ones; of other
-films they are nine consecutive shots, as those that were trained on. Embeddings are compared by cosine after they are
-whitened by the statistics of the scenes shown.
+The page is one self-contained HTML file without scripts. It shows the true scenes in a film world; in other films, it
+shows nine consecutive shots, as in training. Embeddings are whitened by the statistics of the shown scenes, then
+compared by cosine.
 """
 
 import base64
@@ -61,7 +61,7 @@ FIGURES = {
 
 @dataclass
 class TrainingReportArguments:
-    """Which training the page is of, and which scenes it shows."""
+    """The training to report on, and the scenes to show."""
 
     run: Path = field(metadata={"help": "folder of a run of train.train_moco"})
     shots: Path = field(metadata={"help": "folder of the shots dataset"})
@@ -89,7 +89,7 @@ class TrainingReportArguments:
 
 
 class Shown(NamedTuple):
-    """The scenes that the page shows, with unit embeddings (scenes, D) before and after."""
+    """The scenes on the page, with unit embeddings (scenes, D) before and after training."""
 
     scenes: list[TrueScene]
     embeddings: dict[str, np.ndarray]
@@ -104,7 +104,7 @@ def write_training_report(arguments: TrainingReportArguments) -> None:
 
     Raises:
         ValueError: fewer than 20 scenes to show, or no such encoder.
-        StorageError: datasets or records that cannot be used.
+        StorageError: a dataset or record cannot be used.
     """
     results = read_json(arguments.run / "results.json")
     truth = read_truth(arguments.world / "truth/shots.csv") if arguments.world else None
@@ -113,7 +113,7 @@ def write_training_report(arguments: TrainingReportArguments) -> None:
     mode = results["recipe"]["position_interpolation"]
     embeds = {name: encoder_of(model, mode, arguments.shots, True) for name, model in encoders.items()}
     vectors = {name: embed(scenes) for name, embed in embeds.items()}
-    # On fewer axes than there are scenes, so that each axis has several scenes to tell its variance.
+    # Fewer axes than scenes, so that several scenes estimate the variance of each axis.
     axes = min(MOST_AXES, len(scenes) // 4)
     whitenings = {name: fit_whitening(each, axes) for name, each in vectors.items()}
     shown = Shown(scenes, {name: unit(whitenings[name].apply(each)) for name, each in vectors.items()})
@@ -145,10 +145,10 @@ def write_training_report(arguments: TrainingReportArguments) -> None:
 
 
 def draw_scenes(arguments: TrainingReportArguments, truth: Truth | None) -> list[TrueScene]:
-    """Scenes at random, in the order of films: true ones of a film world, else windows of nine shots.
+    """Random scenes, in the order of films: true scenes in a film world, else windows of nine shots.
 
     Raises:
-        ValueError: there are fewer than 20, or a film is not in the shots dataset.
+        ValueError: there are fewer than 20 scenes, or a film is not in the shots dataset.
     """
     stored = finished(arguments.shots, "shots").films()
     chosen = sorted(read_films(arguments.films) if arguments.films else stored)
@@ -163,7 +163,7 @@ def draw_scenes(arguments: TrainingReportArguments, truth: Truth | None) -> list
 
 
 def windows(stored: Mapping[str, StoredFilm], movie_ids: Sequence[str]) -> list[TrueScene]:
-    """Nine shots each, one window after the other; what a scene shows is not known."""
+    """Consecutive windows of nine shots each, as scenes without labels."""
     return [
         TrueScene(movie_id, first, WINDOW, "")
         for movie_id in movie_ids
@@ -176,7 +176,7 @@ def unit(vectors_ND: np.ndarray) -> np.ndarray:
 
 
 def facts(arguments: TrainingReportArguments, results: Mapping[str, Any]) -> dict[str, str]:
-    """The inputs of the training, a line each."""
+    """The inputs of the training, one line each."""
     counts, films = results["counts"], finished(arguments.shots, "shots").films()
     pairs = finished(arguments.pairs, "scene_pairs")
     mined = pairs.record["settings"]
@@ -211,7 +211,7 @@ def facts(arguments: TrainingReportArguments, results: Mapping[str, Any]) -> dic
 
 
 def mined_pairs(arguments: TrainingReportArguments, truth: Truth | None) -> dict[str, Any]:
-    """A few pairs, drawn evenly over their scores, as strips of keyframes; in a film world how often labels agree."""
+    """A few pairs, spread evenly over the scores, as strips of keyframes; in a film world also the agreement."""
     atlas = pair_atlas.read_atlas(arguments.pairs, arguments.shots)
     shots = FilmDataset(arguments.shots, "shots")
     drawn = pair_atlas.draw(atlas.scores, PAIRS_SHOWN, arguments.seed)
@@ -227,7 +227,7 @@ def mined_pairs(arguments: TrainingReportArguments, truth: Truth | None) -> dict
 
 
 def curves(arguments: TrainingReportArguments) -> list[tuple[str, str]]:
-    """Titles and pictures, as data URIs."""
+    """Titles of the curves, and their pictures as data URIs."""
     found = {"Movie similarity": arguments.mil, "Contrast": arguments.run}
     return [
         (title, data_uri((run / "curves.png").read_bytes()))
@@ -241,7 +241,7 @@ def data_uri(png: bytes) -> str:
 
 
 def maps(shown: Shown, by_place: bool, seed: int) -> list[dict[str, str]]:
-    """Scenes in the plane by t-SNE, before and after, colored by place (in a film world) and by film."""
+    """t-SNE maps of the scenes before and after training, colored by place (in a film world) and by film."""
     films = np.array([scene.movie_id for scene in shown.scenes])
     places = np.array([scene.place for scene in shown.scenes])
     most, counts = np.unique(films, return_counts=True)
@@ -273,7 +273,7 @@ def maps(shown: Shown, by_place: bool, seed: int) -> list[dict[str, str]]:
 
 
 def draw_map(points_N2: np.ndarray, labels: np.ndarray, colored: np.ndarray) -> bytes:
-    """A dot a scene, as a PNG 800 pixels wide; labels that are not among the colored ones are gray."""
+    """A PNG, 800 pixels wide, with one dot per scene; labels that are not in `colored` are gray."""
     figure = Figure((4, 3.2), 200, facecolor=BACKGROUND, layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
@@ -288,14 +288,14 @@ def draw_map(points_N2: np.ndarray, labels: np.ndarray, colored: np.ndarray) -> 
 
 
 def nearest(vectors_ND: np.ndarray, films: np.ndarray, count: int) -> np.ndarray:
-    """The nearest scenes of other films, (N, count), the nearest first."""
+    """Indices (N, count) of the nearest scenes in other films, the nearest first."""
     similarity_NN = vectors_ND @ vectors_ND.T
     similarity_NN[films[:, None] == films] = -np.inf
     return np.argsort(-similarity_NN, axis=1, kind="stable")[:, :count]
 
 
 def queries(shown: Shown, by_place: bool, keyframes: SceneKeyframes, seed: int) -> list[dict[str, Any]]:
-    """A few scenes, of different places where they are known, with their nearest scenes before and after."""
+    """A few scenes, of different places if places are known, with their nearest scenes before and after training."""
     films = np.array([scene.movie_id for scene in shown.scenes])
     ids = [f"{scene.movie_id}, shot {scene.first_shot}" for scene in shown.scenes]
     for scene_id, scene in zip(ids, shown.scenes, strict=True):
@@ -338,7 +338,7 @@ def boundary_films(
     keyframes: SceneKeyframes,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Films whose true boundaries stand beside what each encoder finds: half of 1 minus the cosine at each cut."""
+    """Films with their true boundaries and each encoder's scores: half of (1 minus the cosine) at each cut."""
     movie_ids = sorted({scene.movie_id for scene in shown})
     films = []
     for movie_id in np.random.default_rng(seed).permutation(movie_ids)[:BOUNDARY_FILMS].tolist():
@@ -365,11 +365,11 @@ def boundary_films(
 
 
 def measured_table(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """A row a file of results, with the best of each column marked.
+    """A table with one row per results file; the best value of each column is marked.
 
     Raises:
-        ValueError: files that measured different scenes.
-        StorageError: a file that cannot be read.
+        ValueError: the files measured different scenes.
+        StorageError: a file cannot be read.
     """
     measured = {path.stem.replace("_", " "): read_json(path) for path in paths}
     scenes = {json.dumps([each["queries"]["movie_id"], each["queries"]["first_shot"]]) for each in measured.values()}
@@ -399,10 +399,10 @@ def measured_table(paths: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def read_minutes(path: Path | None) -> list[tuple[str, float]]:
-    """Commands with the minutes that they took.
+    """Commands with their durations in minutes.
 
     Raises:
-        ValueError: a line that does not begin with a number.
+        ValueError: a line does not begin with a number.
     """
     if path is None:
         return []

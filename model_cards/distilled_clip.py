@@ -1,9 +1,9 @@
-"""The card of a distilled CLIP, out of what its training and its evaluation wrote down.
+"""Write the card of a distilled CLIP from the records of its training and evaluation.
 
     python -m model_cards.distilled_clip model_cards/m2s-clip-tiny
 
-reads in that folder `run.json` (the `results.json` of `train.distill_clip`), `evaluation.json` (of
-`eval.image_encoders`) and `trials.json` (short runs with other losses, as their logs have them) and writes `README.md`
+The command reads three files in that folder: `run.json` (the `results.json` of `train.distill_clip`), `evaluation.json`
+(from `eval.image_encoders`) and `trials.json` (short runs with other losses, from their logs). It writes `README.md`
 there. No measured number on the card is typed by hand.
 """
 

@@ -1,11 +1,11 @@
-"""The card of a model or a dataset, out of what the commands that made and measured it wrote down.
+"""Write the card of a model or a dataset from the records of the commands that made and measured it.
 
     python -m model_cards.generate runs/moco                    README.md in runs/moco/model
     python -m model_cards.generate catalog/shot_features        README.md beside the dataset's m2s.json
     python -m model_cards.generate runs/moco --repo-id USER/scenes --license apache-2.0
 
-Trainings write the card themselves, `eval.probe --card` adds results. No number is typed by hand; a line whose record
-is missing is left out. A card that was written by hand is never replaced.
+Trainings write the card themselves, and `eval.probe --card` adds results. No number is typed by hand; a line without a
+record is left out. A card that was written by hand is never replaced.
 """
 
 import sys
@@ -20,7 +20,7 @@ from modeling_m2s.push_m2s import require_repo_id
 
 @dataclass
 class GenerateArguments:
-    """Which folder, and what no record says."""
+    """The folder, and the facts that are in no record."""
 
     folder: Path = field(metadata={"help": "a model, a training's output, a dataset, or datasets side by side"})
     repo_id: str | None = field(default=None, metadata={"help": "USER/NAME on the Hub, for the code on the card"})
@@ -29,7 +29,7 @@ class GenerateArguments:
     )
 
     def __post_init__(self) -> None:
-        """Raises: PushError: no name of a repository."""
+        """Raises: PushError: `repo_id` is not the name of a repository."""
         if self.repo_id:
             require_repo_id(self.repo_id)
 
@@ -42,10 +42,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def generate(arguments: GenerateArguments) -> None:
-    """Write the card and print its place.
+    """Write the card and print its path.
 
     Raises:
-        CardError: neither a model nor a dataset; a record that cannot be read; a card that was written by hand.
+        CardError: neither a model nor a dataset; a record cannot be read; the card was written by hand.
     """
     folder = arguments.folder
     models = [each for each in (folder, folder / "model") if (each / "config.json").is_file()]

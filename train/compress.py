@@ -1,12 +1,12 @@
-"""A small CLIP image tower out of a large one, in closed form: where distillation starts.
+"""Compress a large CLIP image tower into a small one, in closed form: the starting point of distillation.
 
-What a few thousand images show is little; the teacher knows more. So the student does not start from random weights but
-as the teacher, compressed, both reading images of the student's size:
+A few thousand images teach a student little; the teacher knows more. So the student starts as a compressed copy of the
+teacher instead of random weights. Both read images of the student's size:
 
-- The student's channels are directions of the teacher's residual stream, those that its layers read most (as in
-  SliceGPT, Ashkboos et al. 2024); layer norms are folded into what follows them.
-- Each student layer stands for a group of the teacher's. It takes that group's heads and MLP neurons that write most;
-  what they write is fitted by ridge regression to what the whole group wrote, on the student's own states.
+- The student's channels are the directions of the teacher's residual stream that its layers read most (as in SliceGPT,
+  Ashkboos et al. 2024). Layer norms are folded into the linear layers after them.
+- Each student layer replaces a group of teacher layers. It takes over the group's heads and MLP neurons with the most
+  output. Ridge regression fits their output to that of the whole group, on the student's own states.
 - The projection is fitted to the teacher's embeddings.
 
 Letters: N images, T tokens, D teacher width, d student width.
@@ -22,19 +22,19 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-MASSIVE_DIRECTIONS = 16  # of the residual stream, kept for the length of its states, by which layer norms divide
-CLASS_WEIGHT = 20.0  # of the class token in regressions, against one patch
-RIDGE = 1e-3  # of the mean square of the regressors
-BASIS_IMAGES = 512  # that the directions are found on
+MASSIVE_DIRECTIONS = 16  # kept because they set the length of the residual stream, by which layer norms divide
+CLASS_WEIGHT = 20.0  # weight of the class token in regressions; a patch has 1
+RIDGE = 1e-3  # penalty as a share of the regressors' mean square
+BASIS_IMAGES = 512  # images that the directions are found on
 BATCH = 64
 
 
 class Reading(NamedTuple):
-    """What the teacher does on a batch of images, between the borders of its groups of layers."""
+    """The teacher's states and attention outputs for a batch of images, by group of layers."""
 
-    states: list[torch.Tensor]  # the residual stream at each border (N, T, D), centered over its channels
-    attention: list[torch.Tensor]  # what the attention of each group added (N, T, D), centered
-    contexts: list[torch.Tensor]  # of each layer: its heads side by side, before they are projected (N, T, D)
+    states: list[torch.Tensor]  # the residual stream at each border of groups (N, T, D), centered over its channels
+    attention: list[torch.Tensor]  # the sum of each group's attention outputs (N, T, D), centered
+    contexts: list[torch.Tensor]  # each layer's heads, concatenated, before the output projection (N, T, D)
 
 
 def compress(
@@ -50,9 +50,9 @@ def compress(
 
     Args:
         inputs: normalized images (N, 3, size, size) of the student's size; a few thousand.
-        embeds: the embeddings (N, projection_dim) that it shall have.
-        borders: after which of the teacher's layers each of the student's ends, counted from 1; 0 first.
-        basis_Dd, energies: what `principal_directions` gives.
+        embeds: the embeddings (N, projection_dim) that the student is fitted to.
+        borders: 0, then the number (from 1) of the teacher layer at which each student layer ends.
+        basis_Dd, energies: results of `principal_directions`.
     """
     small, large = student.config, teacher.config
     with torch.no_grad():
@@ -72,7 +72,7 @@ def compress(
             weights_NT = torch.ones(state_NTd.shape[:2], device=inputs.device)
             weights_NT[:, 0] = CLASS_WEIGHT
             if number == small.num_hidden_layers - 1:
-                weights_NT[:, 1:] = 0.0  # nothing reads the last layer's patches
+                weights_NT[:, 1:] = 0.0  # the last layer's patches are never read
             heads = [(index, head) for index in group for head in range(large.num_attention_heads)]
             heads.sort(key=lambda at: -float(energies[at]))
             state_NTd = fit_attention(
@@ -91,10 +91,10 @@ def compress(
 
 
 def check_compressible(small: CLIPVisionConfig, large: CLIPVisionConfig) -> None:
-    """Whether a student can be cut out of a teacher.
+    """Check that a student can be compressed from a teacher.
 
     Raises:
-        ValueError: the student is not smaller, or its heads and patches are not the teacher's.
+        ValueError: the student is not smaller, or its heads or patches differ in size from the teacher's.
     """
     shapes = [
         f"width {config.hidden_size}, {config.num_hidden_layers} layers, heads of "
@@ -111,7 +111,7 @@ def check_compressible(small: CLIPVisionConfig, large: CLIPVisionConfig) -> None
 
 
 def read(teacher: CLIPVisionModelWithProjection, inputs: torch.Tensor, borders: list[int]) -> Iterator[Reading]:
-    """The teacher on images of any size, a batch at a time."""
+    """Run the teacher on images of any size, one batch at a time."""
     contexts: list[torch.Tensor] = []
     added: list[torch.Tensor] = []
 
@@ -140,8 +140,9 @@ def principal_directions(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """An orthonormal basis (D, d) of the residual stream, and how much each head writes (layers, heads).
 
-    The basis holds the directions of greatest variance, and those that vary most as the layer norms' weights scale
-    them. A layer norm takes the mean off d channels, which is one direction; it is turned onto the least of them.
+    The basis contains the directions of greatest variance, then those of greatest variance after scaling by the layer
+    norms' weights. A layer norm in d channels subtracts their mean and thereby removes one direction; the basis is
+    turned so that this is the direction of least variance.
     """
     layers, size = teacher.vision_model.encoder.layers, teacher.config.hidden_size
     heads = teacher.config.num_attention_heads
@@ -150,7 +151,7 @@ def principal_directions(
     for reading in read(teacher, inputs, borders):
         for state_NTD in reading.states:
             unit_NTD = F.normalize(state_NTD, dim=-1)
-            for rows in (unit_NTD.flatten(0, 1), unit_NTD[:, 0]):  # the class token counts as much as all patches
+            for rows in (unit_NTD.flatten(0, 1), unit_NTD[:, 0]):  # gives the class token as much weight as all tokens
                 moments_DD += rows.mT @ rows / len(rows)
         for index, context in enumerate(reading.contexts):
             varying = (context - context.mean(0)).unflatten(-1, (heads, -1))
@@ -165,7 +166,7 @@ def principal_directions(
     scaled_DD = scale_D[:, None] * (others_DD @ moments_DD @ others_DD) * scale_D
     read_most = torch.linalg.eigh(scaled_DD).eigenvectors[:, massive.shape[1] - width :] * scale_D[:, None]
     basis_Dd = torch.linalg.qr(torch.cat([massive, others_DD @ read_most], 1)).Q
-    basis_Dd = basis_Dd @ torch.linalg.eigh(basis_Dd.mT @ moments_DD @ basis_Dd).eigenvectors  # the least comes first
+    basis_Dd = basis_Dd @ torch.linalg.eigh(basis_Dd.mT @ moments_DD @ basis_Dd).eigenvectors  # least variance first
     mirror = torch.zeros(width, device=inputs.device)
     mirror[0] = 1.0
     mirror = F.normalize(mirror - width**-0.5, dim=0)
@@ -175,7 +176,11 @@ def principal_directions(
 def fit_embeddings(
     student: CLIPVisionModelWithProjection, inputs: torch.Tensor, target_NTd: torch.Tensor
 ) -> torch.Tensor:
-    """Patch, class and position embeddings whose layer norm gives the teacher's first state; returns the student's."""
+    """Fit patch, class and position embeddings so that their layer norm gives the teacher's first state.
+
+    Returns:
+        The student's first state.
+    """
     tower, size = student.vision_model, student.config.patch_size
     embeddings = tower.embeddings
     patches_NTp = F.unfold(inputs, size, stride=size).mT
@@ -199,7 +204,7 @@ def fit_attention(
     target_NTd: torch.Tensor,
     weights_NT: torch.Tensor,
 ) -> torch.Tensor:
-    """Take over the teacher's `heads` (layer, head), fit what they write to `target_NTd`; returns the new state."""
+    """Take over the teacher's `heads` (layer, head) and fit their output to `target_NTd`; returns the new state."""
     attention = layer.self_attn
     size = attention.head_dim
     layer.layer_norm1.weight.fill_(1.0), layer.layer_norm1.bias.zero_()
@@ -230,7 +235,7 @@ def fit_mlp(
     target_NTd: torch.Tensor,
     weights_NT: torch.Tensor,
 ) -> torch.Tensor:
-    """Take over the neurons of the group that write most, fit them to reach `target_NTd`; returns the new state."""
+    """Take over the group's neurons with the most output and fit them to reach `target_NTd`; returns the new state."""
     layer.layer_norm2.weight.fill_(1.0), layer.layer_norm2.bias.zero_()
     normed_NTd, activate = layer.layer_norm2(state_NTd), layer.mlp.activation_fn
     folded = [fold(each.mlp.fc1, each.layer_norm2, basis_Dd) for each in group]
@@ -247,7 +252,7 @@ def fit_mlp(
 
 
 def fit_projection(student: CLIPVisionModelWithProjection, class_Nd: torch.Tensor, embeds: torch.Tensor) -> None:
-    """The projection has no bias; the last layer norm's takes its place."""
+    """Fit the projection to `embeds`; it has no bias, so the last layer norm's bias replaces one."""
     norm = student.vision_model.post_layernorm
     norm.weight.fill_(1.0), norm.bias.zero_()
     weight, bias = ridge(norm(class_Nd), embeds, 10 * RIDGE)
@@ -256,7 +261,7 @@ def fit_projection(student: CLIPVisionModelWithProjection, class_Nd: torch.Tenso
 
 
 def fold(linear: nn.Linear, norm: nn.LayerNorm, basis_Dd: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `linear` after `norm` is for states in the basis, behind a plain layer norm of their own width."""
+    """Weight and bias equivalent to `linear` after `norm`, for states in the basis after a plain layer norm."""
     weight = linear.weight.float()
     reader = centered(weight * norm.weight.float()) @ basis_Dd * math.sqrt(basis_Dd.shape[0] / basis_Dd.shape[1])
     return reader, linear.bias.float() + weight @ norm.bias.float()
@@ -265,7 +270,7 @@ def fold(linear: nn.Linear, norm: nn.LayerNorm, basis_Dd: torch.Tensor) -> tuple
 def ridge(
     inputs: torch.Tensor, targets: torch.Tensor, strength: float, weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight (outputs, inputs) and bias (outputs,) of the best map from inputs (…, inputs) to targets (…, outputs)."""
+    """Weight (outputs, inputs) and bias (outputs,) of the ridge regression from `inputs` (…, inputs) to `targets`."""
     inputs, targets = inputs.flatten(0, -2), targets.flatten(0, -2)
     ones = torch.ones(len(inputs), 1, device=inputs.device)
     inputs = torch.cat([inputs, ones], 1)

@@ -1,4 +1,4 @@
-"""Scene encoders trained by several sources of similarity as one encoder: their vectors side by side (paper §4.3.1).
+"""Combine scene encoders trained with several sources of similarity: their vectors are concatenated (paper §4.3.1).
 
     python -m train.concatenate_encoders --encoders runs/genre runs/synopsis --names genre synopsis \\
         --output runs/genre_synopsis
@@ -19,13 +19,13 @@ from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 
-# Names of classes, which do not change what is done to a frame.
+# Names of classes do not change how a frame is prepared.
 NOT_SETTINGS = {"image_processor_type", "processor_class", "feature_extractor_type"}
 
 
 @dataclass
 class ConcatenateArguments:
-    """Which encoders, under which names."""
+    """The encoders, their names and the output."""
 
     encoders: list[str] = field(metadata={"help": "scene encoders in order: folders of runs or models, or Hub ids"})
     names: list[str] = field(metadata={"help": "name of each encoder, such as its source of similarity"})
@@ -40,11 +40,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def concatenate_encoders(arguments: ConcatenateArguments) -> None:
-    """Load the encoders, and save them as one, with the image processor that they share.
+    """Load the encoders, and save them as one with the image processor that they share.
 
     Raises:
-        ModelError: an encoder that cannot be loaded.
-        ValueError: an output folder that is not empty; encoders of another type, or that read different frames.
+        ModelError: an encoder cannot be loaded.
+        ValueError: the output folder is not empty; an encoder is an ensemble; encoders prepare frames differently.
     """
     if arguments.output.exists() and any(arguments.output.iterdir()):
         raise ValueError(f"output {arguments.output} is not empty; name a new folder")
@@ -63,7 +63,7 @@ def concatenate_encoders(arguments: ConcatenateArguments) -> None:
 
 
 def model_folder(name: str) -> str:
-    """The encoder of a training run's folder; any other folder or Hub id as it is."""
+    """The encoder in a training run's folder; any other folder or Hub id is returned unchanged."""
     of_a_run = Path(name, "model")
     return str(of_a_run) if (of_a_run / "config.json").is_file() else name
 

@@ -1,9 +1,9 @@
-"""Random crops of images and what a CLIP image tower says of each: computed once, kept in files, read by distillation.
+"""Random crops of images with a CLIP image tower's outputs: computed once, stored in files, read by distillation.
 
-A file holds one pass over up to 256 images of one source: pixels as the student sees them, and for exactly those crops
-the teacher's embedding, and its tokens when it reads them at the student's size. Its name is a digest of everything
-that its content depends on (images by name and size), so that a killed run continues, and more passes or another
-teacher never disturb what is there.
+A file holds one pass over up to 256 images of one source: the crops' pixels as the student sees them, the teacher's
+embeddings of exactly those crops, and the teacher's tokens when it reads them at the student's size. The file's name is
+a digest of everything that its content depends on (images by name and size). So a killed run can continue, and more
+passes or another teacher never change existing files.
 """
 
 import hashlib
@@ -42,17 +42,17 @@ class CropSettings:
     seed: int
     teacher_size: int
     student_size: int
-    min_area: float = 0.2  # of the image; up to all of it
-    max_aspect: float = 4 / 3  # and its inverse, before the crop is made square
-    flip: float = 0.5  # probabilities
+    min_area: float = 0.2  # smallest share of the image; the largest is 1
+    max_aspect: float = 4 / 3  # the smallest is its inverse; the crop is then made square
+    flip: float = 0.5  # flip, grayscale and jitter are probabilities
     grayscale: float = 0.2
     jitter: float = 0.5
-    jitter_strength: float = 0.3  # of brightness, contrast and saturation, up and down
+    jitter_strength: float = 0.3  # largest change of brightness, contrast and saturation, up or down
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Crops that share a file. `crop` counts passes over the images; None is the plain middle square, to measure on."""
+    """Crops in one file. `crop` is the number of the pass over the images; None: the middle square, for measuring."""
 
     folder: Path
     names: tuple[str, ...]
@@ -60,7 +60,7 @@ class Chunk:
     settings: CropSettings
 
     def path(self, cache: Path, teacher: Mapping[str, Any]) -> Path:
-        """`teacher` says what labels depend on: weights, layers and basis."""
+        """The file in `cache`; `teacher` holds everything that labels depend on: weights, layers and basis."""
         sizes = [(self.folder / name).stat().st_size for name in self.names]
         content = [asdict(self.settings), teacher, self.crop, list(zip(self.names, sizes, strict=True))]
         return cache / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]}.safetensors"
@@ -83,13 +83,13 @@ def list_images(folder: Path) -> list[str]:
 def plan_chunks(
     images: Mapping[Path, Sequence[str]], crops_per_image: int, held_out_every: int, settings: CropSettings
 ) -> tuple[list[Chunk], list[Chunk]]:
-    """Chunks to train on and chunks to measure on: of each folder every `held_out_every`-th image is held out.
+    """Chunks to train on and chunks to measure on; every `held_out_every`-th image of each folder is held out.
 
     Args:
         images: names of the images to use, by folder.
 
     Raises:
-        ValueError: so few images in each folder that none is held out.
+        ValueError: every folder has too few images, so none is held out.
     """
     train, held_out = [], []
     for folder, names in images.items():
@@ -109,7 +109,7 @@ def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def make_crop(image: Image.Image, name: str, crop: int | None, settings: CropSettings) -> Image.Image:
-    """A square of the size that the teacher reads. The same name, crop number and settings give the same pixels."""
+    """A square crop of the teacher's image size. The same name, crop number and settings give the same pixels."""
     image = ImageOps.exif_transpose(image).convert("RGB")
     size = (settings.teacher_size,) * 2
     if crop is None:
@@ -128,7 +128,7 @@ def make_crop(image: Image.Image, name: str, crop: int | None, settings: CropSet
 
 
 def _random_box(random: np.random.Generator, size: tuple[int, int], settings: CropSettings) -> tuple[float, ...]:
-    """Left, top, right, bottom of a rectangle of random area and shape, as far as it fits."""
+    """Left, top, right, bottom of a rectangle of random area and shape, limited to the image."""
     area = random.uniform(settings.min_area, 1) * size[0] * size[1]
     aspect = np.exp(random.uniform(-np.log(settings.max_aspect), np.log(settings.max_aspect)))
     width, height = min(size[0], np.sqrt(area * aspect)), min(size[1], np.sqrt(area / aspect))
@@ -137,9 +137,9 @@ def _random_box(random: np.random.Generator, size: tuple[int, int], settings: Cr
 
 
 class _Views(Dataset):
-    """The crops of a chunk, as the student and as the teacher reads them.
+    """The crops of a chunk, at the student's and at the teacher's size.
 
-    In place of an image that does not open stands its name.
+    If an image does not open, the item is its name.
     """
 
     def __init__(self, chunk: Chunk):
@@ -162,8 +162,8 @@ class Teacher:
     """A CLIP image tower that labels crops.
 
     Args:
-        layers: after which of its layers tokens are taken, counted from 1.
-        basis: the directions (its width, the student's width) that they are seen from.
+        layers: numbers (from 1) of the layers after which tokens are taken.
+        basis: directions (teacher's width, student's width) that tokens are projected onto.
     """
 
     def __init__(
@@ -179,14 +179,14 @@ class Teacher:
 
     @torch.inference_mode()
     def label(self, small: torch.Tensor, large: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the tower says of crops at its own and at the student's size, in fp16.
+        """The tower's embeddings and tokens of crops, at its own and at the student's size, in fp16.
 
         Args:
             small, large: the same crops, uint8 (n, 3, height, width).
 
         Returns:
-            `embeds` (n, projection_dim), of the large ones. `tokens` (n, layers, 1 + patches, student's width), of the
-            small ones: the class token and patches that the student will have too.
+            `embeds` (n, projection_dim) of the large crops. `tokens` (n, layers, 1 + patches, student's width) of the
+            small crops: the class token and the same patches as the student's.
         """
         hidden = self._run(small, output_hidden_states=True).hidden_states
         tokens = torch.stack([centered(hidden[layer].float()) @ self.basis for layer in self.layers], 1)
@@ -203,13 +203,13 @@ class Teacher:
 
 
 def normalize(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """uint8 pixels (n, 3, height, width) to what CLIP reads, float32."""
+    """CLIP's float32 input from uint8 pixels (n, 3, height, width)."""
     means, stds = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (mean, std))
     return (pixels.float() / 255 - means) / stds
 
 
 def write_chunk(path: Path, chunk: Chunk, teacher: Teacher, batch_size: int = 32) -> None:
-    """Draw a chunk's crops, ask the teacher and store all of it."""
+    """Draw a chunk's crops, label them with the teacher and store both."""
     views = DataLoader(_Views(chunk), batch_size, num_workers=1, collate_fn=list, worker_init_fn=end_with_parent)
     batches, skipped = [], []
     for batch in views:
@@ -229,7 +229,7 @@ def _as_pixels(crops: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def small_views(chunks: Iterable[Chunk], most: int) -> torch.Tensor:
-    """The first crops as the student sees them, uint8 (at most `most`, 3, size, size).
+    """The first crops at the student's size, uint8 (at most `most`, 3, size, size).
 
     Raises:
         ValueError: none of the images opens.
@@ -246,17 +246,17 @@ def _readable(chunks: Iterable[Chunk]) -> Iterator[dict[str, np.ndarray]]:
 
 
 def mirror_cosine(chunks: Sequence[Chunk], teacher: Teacher, most: int = 64) -> float:
-    """Mean cosine between the teacher's embeddings of crops and of their mirror images, of at most so many crops."""
+    """Mean cosine between the teacher's embeddings of at most `most` crops and of their mirror images."""
     pixels = _as_pixels([view["large"] for view in itertools.islice(_readable(chunks), most)])
     sides = [teacher.embed(side).float() for side in (pixels, pixels.flip(3))]
     return round(F.cosine_similarity(*sides).mean().item(), 4)
 
 
 class CachedCrops(Dataset):
-    """Crops with the teacher's labels, out of files that `write_chunk` wrote; files are mapped, not read whole.
+    """Crops with the teacher's labels, from files of `write_chunk`; files are memory-mapped, not read whole.
 
     Args:
-        rows: which crops of each file are used; by default all.
+        rows: crops of each file to use; by default all.
 
     Attributes:
         skipped: names of images that do not open.
@@ -281,9 +281,9 @@ class CachedCrops(Dataset):
         return torch.cat([_embeds(part)[list(used)] for part, used in zip(self.parts, self.rows, strict=True) if used])
 
     def token_scale(self) -> torch.Tensor:
-        """One over the standard deviation of each channel of normed tokens, (layers, 2, width), over the first crops.
+        """Inverse standard deviation (layers, 2, width) of each channel of layer-normed tokens, over the first crops.
 
-        The first of two is the class token's, the second that of all patches.
+        The first of the two is for the class token, the second for all patches.
         """
         tokens = torch.stack([self[index]["tokens"] for index in range(min(IMAGES_PER_FILE, len(self)))]).float()
         normed = F.layer_norm(tokens, tokens.shape[-1:])
@@ -292,11 +292,11 @@ class CachedCrops(Dataset):
 
 
 def _embeds(part: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    return part.get("embeds", torch.empty(0))  # a file none of whose images opens is empty
+    return part.get("embeds", torch.empty(0))  # a file is empty if none of its images opens
 
 
 def used_rows(chunk: Chunk, path: Path, left_out: Collection[str]) -> list[int]:
-    """Rows of a chunk's file whose images are not left out."""
+    """Rows of a chunk's file, except those of images in `left_out`."""
     unreadable = {*skipped_names(path)}
     readable = [name for name in chunk.names if name not in unreadable]
     return [row for row, name in enumerate(readable) if name not in left_out]
@@ -309,9 +309,9 @@ def skipped_names(path: Path) -> list[str]:
 
 
 def export_frames(video: Path, parent: Path, interval: float) -> Path:
-    """One frame every `interval` seconds of a video as JPEG, short side at most 256, in a folder that is returned.
+    """Write one frame every `interval` seconds of a video as JPEG, height at most 256, and return the folder.
 
-    Nothing is done where they exist.
+    If the folder exists, it is returned as it is.
 
     Raises:
         VideoError: the file cannot be read.

@@ -16,7 +16,7 @@ Curve = Sequence[tuple[int, float]]
 
 
 def draw_curves(panels: Mapping[str, Mapping[str, Curve]], marked: int | None = None) -> bytes:
-    """One panel above the other, each with its curves by name, as a PNG 1440 pixels wide.
+    """Draw panels below one another, each with its named curves, as a PNG 1440 pixels wide.
 
     Args:
         panels: title → name → (step, value); curves of one panel share its axis.

@@ -1,14 +1,14 @@
-"""Distill the image tower of a CLIP into a small one whose embeddings live in the same space.
+"""Distill the image tower of a CLIP into a small one with embeddings in the same space.
 
     python -m train.distill_clip train/configs/m2s_clip_tiny.yaml --teacher CLIP --output runs/m2s_clip_tiny
 
-The teacher labels random crops once; labels are kept in files and read in every epoch. Run again after a kill, the same
-command goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
+The teacher labels random crops once; labels are stored in files and read in every epoch. If the command is killed and
+run again, it goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
 
 The student is a plain `CLIPVisionModelWithProjection`. It starts as the teacher, compressed in closed form
-(`train/compress.py`), and learns on exactly the crops that the teacher saw from the losses in
-`train/distillation/losses.py`: direction and length of the embedding, similarities within the batch, and the teacher's
-tokens when it reads images of the student's size.
+(`train/compress.py`), and learns on exactly the crops that the teacher saw. The losses in
+`train/distillation/losses.py` compare direction and length of the embedding, similarities within the batch, and the
+tokens that the teacher has for images of the student's size.
 """
 
 import copy
@@ -64,7 +64,7 @@ MAX_GRADIENT_NORM = 1.0
 
 
 class Distillation(nn.Module):
-    """The student, reading pixels as the cache holds them."""
+    """The student, which reads pixels in the cache's format."""
 
     def __init__(self, student: CLIPVisionModelWithProjection, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -104,11 +104,11 @@ def print_summary(results: dict[str, Any], output: Path) -> None:
 
 
 def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunArguments) -> dict[str, Any]:
-    """The whole run: label crops, train, save the student as `OUTPUT/model` and what was done as `OUTPUT/results.json`.
+    """Label crops, train, and save the student as `OUTPUT/model` and the record as `OUTPUT/results.json`.
 
     Raises:
-        ValueError: teacher and student whose embeddings differ in width, a folder without images, too few crops.
-        VideoError: a video that cannot be read.
+        ValueError: embeddings of teacher and student differ in width; a folder has no images; there are too few crops.
+        VideoError: a video cannot be read.
         StorageError: the output folder holds a run of another recipe, or another process uses it.
     """
     accelerator = Accelerator(
@@ -152,7 +152,7 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
             )
             for part, files in zip(chunks, paths, strict=True)
         )
-        check_enough(len(crops), len(held_out), recipe.batch_size)  # again: some are left out or do not open
+        check_enough(len(crops), len(held_out), recipe.batch_size)  # again, without crops left out or unreadable
         if recipe.compress and not run.has_checkpoint():
             some = calibration_crops(crops, recipe)
             inputs, embeds = (tensor.to(accelerator.device) for tensor in (normalized(some["pixels"]), some["embeds"]))
@@ -190,10 +190,10 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
 
 
 def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results as the student's card has them: measures on held-out images in the form of `eval.probe`."""
+    """The results for the student's card; measures on held-out images have the form of `eval.probe`."""
     measured = dict(results["held_out"])
     trivial = {"teacher's mean": {"cosine": measured.pop("mean_cosine")}, "chance": {"nearest": measured.pop("chance")}}
-    # The teacher alone: the share that its embeddings have in common, the cosine of a picture and its mirror image.
+    # Measures of the teacher alone.
     teacher = {"common": measured.pop("teacher_common")}
     if "mirror_cosine" in measured:
         teacher["mirror_cosine"] = measured.pop("mirror_cosine")
@@ -219,7 +219,7 @@ def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
 def plan_crops(
     images: Mapping[Path, Sequence[str]], recipe: DistillationRecipe, teacher_size: int
 ) -> tuple[list[Chunk], list[Chunk]]:
-    """What to train on and what to measure on.
+    """Chunks of crops to train on and to measure on.
 
     Raises:
         ValueError: fewer images than training and measuring need.
@@ -258,7 +258,7 @@ def build_student(recipe: DistillationRecipe, teacher: CLIPVisionModelWithProjec
             patch_size=PATCH_SIZE,
             projection_dim=recipe.projection_dim,
             hidden_act=config.hidden_act,
-            attn_implementation="eager",  # so few tokens need no fused kernel
+            attn_implementation="eager",  # with so few tokens, a fused kernel is not needed
         )
     )
     for name in ("hidden_size", "num_hidden_layers"):
@@ -270,12 +270,12 @@ def build_student(recipe: DistillationRecipe, teacher: CLIPVisionModelWithProjec
 
 
 def group_borders(teacher_layers: int, student_layers: int) -> list[int]:
-    """After which of the teacher's layers each of the student's ends, counted from 1; 0 first."""
+    """0, then the number (from 1) of the teacher layer at which each student layer ends."""
     return [round(teacher_layers * number / student_layers) for number in range(student_layers + 1)]
 
 
 def basis_path(cache: Path, chunks: list[Chunk], rest: list[Any]) -> Path:
-    """Where `find_basis` keeps what it found: named by the crops that it reads and by the `rest` that it depends on."""
+    """The file in which `find_basis` stores its result, named by a digest of the crops that it reads and of `rest`."""
     images = np.cumsum([len(chunk.names) for chunk in chunks]) - BASIS_IMAGES
     used = [chunk.path(cache, {}).name for chunk in chunks[: int((images < 0).sum()) + 1]]
     return cache / f"basis-{hashlib.sha256(json.dumps([used, *rest]).encode()).hexdigest()[:24]}.safetensors"
@@ -289,7 +289,7 @@ def find_basis(
     width: int,
     normalized: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`principal_directions` of the teacher on the first crops, computed once and kept in a file."""
+    """`principal_directions` of the teacher on the first crops, computed once and stored in a file."""
     if not path.exists():
         inputs = normalized(small_views(chunks, BASIS_IMAGES).to(teacher.device))
         with torch.no_grad():
@@ -305,7 +305,7 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 
 
 def calibration_crops(crops: CachedCrops, recipe: DistillationRecipe) -> dict[str, torch.Tensor]:
-    """A seeded choice of crops to compress the teacher on."""
+    """Randomly chosen crops, by the recipe's seed, on which the teacher is compressed."""
     generator = torch.Generator().manual_seed(recipe.seed)
     chosen = torch.randperm(len(crops), generator=generator)[: recipe.calibration_crops].tolist()
     return default_collate([{name: crops[index][name] for name in ("pixels", "embeds")} for index in chosen])
@@ -313,17 +313,17 @@ def calibration_crops(crops: CachedCrops, recipe: DistillationRecipe) -> dict[st
 
 @torch.no_grad()
 def pooled_outputs(model: Distillation, pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The student's outputs before the projection, (crops, width), of uint8 pixels (crops, 3, size, size)."""
+    """The student's outputs before the projection, (crops, width), for uint8 pixels (crops, 3, size, size)."""
     return torch.cat([model.embed(batch.to(device))[1].float().cpu() for batch in pixels.split(64)])
 
 
 def digest_of(paths: list[list[Path]]) -> str:
-    """Sixteen hex digits that change with the images, the crops of them or the labels."""
+    """Sixteen hex digits that change with the images, their crops or the labels."""
     return hashlib.sha256(" ".join(path.name for part in paths for path in part).encode()).hexdigest()[:16]
 
 
 def label(files: list[tuple[Chunk, Path]], teacher: Teacher, accelerator: Accelerator) -> None:
-    """Have the teacher label what is not labeled yet; processes share the files."""
+    """Label the files that are not labeled yet with the teacher; processes share the files."""
     missing = [(chunk, path) for chunk, path in files if not path.exists()]
     accelerator.wait_for_everyone()
     mine = missing[accelerator.process_index :: accelerator.num_processes]
@@ -346,7 +346,7 @@ def train(
     run: RunFolder,
     arguments: RunArguments,
 ) -> dict[str, Any]:
-    """All epochs, from the latest checkpoint on; returns the last state: `step` and `seconds` of training."""
+    """Train all epochs, from the latest checkpoint on; returns the last state: `step` and `seconds` of training."""
     accelerator = run.accelerator
     loader = DataLoader(crops, recipe.batch_size, shuffle=True, drop_last=True)
     steps_per_epoch = len(loader)
@@ -389,10 +389,10 @@ def train(
 
 
 def mirror_half(batch: dict[str, torch.Tensor], seed: int) -> None:
-    """Mirror a random half of a batch's crops, and their tokens' places, in place.
+    """Mirror a random half of a batch's crops, and the positions of their tokens, in place.
 
-    Twice the crops for no more labels: CLIP's embeddings of a photograph and of its mirror image are much nearer to
-    each other than a small student comes to either (`mirror_cosine` in the results says how near).
+    This doubles the crops without new labels. It works because CLIP's embeddings of a photograph and its mirror image
+    are much nearer to each other than a small student comes to either (`mirror_cosine` in the results).
     """
     chosen = torch.rand(len(batch["pixels"]), generator=torch.Generator().manual_seed(seed)) < 0.5
     chosen = chosen.to(batch["pixels"].device)
@@ -436,15 +436,16 @@ def build_optimizers(model: Distillation, recipe: DistillationRecipe) -> list[to
 
 @torch.no_grad()
 def measure(model: Distillation, held_out: CachedCrops, accelerator: Accelerator) -> dict[str, float]:
-    """The student beside its teacher on plain middle squares of images that were held out.
+    """Compare the student with its teacher on the middle squares of held-out images.
 
     Returns:
         `cosine` and `length`: means of the cosine to the teacher's embedding and of the ratio of their lengths.
-        `correlation`: of the cosines of all pairs of images, after each encoder's mean embedding is taken off.
-        `nearest`, `pooled_nearest`: share of images whose nearest other one is the teacher's, by the embedding and by
-        the output before the projection, each less its mean.
+        `correlation`: correlation with the teacher of the cosines of all image pairs, after subtracting each encoder's
+        mean embedding.
+        `nearest`, `pooled_nearest`: share of images with the same nearest other image as for the teacher, by the
+        embedding and by the output before the projection, each minus its mean.
         `common`, `pooled_common`, `teacher_common`: share of the squared length that all images have in common.
-        `mean_cosine` and `chance`: the same cosine when every image gets the teacher's mean; 1 / (images - 1).
+        `mean_cosine`: `cosine` if every image gets the teacher's mean. `chance`: 1 / (images - 1).
     """
     model.eval()
     batches = DataLoader(held_out, batch_size=64)
@@ -473,12 +474,12 @@ def measure(model: Distillation, held_out: CachedCrops, accelerator: Accelerator
 
 
 def common_share(embeds_ND: torch.Tensor) -> torch.Tensor:
-    """Share of the mean squared length that is the squared length of the mean: 1 if all embeddings are equal."""
+    """Squared length of the mean, divided by the mean squared length: 1 if all embeddings are equal."""
     return embeds_ND.mean(0).square().sum() / embeds_ND.square().sum(1).mean()
 
 
 def _similarities(embeds_ND: torch.Tensor) -> torch.Tensor:
-    """Cosines of all pairs (N, N); -inf of an image with itself."""
+    """Cosines of all pairs (N, N); -inf for an image with itself."""
     unit_ND = F.normalize(embeds_ND, dim=1)
     return (unit_ND @ unit_ND.mT).fill_diagonal_(-torch.inf)
 
@@ -486,7 +487,7 @@ def _similarities(embeds_ND: torch.Tensor) -> torch.Tensor:
 def save_student(
     student: CLIPVisionModelWithProjection, processor: CLIPImageProcessorPil, image_size: int, folder: Path
 ) -> None:
-    """Weights in fp16, which halves the file; the configuration asks for float32, so that they compute as such."""
+    """Save the weights in fp16, which halves the file; the configuration says float32, so they are loaded as such."""
     size = {"size": {"shortest_edge": image_size}, "crop_size": {"height": image_size, "width": image_size}}
     small = copy.deepcopy(student).half()
     small.save_pretrained(folder)

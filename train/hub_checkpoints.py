@@ -1,7 +1,7 @@
-"""Checkpoints of a run on the Hub: pushed to a branch as they are saved, brought back by `--resume USER/NAME@REVISION`.
+"""Checkpoints of a run on the Hub: pushed to a branch as they are saved, fetched by `--resume USER/NAME@REVISION`.
 
-The branch holds `recipe.json`, `log.jsonl` and the latest checkpoint, so a run that lost its machine goes on elsewhere.
-Checkpoints have pickles; they are read by PyTorch's loader of weights alone, which runs no code.
+The branch holds `recipe.json`, `log.jsonl` and the latest checkpoint, so a run that lost its machine can go on
+elsewhere. Checkpoints contain pickles; PyTorch reads them with `weights_only`, which runs no code.
 """
 
 import re
@@ -21,7 +21,7 @@ CHECKPOINT_NAME = re.compile(r"step-\d{8}")
 
 
 def push_checkpoint(checkpoint: Path, repo_id: str, private: bool = False) -> str | None:
-    """Push a checkpoint of a run in place of the one before; returns why not, if it cannot be pushed."""
+    """Push a checkpoint, replacing the one before; returns the reason if it cannot be pushed, else None."""
     run = checkpoint.parent.parent
     files: dict[str, Path | bytes] = {name: run / name for name in RECORDS if (run / name).is_file()}
     files |= {f"checkpoints/{checkpoint.name}/{path.name}": path for path in checkpoint.iterdir()}
@@ -33,16 +33,21 @@ def push_checkpoint(checkpoint: Path, repo_id: str, private: bool = False) -> st
 
 
 def fetch_checkpoint(name: str, output: Path, require_same_recipe: Callable[[Path, Path], None]) -> str:
-    """Bring a run's latest checkpoint from the Hub into the folder of a run that has none; a line that says which.
+    """Copy a run's latest checkpoint from the Hub into the folder of a run that has none.
+
+    If the process is killed, the folder has the whole checkpoint or none. The Hub is asked for the latest commit, so an
+    older checkpoint in the local cache is not used.
 
     Args:
         name: `USER/NAME`, or `USER/NAME@REVISION`; by default the branch that checkpoints are pushed to.
-        require_same_recipe: raises a StorageError if the recipe in a file, of the run of this name, is not this run's.
+        require_same_recipe: called with the path of the downloaded recipe and the run's name; raises a StorageError if
+            the recipe is not this run's.
 
-    After a kill the folder has the whole checkpoint or none. An older one in the Hub's cache is not used.
+    Returns:
+        A line that names the checkpoint.
 
     Raises:
-        StorageError: no such repository, revision or checkpoint there; it was made with another recipe.
+        StorageError: there is no such repository, revision or checkpoint, or it was made with another recipe.
     """
     repo, _, revision = name.partition("@")
     try:

@@ -1,11 +1,11 @@
 """The folder of a training run: its recipe, its log, its checkpoints.
 
 RUN/
-  recipe.json                 the recipe and the facts of its data; another recipe is refused here
+  recipe.json                 the recipe and the facts of its data; a run with another recipe is refused
   log.jsonl                   one line for each logged step
-  checkpoints/step-00000400/  all that the next step depends on, and state.json to read; the two latest stay;
-                              with --push-checkpoints the latest is on the Hub too, for --resume
-  trackers/                   what trackers such as TensorBoard write, with --log-with
+  checkpoints/step-00000400/  everything that the next step depends on, and a readable state.json; the two latest are
+                              kept; with --push-checkpoints the latest is also on the Hub, for --resume
+  trackers/                   files of trackers such as TensorBoard, with --log-with
 """
 
 import contextlib
@@ -34,13 +34,13 @@ from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, read
 from modeling_m2s.version import __version__
 from train.hub_checkpoints import fetch_checkpoint, push_checkpoint
 
-CHECKPOINTS = 2  # that stay: if the latest one is damaged, the run goes on from the other
-PROJECT = "movies2scenes"  # under which trackers file a run
+CHECKPOINTS = 2  # checkpoints to keep: if the latest is damaged, the run goes on from the other
+PROJECT = "movies2scenes"  # the project's name in trackers
 
 
 @dataclass(kw_only=True)
 class RunArguments:
-    """Where a run is kept and how often it writes. The trained weights do not depend on these choices."""
+    """The run's folder, and how often it writes. The trained weights do not depend on these settings."""
 
     output: Path = field(metadata={"help": "folder of the run; the trained model is in its subfolder model/"})
     checkpoint_steps: int = field(default=200, metadata={"help": "steps from one checkpoint to the next"})
@@ -68,10 +68,10 @@ class RunArguments:
     )
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a number of steps below 1, no name of a repository, or no token for it."""
+        """Raises: ValueError: a number of steps below 1, an invalid name of a repository, or no token for it."""
         if self.push_checkpoints and not self.push_to_hub:
             raise ValueError("push_checkpoints needs --push-to-hub USER/NAME")
-        if self.push_to_hub:  # now, not after hours of training
+        if self.push_to_hub:  # fail now, not after hours of training
             require_repo_id(self.push_to_hub)
             require_token()
         for name in ("checkpoint_steps", "log_steps"):
@@ -79,17 +79,17 @@ class RunArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def push(self) -> None:
-        """Push what the run has left in `output`, if that was asked for, and print the commit's address.
+        """With --push-to-hub, push the results in `output` and print the commit's address.
 
         Raises:
-            PushError: the Hub does not take it, or cannot be reached; `m2s push` does the same later.
+            PushError: the Hub refuses the push or cannot be reached; `m2s push` can do the same later.
         """
         if self.push_to_hub:
             print(push(collect(self.output, self.push_to_hub), self.push_to_hub, self.private))
 
 
 class BestWeights:
-    """The weights of the best measurement so far; register it for checkpointing to save them with each checkpoint."""
+    """The weights of the best measurement so far. If registered for checkpointing, each checkpoint contains them."""
 
     def __init__(self) -> None:
         self.weights: dict[str, torch.Tensor] = {}
@@ -109,16 +109,16 @@ class RunFolder:
 
     Args:
         folder: made if it does not exist.
-        recipe: everything that the trained weights depend on, as JSON holds it.
-        log_with: names of trackers (or trackers of your own) that get the log as well. The log of a run that goes on
-            from a checkpoint is cut back to it; trackers keep what they got, and get these steps again.
-        hub: where checkpoints are pushed to and fetched from; by default nowhere.
-        defaults: values of fields of the recipe that a run of an earlier release may lack.
+        recipe: everything that the trained weights depend on, as JSON values.
+        log_with: names of trackers (or trackers of your own) that also get the log. If a run goes on from a checkpoint,
+            its log is cut back to the checkpoint; trackers keep the later steps and get them again.
+        hub: settings for pushing and fetching checkpoints; by default neither is done.
+        defaults: values for recipe fields that runs of earlier releases lack.
 
     Raises:
-        StorageError: the folder, or the run to resume, is of another recipe; names the fields that differ with both
-            values. The run to resume cannot be downloaded.
-        ValueError: a tracker that is unknown or not installed.
+        StorageError: the folder, or the run to resume, has another recipe (the message names the fields that differ,
+            with both values); or the run to resume cannot be downloaded.
+        ValueError: a tracker is unknown or not installed.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class RunFolder:
         accelerator.wait_for_everyone()
 
     def _require_same_recipe(self, path: Path, run: Path) -> None:
-        """Raises: StorageError: the recipe of a run, kept at `path`, is another one."""
+        """Raises: StorageError: the recipe of `run`, in the file `path`, differs from this one."""
         require_settings(run, dict(_flat(read_json(path))), dict(_flat(self.recipe)), self.defaults)
 
     @property
@@ -158,7 +158,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep a second run out of the folder; meanwhile trackers are open."""
+        """Lock the folder against a second run, and keep trackers open."""
         with exclusive(self.folder) if self.is_main else contextlib.nullcontext():
             if self.accelerator.log_with:
                 simple = {
@@ -175,7 +175,7 @@ class RunFolder:
                 self.accelerator.trackers = []
 
     def log(self, step: int, **values: float) -> None:
-        """Add a line to the log, and give it to the trackers."""
+        """Add a line to the log, and send it to the trackers."""
         if self.is_main:
             with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
@@ -187,14 +187,15 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """(step, value) of all lines of the log that have this value."""
+        """(step, value) for all lines of the log that have this value."""
         return [(line["step"], line[name]) for line in self.read_log() if name in line]
 
     def save(self, step: int, **state: Any) -> None:
-        """A checkpoint of everything the accelerator prepared; it counts when all of it is on disk.
+        """Save a checkpoint of everything that the accelerator prepared; it gets its final name once all is on disk.
 
         Raises:
-            ValueError: a weight is infinite or NaN; names it. No checkpoint is written, and the older ones stay.
+            ValueError: a weight is infinite or NaN; the message names it. No checkpoint is written, and older ones are
+                kept.
         """
         final = self.folder / "checkpoints" / f"step-{step:08d}"
         aside = final.with_name(final.name + ".tmp")
@@ -213,7 +214,7 @@ class RunFolder:
             write_json(aside / "state.json", {"step": step, **state, **facts})
             for path in (*aside.iterdir(), aside):
                 _sync(path)
-            shutil.rmtree(final, ignore_errors=True)  # a damaged one, which the run did not go on from
+            shutil.rmtree(final, ignore_errors=True)  # an existing one is damaged, so the run did not go on from it
             aside.rename(final)
             _sync(final.parent)
             kept = [path for path in self._checkpoints() if path <= final][-CHECKPOINTS:]
@@ -223,7 +224,7 @@ class RunFolder:
         self.accelerator.wait_for_everyone()
 
     def _share(self, checkpoint: Path) -> None:
-        """Push a checkpoint, if that was asked for; if it fails, say so and go on."""
+        """With --push-checkpoints, push a checkpoint; if that fails, print the reason and go on."""
         repo_id = self.hub.push_to_hub if self.hub and self.hub.push_checkpoints else None
         if repo_id and (reason := push_checkpoint(checkpoint, repo_id, self.hub.private)):
             self.accelerator.print(f"checkpoint {checkpoint.name} was not pushed, training goes on: {reason}")
@@ -235,7 +236,7 @@ class RunFolder:
         """Load the latest checkpoint and cut the log back to it.
 
         Returns:
-            What `save` got; `{"step": 0}` without a checkpoint.
+            The arguments of `save`, or `{"step": 0}` without a checkpoint.
 
         Raises:
             StorageError: there are checkpoints, but none can be loaded.
@@ -255,7 +256,7 @@ class RunFolder:
         return state
 
     def _load_latest(self) -> dict[str, Any]:
-        """The state of the latest checkpoint that all processes can load, in which they agree."""
+        """The state of the latest checkpoint that all processes can load; all load the same one."""
         names = [[path.name for path in self._checkpoints()]]
         broadcast_object_list(names)
         for name in reversed(names[0]):
@@ -269,10 +270,10 @@ class RunFolder:
         return {"step": 0}
 
     def _load(self, checkpoint: Path) -> tuple[dict[str, Any], str | None]:
-        """Its state, and why it cannot be loaded."""
+        """Load a checkpoint; returns its state, and the reason if it cannot be loaded."""
         try:
             state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-            for name, size in state.pop("files", {}).items():  # accelerate goes on without damaged random states
+            for name, size in state.pop("files", {}).items():  # accelerate silently skips damaged random states
                 if (found := (checkpoint / name).stat().st_size) != size:
                     return {}, f"{name} has {found} bytes instead of {size}"
             self.accelerator.load_state(str(checkpoint))
@@ -285,10 +286,10 @@ class RunFolder:
 
 
 def _require_finite(step: int, _: list[nn.Module], weights: list[dict[str, torch.Tensor]], __: str) -> None:
-    """A hook of `Accelerator.save_state`, before it writes.
+    """A hook that runs before `Accelerator.save_state` writes.
 
     Raises:
-        ValueError: names the first weight that holds infinite values or NaN.
+        ValueError: a weight has infinite values or NaN; the message names the first.
     """
     for name, value in itertools.chain.from_iterable(each.items() for each in weights):
         if value.is_floating_point() and not value.isfinite().all():
@@ -299,7 +300,7 @@ def _require_finite(step: int, _: list[nn.Module], weights: list[dict[str, torch
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields of a table and, as `outer.inner`, of the tables in it."""
+    """Fields of a table, and of the tables in it as `outer.inner`."""
     for name, value in table.items():
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{name}.")
@@ -308,8 +309,8 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _sync(path: Path) -> None:
-    """Return when a file's bytes or a folder's entries are on disk."""
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows has no such thing
+    """Wait until a file's bytes or a folder's entries are on disk."""
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot sync folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -319,7 +320,7 @@ def _sync(path: Path) -> None:
 
 
 def made_with(accelerator: Accelerator) -> dict[str, Any]:
-    """What a run ran on, for its results: device, processes, versions."""
+    """Device, processes and versions of a run, for its results."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "accelerate")}
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else platform.machine()
     return {
@@ -332,6 +333,6 @@ def made_with(accelerator: Accelerator) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """This process's command, for its results: it may name folders of this machine, so keep it out of model cards."""
+    """This process's command, for its results. It may name local folders, so keep it out of model cards."""
     module = getattr(sys.modules["__main__"].__spec__, "name", None)
     return shlex.join([*(["python", "-m", module] if module else [sys.argv[0]]), *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""How fast a device computes, and what a run takes of it."""
+"""A device's peak rate of operations, and the peak memory of a run."""
 
 import resource
 import sys
@@ -9,7 +9,7 @@ import torch
 
 
 def peak_operations(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of this device in a large matrix product, the most a network can reach."""
+    """Floating-point operations a second in a large matrix product on this device, an upper bound for any network."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = 0.0
@@ -24,11 +24,11 @@ def peak_operations(device: torch.device, dtype: torch.dtype, seconds: float = 0
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Largest memory so far, in GB (10⁹ bytes): of the GPU's tensors, or of this process on a CPU."""
+    """Peak memory so far, in GB (10⁹ bytes): of tensors on the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")
-    if status.exists():  # elsewhere, a process may begin with the peak of the one that started it
+    if status.exists():  # preferred, because ru_maxrss may start at the peak of the parent process
         kilobytes = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(kilobytes) * 1024 / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9

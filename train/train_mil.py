@@ -1,4 +1,4 @@
-"""Learn which films are similar, from the features of their shots (paper §3.1, supplement 1.1a).
+"""Learn movie similarity from the features of films' shots (paper §3.1, supplement 1.1a).
 
     python -m train.train_mil train/configs/mil.yaml --features catalog/shot_features \\
         --similar catalog/similar_movies --sources co_watch --output runs/mil
@@ -13,13 +13,14 @@ A run writes:
       training_films.txt, held_out_films.txt
       log.jsonl, recipe.json, checkpoints/
 
-Ours, since the paper is silent on it: films are held out, not pairs, and a pair is measured on when both of its films
-are. The weights of the lowest held-out loss are kept, and training ends when that has not fallen for `patience_steps`:
-it first stays at 0.69, then falls, then rises. Gradients are cut to norm 1: the similarities of CLIP's features have so
-large a part in common that plain SGD at 0.1 can diverge in its first steps. For the same reason small catalogs need
-`--whiten --optimizer adamw --learning-rate 0.001` (eval/film_world_pairs.py says how much that does). A film that is in
-several pairs of a batch is encoded once, with one draw of dropout. Run again after a kill, the same command continues
-to the same weights.
+The paper does not describe the following details (ours). Films are held out, not pairs, and a pair is measured if both
+of its films are held out. The weights with the lowest held-out loss are kept. Training ends if this loss has not fallen
+for `patience_steps`; it first stays at 0.69, then falls, then rises. Gradients are clipped to norm 1, because the
+similarities of CLIP's features share such a large part that plain SGD at 0.1 can diverge in its first steps. For the
+same reason, small catalogs need `--whiten --optimizer adamw --learning-rate 0.001` (eval/film_world_pairs.py measures
+the effect). A film in several pairs of a batch is encoded once, with one draw of dropout.
+
+If the command is killed and run again, it continues to the same weights.
 """
 
 from dataclasses import asdict
@@ -52,14 +53,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict[str, Any]:
-    """The whole run: train, keep the best network as `OUTPUT/model` and what was done as `OUTPUT/results.json`.
+    """Train, and save the best network as `OUTPUT/model` and the record as `OUTPUT/results.json`.
 
     Returns:
         The results; empty on all processes but the first.
 
     Raises:
-        ValueError: settings that make no run; no pairs to train or to measure on; a loss that is no number.
-        StorageError: inputs that cannot be used; the output folder holds a run of another recipe, or is in use.
+        ValueError: the settings do not fit together; there are no pairs to train or measure on; the loss is not finite.
+        StorageError: an input cannot be used; the output folder holds a run of another recipe, or is in use.
     """
     accelerator = Accelerator(mixed_precision="bf16" if recipe.bf16 else "no")
     with accelerator.main_process_first():

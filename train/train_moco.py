@@ -9,16 +9,17 @@ A run writes:
 
     runs/moco/
       model/            the scene encoder with its processor: M2SSceneModel.from_pretrained("runs/moco/model")
-      results.json      counts, speed, retrieval on labeled scenes, what it ran on
+      results.json      counts, speed, retrieval on labeled scenes, device and versions
       curves.png        loss, accuracy of the contrast, spread, similarity by the keys' age, speed
       log.jsonl, recipe.json, checkpoints/
 
 The encoder reads nine shots at once and is the query encoder without the last linear layer [3.2.2]. Defaults are the
-paper's. Run again after a kill, the same command continues to the same weights (CPU, float32); with another number of
-processes it keeps the order of the data. Options of ours, off by default, are marked as such by `--help`. Short runs
-on small catalogs need them: there the paper's objective collapses, because old keys are told by their age.
+paper's. `--help` marks our own options with "ours"; they are off by default. Short runs on small catalogs need them,
+because there the paper's objective collapses: queries distinguish old keys by their age. If the command is killed and
+run again, it continues to the same weights (CPU, float32). With another number of processes, the order of the data
+stays the same.
 
-The parameters are float32: at the paper's learning rate, most updates would be lost in bfloat16.
+The parameters are float32 because bfloat16 would lose most updates at the paper's learning rate.
 """
 
 import hashlib
@@ -57,16 +58,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> dict[str, Any]:
-    """The whole run: train, save the encoder as `OUTPUT/model` and what was done as `OUTPUT/results.json`.
+    """Train, and save the encoder as `OUTPUT/model` and the record as `OUTPUT/results.json`.
 
     Returns:
         The results; empty on all processes but the first.
 
     Raises:
-        ValueError: settings or data that make no run; a loss that is no number; collapsed embeddings.
-        StorageError: inputs that cannot be used; the output folder holds a run of another recipe, or is in use.
+        ValueError: settings or data do not fit together; the loss is not finite; the embeddings collapsed.
+        StorageError: an input cannot be used; the output folder holds a run of another recipe, or is in use.
     """
-    accelerator = Accelerator(mixed_precision="no")  # the loop casts by itself, so that losses stay in float32
+    accelerator = Accelerator(mixed_precision="no")  # the loop uses autocast itself, so that losses stay in float32
     set_seed(recipe.seed)
     encoder, image_processor, revision = load_encoder(recipe.model, recipe.position_interpolation)
     if not isinstance(encoder, M2SSceneModel):
@@ -113,7 +114,7 @@ def digest(content: bytes) -> str:
 
 
 def warn_of_large_queue(recipe: MoCoRecipe, pairs: ScenePairs, accelerator: Accelerator) -> None:
-    """Say if the queue holds more than half of the scenes, with nothing masked: then positives are negatives, too."""
+    """Warn if the queue holds more than half of the scenes without masking: positives would also be negatives."""
     scenes = 2 * len(pairs)
     if recipe.objective == "momentum" and recipe.queue_size > scenes / 2 and recipe.mask != "similar":
         accelerator.print(

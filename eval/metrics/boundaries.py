@@ -4,10 +4,10 @@
     >>> boundary_metrics(films)["ap"], film_values(films)["miou"]
     (0.5422, array([0.51, 0.47, …]))
 
-The paper (table 5) reports AP over all shots of all films. Some papers average films: the two numbers differ, so both
-are named here. Results are shares, not percent.
+The paper (table 5) reports AP over all shots of all films. Some papers average films. The two numbers differ, so each
+has a name of its own here. Results are shares, not percent.
 
-Shapes: F films, M shots of a film that have a label, T true and P predicted boundaries.
+Shapes: F films, M labeled shots of a film, T true and P predicted boundaries.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,24 @@ from sklearn.metrics import average_precision_score
 
 from modeling_m2s.errors_m2s import UserError
 
-# What LGSS has fixed, whatever the film: frames a second, and how far a found boundary may lie from the true one.
+# LGSS's constants for every film: frames per second, and how far a found boundary may lie from the true one.
 FRAMES_PER_SECOND, SECONDS, SHOTS = 24, 3, 5
 EPSILON = 1e-5
 FILM_VALUES = ("ap", "f1", "recall", "recall_at_3_seconds", "miou", "true", "predicted", "right")
 
 
 class BoundaryError(UserError, ValueError):
-    """A film whose boundaries cannot be measured; the message says which and why."""
+    """The boundaries of a film cannot be measured; the message says which film and why."""
 
 
 class ScoredFilm(NamedTuple):
-    """The shots of a film, in order, that have a label: usually all but the last.
+    """The labeled shots of a film, in order; usually all but the last.
 
     Attributes:
         scores_M: how likely a scene ends with the shot.
-        labels_M: 1 if it does, 0 if not. MovieNet's -1 (uncertain) must have been made 1, as LGSS does.
-        end_frames_M: number of the shot's last frame; a shot begins one frame after the last, the first with frame 0.
+        labels_M: 1 if a scene ends with the shot, else 0. MovieNet's -1 (uncertain) must be changed to 1, as in LGSS.
+        end_frames_M: number of the shot's last frame. The first shot begins with frame 0, every other one with the
+            frame after the end of the shot before it.
     """
 
     scores_M: np.ndarray
@@ -48,12 +49,12 @@ def boundary_metrics(films: Sequence[ScoredFilm], threshold: float = 0.5) -> dic
     Films without labeled shots are left out.
 
     Returns:
-        `ap` and `f1`: over the shots of all films together; `chance`: share of true boundaries, a random score's AP.
+        `ap` and `f1`: over the shots of all films together; `chance`: share of true boundaries, AP of random scores.
         `ap_per_film`, `f1_per_film`, `recall_per_film`, `recall_at_3_seconds`, `miou`: means of `film_values`.
         `ap_per_film_rounded`: LGSS's "mAP", the mean of films' AP, each rounded to two decimals.
 
     Raises:
-        BoundaryError: as `film_values`, or no film has a labeled shot.
+        BoundaryError: see `film_values`; or no film has a labeled shot.
     """
     values = {name: values_F[~np.isnan(values_F)] for name, values_F in film_values(films, threshold).items()}
     if not len(values["ap"]):
@@ -79,20 +80,20 @@ def film_values(films: Sequence[ScoredFilm], threshold: float = 0.5) -> dict[str
     Returns:
         `ap`, `f1`, `recall`: 0 for a film without true boundaries, as in scikit-learn.
         `recall_at_3_seconds`: see `recall_at_3_seconds`. `miou`: see `scene_overlap`.
-        `true`, `predicted`, `right`: numbers of boundaries, which make up F1 over several films.
+        `true`, `predicted`, `right`: numbers of boundaries; their sums give F1 over several films.
 
     Raises:
-        BoundaryError: lengths differ, a score is NaN or infinite, a label is not 0 or 1, or end frames do not grow.
+        BoundaryError: lengths differ, a score is NaN or infinite, a label is not 0 or 1, or end frames do not increase.
     """
     rows = [_film_row(number, film, threshold) for number, film in enumerate(films)]
     return {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in FILM_VALUES}
 
 
 def recall_at_3_seconds(labels_M: np.ndarray, predicted_M: np.ndarray, end_frames_M: np.ndarray) -> float:
-    """Share of true boundaries with a predicted one at most five shots away that ends less than three seconds apart.
+    """Share of true boundaries with a predicted one at most five shots and less than three seconds away.
 
-    As LGSS, it takes 24 frames for a second whatever the film's rate, and divides by the number of boundaries plus
-    10⁻⁵: a perfect film of ten boundaries has 0.999999, and one without boundaries 0.
+    Like LGSS, it counts 24 frames as a second whatever the film's rate, and divides by the number of boundaries plus
+    10⁻⁵: a perfect film with ten boundaries gets 0.999999, and a film without boundaries 0.
     """
     true_T, found_P = np.flatnonzero(labels_M), np.flatnonzero(predicted_M)
     shots_TP = abs(true_T[:, None] - found_P)
@@ -102,11 +103,11 @@ def recall_at_3_seconds(labels_M: np.ndarray, predicted_M: np.ndarray, end_frame
 
 
 def scene_overlap(labels_M: np.ndarray, predicted_M: np.ndarray, end_frames_M: np.ndarray) -> float:
-    """Intersection over union in frames of each scene with the best of the other side, the mean of both directions.
+    """Mean intersection over union, in frames, of each scene with its best match on the other side, in both directions.
 
-    As LGSS, it leaves out the shots after the last boundary, truly a scene too, and gives 0 to a film without predicted
-    boundaries. A film without true boundaries has 0 as well; LGSS then has no result for all films. A scene's length is
-    counted from its first to its last frame, one less than its frames; a scene of a single frame overlaps nothing.
+    Like LGSS, it leaves out the shots after the last boundary, although they are a scene too, and gives 0 to a film
+    without predicted boundaries. A film without true boundaries also gets 0; LGSS then gives no result for any film. A
+    scene's length is the number of its last frame minus that of its first, so a single-frame scene overlaps nothing.
     """
     true_T2, found_P2 = _scenes(labels_M, end_frames_M), _scenes(predicted_M, end_frames_M)
     if not len(true_T2) or not len(found_P2):
@@ -119,7 +120,7 @@ def scene_overlap(labels_M: np.ndarray, predicted_M: np.ndarray, end_frames_M: n
 
 
 def _film_row(number: int, film: ScoredFilm, threshold: float) -> dict[str, float]:
-    """Values of a film by name; none for a film without labeled shots."""
+    """A film's metrics by name; empty for a film without labeled shots."""
     scores_M, labels_M, ends_M = (np.asarray(values) for values in film)
     _check(number, scores_M, labels_M, ends_M)
     if not len(labels_M):
@@ -143,7 +144,7 @@ def _average_precision(labels_M: np.ndarray, scores_M: np.ndarray) -> float:
 
 
 def _scenes(boundaries_M: np.ndarray, end_frames_M: np.ndarray) -> np.ndarray:
-    """First and last frame (S, 2) of each scene that ends with a boundary."""
+    """First and last frame (S, 2) of each of S scenes that end with a boundary."""
     end_S = end_frames_M[np.flatnonzero(boundaries_M)]
     return np.stack([np.concatenate([[-1], end_S])[: len(end_S)] + 1, end_S], axis=1)
 

@@ -1,10 +1,10 @@
-"""Average precision by class, for labels of which a scene has several or one.
+"""Average precision by class, for scenes with one or several labels.
 
     >>> average_precision_C = average_precisions(scores_NC, tags_NC)
     >>> mean_average_precision(average_precision_C)
     0.1213
 
-Accuracy, recall by class and squared error are scikit-learn's own: `accuracy_score`, `recall_score(average=None)`,
+For accuracy, recall by class and squared error, use scikit-learn's `accuracy_score`, `recall_score(average=None)` and
 `mean_squared_error`.
 
 Shapes: N scenes, C classes, P scenes that have a class.
@@ -22,8 +22,8 @@ class ScoreError(UserError, ValueError):
 def average_precisions(scores_NC: np.ndarray, labels_NC: np.ndarray) -> np.ndarray:
     """Average precision of each class, (C,); NaN for a class that no scene has.
 
-    Equals scikit-learn's `average_precision_score`, also with equal scores, but needs no sort of places: precision at a
-    scene that has the class is the share of such scenes among all that score at least as high.
+    It equals scikit-learn's `average_precision_score`, also for equal scores, but sorts scores, not indices. Precision
+    at a scene with the class is the share of scenes with the class among all that score at least as high.
 
     Args:
         scores_NC: higher is more likely; any monotone scale.
@@ -51,10 +51,10 @@ def average_precisions(scores_NC: np.ndarray, labels_NC: np.ndarray) -> np.ndarr
 
 
 def mean_average_precision(average_precision_C: np.ndarray) -> float:
-    """Mean over the classes that some scene has; NaN where there is none.
+    """Mean over the classes that some scene has; NaN if there are none.
 
-    The paper (table 4) does not say how its mean treats classes without scenes in the test split; it leaves them out
-    here.
+    The paper (table 4) does not say how its mean treats classes without scenes in the test split; here they are left
+    out.
     """
     there_C = ~np.isnan(average_precision_C)
     return float(average_precision_C[there_C].mean()) if there_C.any() else float("nan")
@@ -63,9 +63,10 @@ def mean_average_precision(average_precision_C: np.ndarray) -> float:
 def moderation_average_precisions(scores_NC: np.ndarray, labels_N: np.ndarray, none: int) -> tuple[np.ndarray, float]:
     """Average precision of each class against the others, (C,), and the mean over the activities (table 6).
 
-    The table's average takes three numbers, the activities', and not the fourth class, none of them:
-    (78.5 + 62.1 + 55.1) / 3 = 65.23 and (81.8 + 70.1 + 62.2) / 3 = 71.37 against 65.2 and 71.3 printed, equal up to the
-    rounding of the terms, as in all five rows. A fourth number would have to be within 0.4 of the others' mean in each.
+    The table's average is over the three activities, without the fourth class ("none of the activities"):
+    (78.5 + 62.1 + 55.1) / 3 = 65.23 and (81.8 + 70.1 + 62.2) / 3 = 71.37 against 65.2 and 71.3 printed. They agree up
+    to the rounding of the terms, as in all five rows. If the average had four numbers, the fourth would have to be
+    within 0.4 of the others' mean in each row.
 
     Args:
         scores_NC: softmax probabilities, or other scores that can be compared between scenes.
@@ -73,7 +74,7 @@ def moderation_average_precisions(scores_NC: np.ndarray, labels_N: np.ndarray, n
         none: index of the class "none of the activities".
 
     Raises:
-        ScoreError: as `average_precisions`, or a label is not a class.
+        ScoreError: see `average_precisions`; or a label is not a class.
     """
     scores_NC, labels_N = np.asarray(scores_NC), np.asarray(labels_N)
     classes_C = np.arange(scores_NC.shape[-1])

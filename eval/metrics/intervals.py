@@ -7,8 +7,9 @@
     >>> bootstrap_interval(lambda weights_NB: 2 * right_N @ weights_NB / (size_N @ weights_NB), films_N)  # a ratio
     Interval(low=0.44, high=0.49)
 
-Every function draws as many films as there are, with replacement, and computes the metric on their scenes. Where each
-scene is a film of its own, give no groups. One film says nothing of others: the ends of its interval are NaN.
+Every function draws as many films as there are, with replacement, and computes the metric on their scenes. If each
+scene is from a film of its own, give no groups. A single film says nothing about others, so the ends of its interval
+are NaN.
 
 Shapes: N scenes, C classes, G groups (films), R resamples, B resamples at a time, P scenes that have a class.
 """
@@ -18,11 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-MOST_WEIGHTS = 2**22  # in memory at a time
+MOST_WEIGHTS = 2**22  # most weights in memory at a time
 
 
 class Interval(NamedTuple):
-    """Ends of a confidence interval; NaN where none can be drawn."""
+    """Ends of a confidence interval; NaN if it cannot be computed."""
 
     low: float
     high: float
@@ -41,8 +42,8 @@ def bootstrap_interval(
     """Interval of any metric that can be computed with weights.
 
     Args:
-        statistic: from weights (N, B), how often each of N scenes counts in each of B resamples, the metric's B values.
-            Resamples whose value is NaN, such as AP without positives, are left out.
+        statistic: function from weights (N, B) to the metric's B values. A weight is how often one of N scenes counts
+            in one of B resamples. Resamples whose value is NaN, such as AP without positives, are left out.
         groups_N: group (film) of each scene; its scenes are drawn together.
         confidence: share of the resamples within the interval.
 
@@ -92,7 +93,7 @@ def average_precision_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Interval of the mean of average precision over the classes that a resample's scenes have.
+    """Interval of mean average precision, over the classes that a resample's scenes have.
 
     Args:
         scores_NC, labels_NC: as for `average_precisions`; one column for the AP of a single class.
@@ -114,13 +115,13 @@ def average_precision_interval(
 
 
 class _Ranking(NamedTuple):
-    """A class's scenes from the highest score down, sorted once for all resamples.
+    """All scenes from a class's highest score down, sorted once for all resamples.
 
     Attributes:
-        order_N: the scenes.
-        place_P: places in the order of those that have the class.
-        end_P: places of the last scene that scores as high as each of these.
-        last_P: which of them is the last that scores as high.
+        order_N: the scenes in this order.
+        place_P: positions in this order of the P scenes that have the class.
+        end_P: for each of the P scenes, the position of the last scene with the same score.
+        last_P: for each of the P scenes, the last of the P scenes at or before that position.
     """
 
     order_N: np.ndarray
@@ -137,7 +138,7 @@ class _Ranking(NamedTuple):
         return cls(order_N, place_P, end_P, np.searchsorted(place_P, end_P, side="right") - 1)
 
     def average_precision(self, weights_NB: np.ndarray) -> np.ndarray:
-        """Average precision (B,) of scenes that count several times or not at all; NaN without positives."""
+        """Average precision (B,) of scenes with weights (N, B); NaN without positives."""
         ranked_NB = weights_NB[self.order_N]
         weights_PB = ranked_NB[self.place_P]
         hits_PB = weights_PB.cumsum(0)[self.last_P]
@@ -148,7 +149,7 @@ class _Ranking(NamedTuple):
 
 
 def _draws(groups: int, resamples: int, most: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each group is drawn, (G, B), at most `most` resamples at a time."""
+    """How often each group is drawn, (G, B), for at most `most` resamples at a time."""
     if not groups:
         raise ValueError("no scenes: there is nothing to draw an interval from")
     random = np.random.default_rng(seed)

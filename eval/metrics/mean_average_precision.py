@@ -1,4 +1,4 @@
-"""`evaluate` module: mean average precision of labels of which a scene may have several."""
+"""`evaluate` module: mean average precision of scenes that may have several labels."""
 
 import datasets
 import evaluate

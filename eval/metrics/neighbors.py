@@ -4,9 +4,9 @@
     >>> hits[1].mean(), class_means(hits[1], val_places_Q)["airport"]
     (0.482, 0.25)
 
-The paper's place retrieval (section 4.3.1, table 2) is this: validation scenes as queries, training scenes as gallery,
-Euclidean distance, the mean over all queries. LVU's validation and training scenes share films; give the films as
-groups, and no query finds a scene of its own film, which the paper does not exclude.
+The paper's place retrieval (section 4.3.1, table 2) takes validation scenes as queries, training scenes as gallery,
+Euclidean distance, and the mean over all queries. LVU's validation and training scenes share films. If the films are
+given as groups, no query finds a scene of its own film; the paper does not exclude them.
 
 Shapes: Q queries, G scenes of the gallery, D dimensions, B queries of a block, C gallery scenes of a block,
 k neighbors, L labels, P pairs of a query and a gallery scene.
@@ -23,14 +23,14 @@ from modeling_m2s.errors_m2s import UserError
 Metric = Literal["cosine", "euclidean"]
 Values = Sequence | np.ndarray
 
-# The first gallery scenes give every query a bound; the larger blocks after them fit the processor's cache.
+# A small first block gives every query a bound; the larger blocks after it fit the processor's cache.
 FIRST_BLOCK, BLOCK = 256, 2048
-MOST_PAIRS = 4_000_000  # in memory: with more, as when all scenes are equally near, exact distances decide early
+MOST_PAIRS = 4_000_000  # in memory; with more, e.g. if all scenes are equally near, exact distances decide early
 ROUNDING = 2.0**-24  # largest relative error of a float32 operation
 
 
 class RetrievalError(UserError, ValueError):
-    """Scenes on which retrieval cannot be measured; the message says which and why."""
+    """Retrieval cannot be measured on these scenes; the message says which and why."""
 
 
 def nearest_neighbors(
@@ -42,18 +42,18 @@ def nearest_neighbors(
     gallery_groups_G: Values | None = None,
     block_size: int = 1024,
 ) -> np.ndarray:
-    """Places in the gallery of each query's `k` nearest scenes.
+    """Indices in the gallery of each query's `k` nearest scenes.
 
-    The result is exact. Matrix products in float32 leave out scenes that no rounding error could bring among the
-    nearest. Float64 distances of the others, rounded to float32, decide. Equally near scenes count in their order.
+    The result is exact. Matrix products in float32 rule out scenes that no rounding error could bring among the
+    nearest. Float64 distances of the others, rounded to float32, decide. Ties are in order of the gallery.
 
     Args:
         query_groups_Q, gallery_groups_G: groups (films); a query does not find scenes of its own group. Give both or
             neither.
-        block_size: queries that are compared at a time, for memory.
+        block_size: queries that are compared at a time, to limit memory.
 
     Returns:
-        int64 (Q, k), the nearest first; -1 after the last scene, where other groups have fewer than `k`.
+        int64 (Q, k), the nearest first; padded with -1 if other groups have fewer than `k` scenes.
 
     Raises:
         RetrievalError: an embedding is infinite, NaN or (for cosine) zero; sizes differ; a query has no scene to find.
@@ -68,7 +68,7 @@ def nearest_neighbors(
         raise RetrievalError(f"queries have {queries_QD.shape[1]} dimensions, but the gallery {gallery_GD.shape[1]}")
     groups_Q, groups_G = _numbered_groups(len(queries_QD), len(gallery_GD), query_groups_Q, gallery_groups_G)
     _others(groups_Q, groups_G)
-    # Twice the largest error of a float32 score, and what rounding distances to float32 makes equal.
+    # Twice the largest error of a float32 score, plus the rounding of distances to float32.
     slack_Q = (queries_QD.shape[1] + 8) * ROUNDING * (np.sqrt(squares_Q) + np.sqrt(squares_G.max())) ** 2
     slack_Q += np.finfo(np.float32).tiny
     found_Qk = np.full((len(queries_QD), k), -1)
@@ -92,9 +92,9 @@ def gallery_precision_at_k(
     gallery_groups_G: Values | None = None,
     block_size: int = 1024,
 ) -> dict[int, np.ndarray]:
-    """Share of the `k` nearest gallery scenes that have the query's label, for each query.
+    """For each query, the share of its `k` nearest gallery scenes that have its label.
 
-    A query that can find fewer than `k` scenes has all of them for neighbors.
+    If a query can find fewer than `k` scenes, all of them are its neighbors.
 
     Args:
         query_groups_Q, gallery_groups_G, block_size: as for `nearest_neighbors`.
@@ -128,7 +128,7 @@ def gallery_chance(
     query_groups_Q: Values | None = None,
     gallery_groups_G: Values | None = None,
 ) -> np.ndarray:
-    """Share of the gallery's scenes (of other groups) that have the query's label, (Q,): a random neighbor's precision.
+    """Precision (Q,) of a random neighbor: the share of gallery scenes of other groups that have the query's label.
 
     Raises:
         RetrievalError: a query has no scene to find, or numbers of labels and groups differ.
@@ -143,10 +143,10 @@ def gallery_chance(
 
 
 def vote(neighbors_Qk: np.ndarray, gallery_labels_G: Values) -> np.ndarray:
-    """Label (Q,) that most of each query's neighbors have; among equally frequent labels, that of the nearest.
+    """The most frequent label (Q,) among each query's neighbors; among ties, the label of the nearest.
 
     Args:
-        neighbors_Qk: places in the gallery, the nearest first, as `nearest_neighbors` returns them.
+        neighbors_Qk: indices in the gallery, the nearest first, as `nearest_neighbors` returns them.
     """
     labels, labels_G = np.unique(np.asarray(gallery_labels_G), return_inverse=True)
     votes_QL = np.zeros((len(neighbors_Qk), len(labels)), np.int64)
@@ -157,16 +157,16 @@ def vote(neighbors_Qk: np.ndarray, gallery_labels_G: Values) -> np.ndarray:
 
 
 def class_means(values_Q: np.ndarray, labels_Q: Values) -> dict[Hashable, float]:
-    """Mean of the values of each label's queries; of hits of a classifier it is the recall by class."""
+    """Mean of the values of each label's queries; for a classifier's hits, this is the recall by class."""
     labels, labels_Q = np.unique(np.asarray(labels_Q), return_inverse=True)
     return dict(zip(labels.tolist(), (np.bincount(labels_Q, values_Q) / np.bincount(labels_Q)).tolist(), strict=True))
 
 
 def checked_squares(embeddings_ND: np.ndarray, metric: Metric, name: str = "scene") -> np.ndarray:
-    """Squared lengths float32 (N,) of embeddings that can be compared; 1 for cosine, which compares directions.
+    """Squared lengths, float32 (N,), of the embeddings after checking them; 1 for cosine, which compares directions.
 
     Raises:
-        RetrievalError: no matrix of embeddings, or one is infinite, NaN, beyond float32 or (for cosine) zero.
+        RetrievalError: not a matrix, or an embedding is infinite, NaN, beyond float32 or (for cosine) zero.
         ValueError: an unknown metric.
     """
     if metric not in ("cosine", "euclidean"):
@@ -193,7 +193,7 @@ def checked_squares(embeddings_ND: np.ndarray, metric: Metric, name: str = "scen
 
 
 class _Pairs(NamedTuple):
-    """Queries of a block, gallery scenes that may be among their nearest, and how near they seem: more is nearer."""
+    """Pairs of a query and a gallery scene that may be among its nearest, with a score: higher is nearer."""
 
     query_P: np.ndarray
     place_P: np.ndarray
@@ -213,7 +213,7 @@ def _search(
     slack_B: np.ndarray,
     half_squares_G: np.ndarray,
 ) -> _Pairs:
-    """The `k` nearest of each query, in order. A score is (|q|² - |q - g|²) / 2, with float32's error."""
+    """The `k` nearest scenes of each query, in order. A score is (|q|² - |q - g|²) / 2, with float32's error."""
     queries_DB = _float32(queries_BD, metric).T
     floor_B = np.full(len(queries_BD), np.finfo(np.float32).min)
     found, enough = _Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)), 0
@@ -239,7 +239,7 @@ def _bounds(count: int) -> list[int]:
 
 
 def _float32(points_CD: np.ndarray, metric: Metric) -> np.ndarray:
-    """Float32, for cosine of length 1."""
+    """The points in float32, scaled to length 1 for cosine."""
     if metric == "cosine":
         points_CD = points_CD.astype(np.float64)
         points_CD /= np.linalg.norm(points_CD, axis=1, keepdims=True)
@@ -247,7 +247,7 @@ def _float32(points_CD: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def _pruned(pairs: _Pairs, k: int, floor_B: np.ndarray, slack_B: np.ndarray) -> _Pairs:
-    """The pairs that may still be among the `k` nearest; raises `floor_B`, such a pair's lowest score, in place."""
+    """The pairs that may still be among the `k` nearest; `floor_B`, their lowest possible score, is raised in place."""
     pairs = pairs.take(np.lexsort((-pairs.score_P, pairs.query_P)))
     kth = np.flatnonzero(_ranks(pairs.query_P) == k - 1)
     query_K = pairs.query_P[kth]
@@ -256,7 +256,7 @@ def _pruned(pairs: _Pairs, k: int, floor_B: np.ndarray, slack_B: np.ndarray) -> 
 
 
 def _nearest(pairs: _Pairs, queries_BD: np.ndarray, gallery_GD: np.ndarray, k: int, metric: Metric) -> _Pairs:
-    """The `k` nearest of each query by exact distances, in order."""
+    """The `k` nearest scenes of each query by exact distances, in order."""
     distance_P = np.empty(len(pairs.query_P), np.float32)
     size = max(1, 2**21 // queries_BD.shape[1])
     for start in range(0, len(distance_P), size):
@@ -274,12 +274,12 @@ def _nearest(pairs: _Pairs, queries_BD: np.ndarray, gallery_GD: np.ndarray, k: i
 
 
 def _ranks(sorted_P: np.ndarray) -> np.ndarray:
-    """Each element's place among those that equal it."""
+    """Each element's index among the elements equal to it."""
     return np.arange(len(sorted_P)) - np.searchsorted(sorted_P, sorted_P)
 
 
 def _jointly_numbered(values_Q: Values, values_G: Values) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers from 0 on in place of any values."""
+    """The values replaced by numbers from 0 on, equal ones by the same number."""
     values_Q, values_G = np.asarray(values_Q), np.asarray(values_G)
     numbers = np.unique(np.concatenate([values_Q, values_G]), return_inverse=True)[1].reshape(-1)
     return numbers[: len(values_Q)], numbers[len(values_Q) :]
@@ -288,7 +288,7 @@ def _jointly_numbered(values_Q: Values, values_G: Values) -> tuple[np.ndarray, n
 def _numbered_groups(
     queries: int, scenes: int, groups_Q: Values | None, groups_G: Values | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of groups; without groups, all queries are in one that the gallery does not have."""
+    """Numbers of groups; without groups, all queries are in one group and all gallery scenes in another."""
     if (groups_Q is None) != (groups_G is None):
         raise RetrievalError("groups are needed for both queries and gallery, or for neither")
     if groups_Q is None or groups_G is None:

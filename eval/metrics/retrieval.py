@@ -1,12 +1,12 @@
-"""How well embeddings find scenes of the same label in other films.
+"""How well embeddings find scenes with the same label in other films.
 
     >>> hits = precision_at_k(embeddings_ND, places_N, films_N, k=(1, 5))
     >>> hits[1].mean(), clustered_standard_error(hits[1], films_N)
     (0.61, 0.02)
 
-Every scene is a query; `eval.metrics.neighbors` has queries and a gallery apart. Scenes of its own group (film) are
-left out: they look alike whatever they show. All functions return one value a query, so that standard errors can be
-clustered by film.
+Every scene is a query against all others; `eval.metrics.neighbors` separates queries and gallery. Scenes of the query's
+own group (film) are left out because they look similar whatever they show. All functions return one value per query, so
+standard errors can be clustered by film.
 
 Shapes: N scenes, D dimensions, B scenes of a block, k neighbors.
 """
@@ -27,21 +27,20 @@ def precision_at_k(
     metric: Metric = "cosine",
     block_size: int = 1024,
 ) -> dict[int, np.ndarray]:
-    """Share of the `k` nearest scenes of other groups that have the query's label, for each query.
+    """For each query, the share of its `k` nearest scenes of other groups that have its label.
 
-    Equally near scenes count in their order. A query with fewer than `k` scenes in other groups has all of them for
-    neighbors.
+    Ties are in order of the scenes. If other groups have fewer than `k` scenes, all of them are neighbors.
 
     Args:
         labels_N: label of each scene, such as its place.
         groups_N: group of each scene, such as its film.
-        block_size: queries that are compared at a time, for memory.
+        block_size: queries that are compared at a time, to limit memory.
 
     Returns:
         For each `k`, shares (N,).
 
     Raises:
-        RetrievalError: all scenes are of one group; an embedding is infinite, NaN or (for cosine) zero; lengths differ.
+        RetrievalError: all scenes are in one group; an embedding is infinite, NaN or (for cosine) zero; lengths differ.
         ValueError: a `k` below 1, or an unknown metric.
     """
     _check_groups(groups_N, {"embeddings": embeddings_ND, "labels": labels_N})
@@ -57,9 +56,9 @@ def average_precision(
     metric: Metric = "cosine",
     block_size: int = 1024,
 ) -> np.ndarray:
-    """Average precision of the ranking of all scenes of other groups, (N,); its mean is the mean average precision.
+    """Average precision (N,) of each query's ranking of all scenes of other groups; its mean is the mAP.
 
-    Equally near scenes count in their order. A query whose label no other group has gets 0, as in scikit-learn.
+    Ties are in order of the scenes. If no other group has the query's label, its value is 0, as in scikit-learn.
 
     Raises:
         RetrievalError, ValueError: as `precision_at_k`.
@@ -74,7 +73,7 @@ def average_precision(
     for start in range(0, len(points_ND), block_size):
         block = slice(start, start + block_size)
         distance_BN = -points_ND[block] @ points_ND.T if metric == "cosine" else cdist(points_ND[block], points_ND)
-        # Compared as float32, so that distances that differ by rounding alone are equal.
+        # Rounding to float32 makes distances equal that differ by rounding errors only.
         distance_BN = distance_BN.astype(np.float32)
         other_BN = groups_N[block, None] != groups_N
         distance_BN[~other_BN] = np.inf
@@ -86,10 +85,10 @@ def average_precision(
 
 
 def chance(labels_N: Sequence | np.ndarray, groups_N: Sequence | np.ndarray) -> np.ndarray:
-    """Share of the scenes of other groups that have the query's label, (N,): the precision of a random neighbor.
+    """Precision (N,) of a random neighbor: the share of scenes of other groups that have the query's label.
 
     Raises:
-        RetrievalError: all scenes are of one group, or lengths differ.
+        RetrievalError: all scenes are in one group, or lengths differ.
     """
     _check_groups(groups_N, {"labels": labels_N})
     return gallery_chance(labels_N, labels_N, groups_N, groups_N)
@@ -98,7 +97,7 @@ def chance(labels_N: Sequence | np.ndarray, groups_N: Sequence | np.ndarray) -> 
 def clustered_standard_error(values_N: np.ndarray, groups_N: Sequence | np.ndarray) -> float:
     """Standard error of the mean of values that are independent between groups, but not within them.
 
-    With one value a group it is the usual standard error.
+    With one value per group, it is the usual standard error.
 
     Raises:
         RetrievalError: fewer than two groups, or lengths differ.
@@ -111,7 +110,7 @@ def clustered_standard_error(values_N: np.ndarray, groups_N: Sequence | np.ndarr
 
 
 def _numbered(values_N: Sequence | np.ndarray) -> np.ndarray:
-    """Numbers from 0 on in place of any values."""
+    """The values replaced by numbers from 0 on, equal ones by the same number."""
     return np.unique(np.asarray(values_N), return_inverse=True)[1].reshape(-1)
 
 

@@ -1,10 +1,10 @@
-"""Probes: small classifiers on frozen embeddings, which measure what these hold (paper §4.2, supplement 1.2–1.4).
+"""Probes: small classifiers that measure the information in frozen embeddings (paper §4.2, supplement 1.2–1.4).
 
     >>> task = ProbeTask(labeled_scenes, embeddings_ED)
     >>> jobs = [ProbeJob(task, read_recipe("eval/configs/lvu_scene.yaml"), seed) for seed in range(5)]
     >>> train_probes(jobs)[0].test_scores, linear_probe(task).test_scores, knn_probe(task).test_scores
 
-Each selects on validation and predicts the test scenes once, at its end. Read `tasks.py`, `mlp.py`, `simple.py`,
+Each probe is selected on validation and then predicts the test scenes once. Read `tasks.py`, `mlp.py`, `simple.py`,
 `export.py`, in this order.
 """
 

@@ -29,15 +29,15 @@ def export_classifier(
 ) -> None:
     """Save an `M2SSceneForClassification` whose logits are the probe's on the encoder's `pooler_output`.
 
-    Its processor is saved with it. The encoder stays as it is.
+    Its processor is saved with it. The encoder is not changed.
 
     Args:
-        classes: names of the classes; an unnamed one becomes `LABEL_2`, by its index. Empty for regression, whose one
-            logit is the value.
+        classes: names of the classes; an unnamed one becomes, e.g., `LABEL_2`, by its index. Empty for regression,
+            whose single logit is the value.
 
     Raises:
-        ProbeError: a probe of another width than the encoder's embeddings, an encoder that is not a single one, another
-            number of classes, a name that two classes share.
+        ProbeError: the probe's width is not that of the encoder's embeddings, the encoder is an ensemble, the number of
+            classes differs, or two classes share a name.
     """
     _check(encoder, probe, classes)
     num_labels = probe.weights[-1].shape[1]

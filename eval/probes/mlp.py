@@ -1,26 +1,26 @@
-"""The paper's probe: an MLP with two hidden layers and ReLU, by plain SGD (§4.2, supplement 1.2–1.4). Many at once.
+"""The paper's probe, an MLP with two hidden layers and ReLU, trained by plain SGD (§4.2, supplement 1.2–1.4).
 
     >>> jobs = [ProbeJob(task, recipe, seed) for task, recipe in tasks for seed in range(5)]
     >>> results = train_probes(jobs)
 
-Probes with the same problem and batch size are one computation on stacked weights. Gradients are written out: one
-matrix product computes a gradient and subtracts it in place, so no gradient is ever stored. All random numbers of a
-probe come from its own seed; it learns the same alone and beside any others.
+Many probes train at once: those with the same problem and batch size are one computation on stacked weights. Gradients
+are written out by hand: one matrix product computes a gradient and subtracts it in place, so no gradient is ever
+stored. All random numbers of a probe come from its own seed, so it learns the same alone and beside any others.
 
-Count of operations, a training sample: 2·(2·D·H + 3·H² + 3·H·C), forward and backward, 2.6 MFLOP at D = H = 512. Nine
-LVU tasks × 5 seeds by the paper's recipes are 17 million samples, 44 TFLOP. Memory traffic, a step of a probe:
-4·(3·D·H + 4·H²) bytes of weights, 7.3 MB; at batch 16 that is 6 FLOP a byte, more than memory serves a core. On a CPU,
-only so many probes are therefore trained at a time as stay in the cache, a thread a core; on a GPU, all of a group.
+Operations per training sample: 2·(2·D·H + 3·H² + 3·H·C), forward and backward, 2.6 MFLOP at D = H = 512. Nine LVU
+tasks × 5 seeds by the paper's recipes are 17 million samples, 44 TFLOP. Memory traffic per step of a probe:
+4·(3·D·H + 4·H²) bytes of weights, 7.3 MB. At batch 16 that is 6 FLOP a byte, which needs more bandwidth than a core
+has. A CPU therefore trains only as many probes at a time as fit into its cache, with one thread per core; a GPU trains
+all probes of a group.
 
-Probes of one batch size take steps side by side, each through epochs of its own. One that has taken all its steps
-leaves the group, so nothing is computed for it any more. Only the last batch of an epoch is padded, with samples of
-weight zero: 2 % of LVU's samples. Padding all probes to one batch size instead would compute eight times too much for
-half of them.
+Probes with the same batch size take steps together, each through epochs of its own. A probe leaves the group after its
+last step, so nothing more is computed for it. Only the last batch of an epoch is padded, with samples of weight zero:
+2 % of LVU's samples. Padding all probes to one batch size instead would compute eight times too much for half of them.
 
-The paper does not say how weights begin (here as in `torch.nn.Linear`), nor what decides on validation.
+The paper does not name the initial weights (here as in `torch.nn.Linear`), nor the figure that decides on validation.
 
 Shapes: P probes, B samples of a batch, S batches of an epoch, D numbers of an input, H hidden units, C classes, E
-embeddings, W embeddings an input, N samples of a split, T training samples of all tasks.
+embeddings, W embeddings per input, N samples of a split, T training samples of all tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,14 +40,14 @@ from modeling_m2s.commands_m2s import parse
 
 from .tasks import Metric, ProbeError, ProbeResult, ProbeTask, default_metric
 
-CACHE_BYTES = 2**23  # of the weights that a core trains at a time: its part of a usual last-level cache
-BLOCK = 8192  # samples that are scored at a time, for memory
+CACHE_BYTES = 2**23  # weights that a core trains at a time: its part of a usual last-level cache
+BLOCK = 8192  # samples that are scored at a time, to limit memory
 Layers = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
 @dataclass(frozen=True)
 class ProbeRecipe:
-    """How an MLP is trained; the paper's values for each task are files of eval/configs."""
+    """How an MLP is trained; eval/configs has the paper's values for each task."""
 
     hidden_size: int = field(default=512, metadata={"help": "width of both hidden layers"})
     learning_rate: float = field(default=0.1, metadata={"help": "learning rate of SGD without momentum"})
@@ -75,7 +75,7 @@ class ProbeRecipe:
 
 
 def read_recipe(path: Path | str) -> ProbeRecipe:
-    """The recipe of a YAML file.
+    """Read a recipe from a YAML file.
 
     Raises:
         UserError: it cannot be read, or names an unknown field.
@@ -96,12 +96,12 @@ class ProbeJob:
 
 @dataclass(frozen=True)
 class MLP:
-    """A trained probe, for embeddings as they are; with `standardize`, its layers hold the statistics.
+    """A trained probe that takes raw embeddings; with `standardize`, the statistics are folded into its layers.
 
     Attributes:
-        weights: of three layers, (D, H), (H, H) and (H, C), float32.
-        biases: (H,), (H,) and (C,).
-        dropout: with which it was trained.
+        weights: weights of three layers, (D, H), (H, H) and (H, C), float32.
+        biases: their biases, (H,), (H,) and (C,).
+        dropout: dropout during training.
     """
 
     weights: tuple[np.ndarray, ...]
@@ -123,15 +123,15 @@ def train_probes(
     probes_at_once: int | None = None,
     progress: bool = True,
 ) -> list[ProbeResult]:
-    """Train all probes; each keeps the weights of its best epoch on validation, the first of equal ones.
+    """Train all probes; each keeps the weights of its best epoch on validation, the first among ties.
 
     Args:
-        probes_at_once: most probes of one computation; by default as many as a CPU's cache holds, on a GPU all.
-        progress: show a bar, in a terminal.
+        probes_at_once: most probes in one computation; by default as many as a CPU's cache holds, on a GPU all.
+        progress: show a progress bar in a terminal.
 
     Returns:
         A result for each job, in order; `chosen` is `{"epoch": …}`, counted from 1, and `mlp` the network. A probe that
-        diverges keeps its best epoch before that; `chosen` then has `diverged_after` too, the first epoch after which
+        diverges keeps its best epoch before that; `chosen` then also has `diverged_after`, the first epoch after which
         its numbers were infinite.
 
     Raises:
@@ -156,7 +156,7 @@ def train_probes(
 
 
 def _in_threads(train: Callable[[list[int]], None], chunks: list[list[int]], stop: Event) -> None:
-    """Train a chunk a core. Cores that share each small product would wait for each other at its end."""
+    """Train one chunk per core. If the cores shared each small product, they would wait for each other at its end."""
     threads = torch.get_num_threads()
     if min(threads, len(chunks)) == 1:
         for chunk in chunks:
@@ -193,7 +193,7 @@ def _num_steps(job: ProbeJob) -> int:
 
 
 def _chunks(jobs: Sequence[ProbeJob], device: torch.device, probes_at_once: int | None) -> list[list[int]]:
-    """Numbers of the jobs of each computation, those with the most steps first; the longest computation first."""
+    """Job numbers of each computation, the jobs with the most steps first, and the longest computation first."""
 
     def key(number: int) -> tuple:
         return *map(str, _shape(jobs[number])), -_num_steps(jobs[number])
@@ -207,18 +207,18 @@ def _chunks(jobs: Sequence[ProbeJob], device: torch.device, probes_at_once: int 
 
 
 def _at_once(job: ProbeJob, device: torch.device) -> int | None:
-    """How many probes' weights stay in a CPU's cache; no limit on a GPU."""
+    """Number of probes whose weights fit into a CPU's cache; None, no limit, on a GPU."""
     hidden = job.recipe.hidden_size
     return max(1, CACHE_BYTES // (4 * hidden * (job.task.width + hidden))) if device.type == "cpu" else None
 
 
 class Draws:
-    """The random numbers of one probe: three streams of its seed, so that dropout does not change the order."""
+    """The random numbers of one probe: three streams from its seed, so that dropout does not change the order."""
 
     def __init__(self, seed: int):
         weights, order, dropout = np.random.SeedSequence(seed).spawn(3)
         self._weights, self._order = np.random.default_rng(weights), np.random.default_rng(order)
-        self._dropout = np.random.SFC64(dropout)  # the fastest of numpy's
+        self._dropout = np.random.SFC64(dropout)  # NumPy's fastest generator
 
     def layer(self, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
         """Weights (inputs, outputs) and biases, distributed as those of `torch.nn.Linear`."""
@@ -230,17 +230,17 @@ class Draws:
         return self._order.permutation(count)
 
     def dropout_bits(self, count: int) -> np.ndarray:
-        """Numbers uniform over all of int16; see `dropout_threshold`. Sixteen bits cost a quarter of a float32."""
+        """Uniform int16 numbers, see `dropout_threshold`; they cost a quarter of float32 ones."""
         return self._dropout.random_raw(-(-count // 4)).view(np.int16)[:count]
 
 
 def dropout_threshold(dropout: float) -> int:
-    """A unit is kept if its bits are at least this: with probability 1 − dropout, to within 1e-5."""
+    """Units with bits of at least this value are kept: a share of 1 − dropout, to within 1e-5."""
     return min(round(dropout * 2**16), 2**16 - 1) - 2**15
 
 
 class _Member:
-    """The own state of one probe in a group: its batches, and its best epoch."""
+    """The state of one probe in a group: its batches and its best epoch."""
 
     def __init__(self, job: ProbeJob, first_target: int, first_embedding: int):
         self.job, self.task, self.draws = job, job.task, Draws(job.seed)
@@ -255,21 +255,21 @@ class _Member:
         count = len(self.task.labels("train"))
         self.place_SB = np.arange(self.steps_per_epoch * _batch_size(job)).reshape(self.steps_per_epoch, -1)
         real_SB = self.place_SB < count
-        # The mean over the batch and the learning rate, in one factor of a sample's gradient.
+        # One factor on a sample's gradient holds the mean over the batch and the learning rate.
         self.weight_SB = (real_SB * self._scale() / real_SB.sum(1, keepdims=True)).astype(np.float32)
         self.training_rows_NW = self.rows("train")
 
     def _scale(self) -> float:
-        """The learning rate times the derivative of the loss by a logit, over (prediction − target)."""
+        """The learning rate times the ratio of the loss's derivative by a logit to (prediction − target)."""
         of_loss = {"regression": 2.0, "multi_label_classification": 1 / self.task.num_outputs}
         return self.job.recipe.learning_rate * of_loss.get(self.task.problem, 1.0)
 
     def rows(self, split: Split) -> np.ndarray:
-        """Numbers (N, W) of the embeddings of the samples of a split, in the group's table."""
+        """Rows (N, W) in the group's table of the embeddings of a split's samples."""
         return self.task.rows[self.task.numbers[split]] + self.first_embedding
 
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Embedding rows (B, W), target rows (B,) and weights (B,) of the samples of a step."""
+        """Embedding rows (B, W), target rows (B,) and weights (B,) of a step's samples."""
         position = step % self.steps_per_epoch
         if position == 0:
             count = len(self.training_rows_NW)
@@ -278,16 +278,16 @@ class _Member:
         return self.training_rows_NW[samples_B], samples_B + self.first_target, self.weight_SB[position]
 
     def is_due(self, step: int) -> bool:
-        """Whether validation follows a step: an epoch that is due has ended, or the last one; none after divergence."""
+        """Whether validation follows a step: at the end of a due epoch or of the last one, but not after divergence."""
         if self.diverged_after:
             return False
         epoch, rest = divmod(step + 1, self.steps_per_epoch)
         return not rest and (epoch % self.job.recipe.validate_every == 0 or step + 1 == self.num_steps)
 
     def see(self, step: int, scores: np.ndarray, layers: Layers) -> None:
-        """Keep the weights if their validation scores are the best so far, unless something is infinite."""
+        """Keep the weights if their validation scores are the best so far, and all numbers are finite."""
         epoch = (step + 1) // self.steps_per_epoch
-        # A sigmoid of infinity is finite, so scores alone do not show it.
+        # The sigmoid of infinity is finite, so check the weights as well as the scores.
         parts = (part for layer in layers for part in layer)
         if not np.isfinite(scores).all() or not all(part.isfinite().all() for part in parts):
             if not self.best_epoch:
@@ -321,7 +321,7 @@ class _Group:
         for number, member in enumerate(self.members):
             for (weight, bias), inputs in zip(self._of(number, member.task.num_outputs), sizes, strict=False):
                 weight[:], bias[:] = map(torch.from_numpy, member.draws.layer(inputs, weight.shape[1]))
-            # A class that only other tasks have gets probability 0, and so no gradient.
+            # Classes that only other tasks have get probability 0, and so no gradient.
             self.layers[-1][1][number, :, member.task.num_outputs :] = -torch.inf
         self.layers = [(weight.to(device), bias.to(device)) for weight, bias in self.layers]
         dropout_P = [job.recipe.dropout for job in jobs]
@@ -333,7 +333,7 @@ class _Group:
         return torch.tensor(values, dtype=dtype, device=self.device)[:, None, None]
 
     def _gather_tables(self, jobs: Sequence[ProbeJob]) -> None:
-        """One table of embeddings and one of training targets for all members; an array that they share is in once."""
+        """Make one table of embeddings and one of training targets for all members; shared arrays are stored once."""
         num_classes = max(job.task.num_outputs for job in jobs)
         tables: dict[tuple, torch.Tensor] = {}
         targets: dict[tuple, torch.Tensor] = {}
@@ -355,7 +355,11 @@ class _Group:
         self.target_TC = torch.cat(list(targets.values())).to(self.device)
 
     def train(self, bar: tqdm, stop: Event) -> list[ProbeResult]:
-        """Results of the members, which are in order of falling numbers of steps; a CancelledError after `stop`."""
+        """Train the members, which must be sorted by decreasing number of steps, and return their results.
+
+        Raises:
+            CancelledError: `stop` was set.
+        """
         active = len(self.members)
         for step in range(self.members[0].num_steps):
             if stop.is_set():
@@ -371,7 +375,7 @@ class _Group:
         return [self._result(member) for member in self.members]
 
     def _step(self, batches: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
-        """One step of SGD of the first probes, on a batch each."""
+        """One step of SGD of the first `len(batches)` probes, each on its batch."""
         count = len(batches)
         rows_PBW, targets_PB, weight_PB = (
             torch.from_numpy(np.stack(each)).to(self.device) for each in zip(*batches, strict=True)
@@ -393,7 +397,7 @@ class _Group:
             weight.baddbmm_(inputs[number].mT, change, alpha=-1)
             bias.sub_(change.sum(1, keepdim=True))
             if behind is not None:
-                # A hidden unit is positive if ReLU let it pass and dropout kept it.
+                # A hidden unit is positive if ReLU passed it and dropout kept it.
                 change = torch.ops.aten.threshold_backward(behind, inputs[number], 0)
                 if kept_P2BH is not None:
                     change.mul_(self.scale_P11[:count])
@@ -407,7 +411,7 @@ class _Group:
         return torch.from_numpy(bits).to(self.device).view(-1, *shape) >= self.threshold_P111[: len(batches)]
 
     def _of(self, number: int, num_classes: int) -> Layers:
-        """Views of one probe's layers, with the classes of its task."""
+        """Views of one probe's layers, limited to its task's classes."""
         (w1, b1), (w2, b2), (w3, b3) = ((weight[number], bias[number, 0]) for weight, bias in self.layers)
         return (w1, b1), (w2, b2), (w3[:, :num_classes], b3[:num_classes])
 
@@ -447,19 +451,19 @@ class _Group:
 
 
 def _first(tables: dict, key: object) -> int:
-    """Rows before those of a key, if the tables are joined in order."""
+    """Index of a key's first row after joining the tables in order."""
     return sum(len(table) for table in list(tables.values())[: list(tables).index(key)])
 
 
 def _statistics(task: ProbeTask) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (D,) of the embeddings that training reads, 1 where they do not vary."""
+    """Mean and standard deviation (D,) of the training embeddings; the deviation is 1 if they do not vary."""
     read_ED = task.embeddings_ED[np.unique(task.rows[task.numbers["train"]])].astype(np.float64)
     deviation_D = read_ED.std(0)
     return read_ED.mean(0).astype(np.float32), np.where(deviation_D > 0, deviation_D, 1).astype(np.float32)
 
 
 def _value_statistics(job: ProbeJob) -> tuple[float, float]:
-    """Mean and standard deviation of the training values by which a probe's targets are standardized, or 0 and 1."""
+    """Mean and standard deviation that standardize a probe's target values; 0 and 1 without standardization."""
     if job.task.problem != "regression" or not job.recipe.standardize:
         return 0.0, 1.0
     values = job.task.labels("train")
@@ -478,7 +482,7 @@ def _targets(job: ProbeJob, num_classes: int) -> torch.Tensor:
 
 
 def _activated(logits: torch.Tensor, problem: str) -> torch.Tensor:
-    """Probabilities of logits, or values as they are."""
+    """Probabilities from logits; for regression, the values unchanged."""
     if problem == "single_label_classification":
         return logits.softmax(-1)
     return logits.sigmoid() if problem == "multi_label_classification" else logits

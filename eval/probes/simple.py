@@ -1,4 +1,4 @@
-"""Two probes without training by gradient: a linear one and the nearest neighbors, each selected on validation.
+"""Two probes without gradient descent: a linear one and nearest neighbors, each selected on validation.
 
 Shapes: N scenes, M training scenes, D dimensions, C classes, K neighbors.
 """
@@ -21,13 +21,13 @@ NEIGHBORS = (1, 3, 5, 10, 20, 50)
 
 
 def linear_probe(task: ProbeTask, strengths: Sequence[float] = STRENGTHS, metric: Metric | None = None) -> ProbeResult:
-    """Logistic regression, one a class if a scene may have several labels; ridge regression for values.
+    """Logistic regression, one per class if scenes may have several labels; ridge regression for values.
 
     Inputs are standardized by the training scenes.
 
     Args:
         strengths: values of C, the inverse of the penalty, to choose from; the smaller wins a tie.
-        metric: chooses; by default accuracy, mean average precision or −MSE.
+        metric: figure that decides; by default accuracy, mean average precision or −MSE.
     """
     scaler = StandardScaler().fit(task.inputs("train"))
     training, validation, test = (scaler.transform(task.inputs(split)) for split in ("train", "validation", "test"))
@@ -47,7 +47,7 @@ def _fit_linear(task: ProbeTask, training_MD: np.ndarray, strength: float) -> Ca
     logistic = LogisticRegression(C=strength, max_iter=1000)
     if task.problem == "multi_label_classification":
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Label not")  # a class without training scene has probability 0
+            warnings.filterwarnings("ignore", message="Label not")  # classes without training scenes get probability 0
             return OneVsRestClassifier(logistic).fit(training_MD, labels).predict_proba
     logistic.fit(training_MD, labels)
 
@@ -65,9 +65,9 @@ def knn_probe(
     distance: str = "euclidean",
     metric: Metric | None = None,
 ) -> ProbeResult:
-    """The share of each class, or the mean value, among the k nearest training scenes.
+    """Predict the share of each class, or the mean value, among the k nearest training scenes.
 
-    Inputs are as they are. Classes with equal shares rank in their order.
+    Inputs are not standardized. Classes with equal shares rank in their order.
 
     Args:
         neighbors: values of k to choose from; the smaller wins a tie. Values above the number of training scenes are
@@ -102,7 +102,10 @@ def _select(
     candidates: Iterable[tuple[float, Callable[[], np.ndarray], np.ndarray]],
     metric: Metric | None,
 ) -> ProbeResult:
-    """The best of (value, how test scenes are predicted, validation scores); it alone predicts the test scenes."""
+    """Choose the candidate (value, function that predicts the test scenes, validation scores) that validates best.
+
+    Only the chosen one predicts the test scenes.
+    """
     figure = metric or default_metric(task.problem)
     labels = task.labels("validation")
     best: tuple[float, float, Callable[[], np.ndarray], np.ndarray] | None = None

@@ -1,6 +1,6 @@
 """Input and output of every probe: labeled scenes with their embeddings; scores of validation and test scenes.
 
-Shapes: E embeddings, D dimensions, N scenes, W embeddings a scene, C classes (1 for regression).
+Shapes: E embeddings, D dimensions, N scenes, W embeddings per scene, C classes (1 for regression).
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from modeling_m2s.errors_m2s import UserError
 if TYPE_CHECKING:
     from .mlp import MLP
 
-# A figure for scores and labels of one split, as `ProbeResult` has them; the higher the better.
+# A figure from scores and labels of one split, in the form of `ProbeResult`; higher is better.
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
 
 class ProbeError(UserError, ValueError):
-    """A task that no probe can learn, or a probe that did not; the message names the task and the way out."""
+    """A task cannot be learned, or a probe failed to learn it; the message names the task and the fix."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class ProbeTask:
 
     Attributes:
         labeled: the scenes, with their labels and splits.
-        embeddings_ED: embeddings. Tasks that share one array share its memory.
-        rows_NW: which embeddings are the input of each scene, side by side, as in the four shots of a boundary; by
-            default the scene's own.
+        embeddings_ED: embeddings; several tasks can share one array.
+        rows_NW: rows of the embeddings that are concatenated to each scene's input, e.g. the four shots of a boundary;
+            by default the scene's own.
 
     Raises:
-        ProbeError: an empty split; training scenes of one class only; lengths that differ; an embedding with NaN or
-            infinite values.
+        ProbeError: a split is empty, the training scenes have only one class, lengths differ, or an embedding has NaN
+            or infinite values.
     """
 
     labeled: LabeledScenes
@@ -83,23 +83,23 @@ class ProbeTask:
 
     @property
     def rows(self) -> np.ndarray:
-        """Numbers (N, W) of the embeddings of each scene."""
+        """Rows (N, W) of each scene's embeddings."""
         assert self.rows_NW is not None
         return self.rows_NW
 
     @property
     def width(self) -> int:
-        """Numbers in the input of a scene: W·D."""
+        """Size of a scene's input: W·D."""
         return self.rows.shape[1] * self.embeddings_ED.shape[1]
 
     @property
     def num_outputs(self) -> int:
-        """Scores of a scene: one a class; one for regression."""
+        """Number of scores per scene: one per class, or one for regression."""
         return 1 if self.problem == "regression" else len(self.labeled.classes)
 
     @cached_property
     def numbers(self) -> dict[Split, np.ndarray]:
-        """Numbers of the scenes of each split, in order."""
+        """Indices of the scenes of each split, in order."""
         return {split: self.labeled.of_split(split) for split in SPLITS}
 
     def inputs(self, split: Split) -> np.ndarray:
@@ -119,9 +119,9 @@ class ProbeResult:
     Attributes:
         validation_scores, test_scores: probabilities (N, C), or values (N,) for regression, float64, in the order of
             `LabeledScenes.of_split`.
-        validation_metric: the figure by which it was selected.
-        chosen: what was selected, such as `{"epoch": 120}` or `{"k": 5}`, and whether training diverged later.
-        mlp: the network, if it is one.
+        validation_metric: the figure that selected it, on validation.
+        chosen: the selected setting, such as `{"epoch": 120}` or `{"k": 5}`, and whether training diverged later.
+        mlp: the network, if the probe is one.
     """
 
     task: str

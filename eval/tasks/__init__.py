@@ -3,8 +3,8 @@
     >>> read_tasks(["lvu"], Path("lvu_1.0"))                        Task by Task
     >>> read_scenes(["lvu"], Path("lvu_1.0"))                       all scenes that they label, for eval.embed_scenes
 
-A module here is a task: what its labels are, what is measured and how, what trivial predictions reach. Read `task.py`
-and `lvu.py` first.
+Each task is a module: its labels, its figures and how they are measured, its trivial baselines. Read `task.py` and
+`lvu.py` first.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,10 +31,10 @@ class Group(NamedTuple):
     """How tasks are read.
 
     Attributes:
-        read: a task by its name in the group.
-        names: of all tasks that the labels hold.
-        more: names that must be asked for; None if `read` knows them.
-        read_embeddings: of the folder that its embeddings are in.
+        read: reads a task from the labels, by its name in the group.
+        names: lists the tasks that the labels contain.
+        more: names of tasks that run only if named; None if `read` checks names.
+        read_embeddings: reads the folder of embeddings.
     """
 
     read: Callable[[Path, str], Task]
@@ -56,10 +56,10 @@ TASKS = {
 
 
 def group_of(names: Sequence[str]) -> str:
-    """The group that tasks are of.
+    """The group of the tasks.
 
     Raises:
-        ValueError: an unknown one, or several.
+        ValueError: an unknown group, or several.
     """
     groups = list(dict.fromkeys(name.partition("/")[0] for name in names))
     if len(groups) != 1 or groups[0] not in TASKS:
@@ -68,7 +68,7 @@ def group_of(names: Sequence[str]) -> str:
 
 
 def read_tasks(names: Sequence[str], labels: Path) -> list[Task]:
-    """Tasks of one group, all of it where a name is the group's.
+    """Tasks of one group; a name that is the group's stands for all its tasks.
 
     Raises:
         ValueError: as `group_of`.
@@ -85,11 +85,11 @@ def read_tasks(names: Sequence[str], labels: Path) -> list[Task]:
 def read_scenes(names: Sequence[str], labels: Path) -> list[LabeledScene]:
     """All scenes that tasks of one group label, once each, for `eval.embed_scenes`.
 
-    A scene that several tasks have in different splits counts as a training scene only if it is one in all of them.
+    If a scene is in several tasks, it counts as a training scene only if it is one in all of them.
 
     Raises:
-        LabelError, ValueError: as `read_tasks`; a task whose embeddings are of single shots; tasks that give a scene of
-            one name different places.
+        LabelError, ValueError: as `read_tasks`; or a task needs embeddings of single shots; or a scene is a different
+            part of a video in different tasks.
     """
     if TASKS[group_of(names)].read_embeddings is read_shot_embeddings:
         raise LabelError(

@@ -1,6 +1,6 @@
-"""Embeddings by id, of the files that hold them, and the labeled scenes that have one.
+"""Reading embeddings by id from files, and joining them with labeled scenes.
 
-Shapes: E embeddings, D dimensions, N scenes, W embeddings a scene.
+Shapes: E embeddings, D dimensions, N scenes, W embeddings per scene.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from .task import Task
 
 
 class EmbeddingError(UserError, ValueError):
-    """Embeddings that a task cannot use; the message names the folder, the scene, and the way out."""
+    """A task cannot use these embeddings; the message names the folder, the scene, and the fix."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Embeddings:
 
     Attributes:
         source: folder or file, for messages.
-        settings: what the record says of the encoder: model, revision, kind, reading.
-        ids: of scenes, or of shots as `tt0133093/0012`.
+        settings: the record's facts about the encoder: model, revision, kind, reading.
+        ids: ids of scenes, or of shots, such as `tt0133093/0012`.
 
     Raises:
-        EmbeddingError: none, an id twice, a vector with NaN or infinite values.
+        EmbeddingError: no embeddings, a repeated id, or a vector with NaN or infinite values.
     """
 
     source: Path
@@ -57,16 +57,16 @@ class Embeddings:
 
     @property
     def name(self) -> str:
-        """What reports call the encoder: its model, and its kind unless it is our scene encoder."""
+        """The encoder's name in reports: its model, and its kind unless it is our scene encoder."""
         model, kind = str(self.settings.get("model") or self.source.stem), self.settings.get("encoder", "scene")
         return model if kind in ("scene", "features") else f"{model} ({kind})"
 
 
 def read_scene_embeddings(folder: Path) -> Embeddings:
-    """A `scene_embeddings` dataset.
+    """Read a `scene_embeddings` dataset.
 
     Raises:
-        EmbeddingError: no finished one, or embeddings of several models.
+        EmbeddingError: the dataset is missing or not finished, or has embeddings of several models.
         StorageError: another kind of dataset.
     """
     dataset = FilmDataset(folder, "scene_embeddings")
@@ -88,7 +88,7 @@ def read_scene_embeddings(folder: Path) -> Embeddings:
 
 
 def read_shot_embeddings(folder: Path) -> Embeddings:
-    """A `shot_features` dataset; a shot without keyframe has zeros.
+    """Read a `shot_features` dataset; a shot without a keyframe has zeros.
 
     Raises:
         StorageError: as `ShotFeatures`.
@@ -100,7 +100,7 @@ def read_shot_embeddings(folder: Path) -> Embeddings:
         for shot in range(count)
     ]
     vectors_ED = np.concatenate([features[movie_id] for movie_id in features.movie_ids])
-    # The record of shot features calls a scene encoder's model its encoder.
+    # In records of shot features, `encoder` is the name of the model.
     settings = features.record["settings"]
     return Embeddings(folder, {**settings, "encoder": "scene", "model": settings["encoder"]}, ids, vectors_ED)
 
@@ -110,7 +110,7 @@ def shot_id(movie_id: str, shot: int) -> str:
 
 
 def read_feature_file(path: Path) -> Embeddings:
-    """Vectors made elsewhere, as `read_features` has them.
+    """Read vectors made elsewhere, see `read_features`.
 
     Raises:
         ModelError: as `read_features`.
@@ -126,9 +126,9 @@ class Embedded(NamedTuple):
 
     Attributes:
         embeddings_ED: all embeddings, the same array for all tasks.
-        rows_NW: those of each scene.
-        missing: number of labeled scenes without, by split.
-        zeros: number of scenes, by split, that read a vector of zeros: a shot without keyframe.
+        rows_NW: rows of each scene's embeddings.
+        missing: number of labeled scenes without embeddings, by split.
+        zeros: number of scenes, by split, that read a vector of zeros, which stands for a shot without a keyframe.
     """
 
     labeled: LabeledScenes
@@ -139,11 +139,11 @@ class Embedded(NamedTuple):
 
 
 def join(task: Task, embeddings: Embeddings) -> Embedded:
-    """Leave out the scenes without embedding.
+    """Join a task's labeled scenes with their embeddings; scenes without embeddings are left out.
 
     Raises:
-        EmbeddingError: no scene of a split has one; the message shows an id of both sides.
-        LabelError: the scenes that are left cannot be measured.
+        EmbeddingError: no scene of a split has an embedding; the message shows an id of both sides.
+        LabelError: the remaining scenes cannot be measured.
     """
     labeled = task.labeled
     task.require_inputs(embeddings.ids)

@@ -1,4 +1,4 @@
-"""Figures that several tasks share, and their baselines: accuracy, squared error, mean average precision.
+"""Figures shared by several tasks, and their baselines: accuracy, squared error, mean average precision.
 
 Shapes: S seeds, N scenes, C classes.
 """
@@ -28,12 +28,12 @@ class Kind(NamedTuple):
 
 
 def films(labeled: LabeledScenes) -> list[str]:
-    """The film of each scene, from which bootstrap intervals draw."""
+    """The film of each scene; bootstrap intervals draw films."""
     return [scene.movie_id for scene in labeled.scenes]
 
 
 def require_all_classes(labeled: LabeledScenes) -> None:
-    """Raises: LabelError: a split lacks a class, so that its average precision is undefined there."""
+    """Raises: LabelError: a split lacks a class, so its average precision is undefined there."""
     for split in SPLITS:
         found = set(labeled.labels[labeled.of_split(split)].tolist())
         lacking = [name for index, name in enumerate(labeled.classes) if index not in found]
@@ -45,14 +45,14 @@ def require_all_classes(labeled: LabeledScenes) -> None:
 
 
 def mean_figure(values_SN: np.ndarray, groups_N: Sequence | np.ndarray) -> Figure:
-    """Figure that is a mean of one value a scene."""
+    """A figure that is the mean of one value per scene."""
     return Figure(values_SN.mean(1), mean_interval(values_SN.mean(0), groups_N))
 
 
 def average_precision_figure(
     scores_S: Sequence[np.ndarray], labels_NC: np.ndarray, groups_N: Sequence | np.ndarray
 ) -> Figure:
-    """Mean over classes of average precision; seeds are more columns, so that the interval is of their mean."""
+    """Mean average precision over classes; seeds are additional columns, so the interval is that of their mean."""
     values_S = [mean_average_precision(average_precisions(scores_NC, labels_NC)) for scores_NC in scores_S]
     columns = np.concatenate(scores_S, axis=1), np.tile(labels_NC, (1, len(scores_S)))
     return Figure(np.array(values_S), average_precision_interval(*columns, groups_N))
@@ -61,7 +61,7 @@ def average_precision_figure(
 def accuracy(
     scores_S: Sequence[np.ndarray], labeled: LabeledScenes, groups_N: Sequence | np.ndarray | None = None
 ) -> dict[str, Figure]:
-    """Share of scenes whose class scores highest, the first of equal scores; the interval draws groups, or films."""
+    """Share of scenes whose class scores highest, or first among ties; the interval draws groups, by default films."""
     hits_SN = np.stack([scores_NC.argmax(1) == labeled.labels for scores_NC in scores_S])
     return {"accuracy": mean_figure(hits_SN, films(labeled) if groups_N is None else groups_N)}
 
@@ -72,12 +72,15 @@ def squared_error(scores_S: Sequence[np.ndarray], labeled: LabeledScenes) -> dic
 
 
 def average_precision(scores_S: Sequence[np.ndarray], labeled: LabeledScenes) -> dict[str, Figure]:
-    """Mean over the classes that some scene has."""
+    """Mean average precision over the classes that some scene has."""
     return {"mean_average_precision": average_precision_figure(scores_S, labeled.labels, films(labeled))}
 
 
 def constant_classes(task: ProbeTask) -> Baselines:
-    """The most frequent class of train, the best class of all for test, and a class of train drawn evenly."""
+    """Accuracy of three guesses: the most frequent training class, the best constant for test, a random training class.
+
+    The random class is drawn evenly from the classes of the training scenes.
+    """
     training, test = task.labels("train"), task.labels("test")
     return {
         "majority": {"accuracy": majority_accuracy(training, test)},
@@ -87,7 +90,7 @@ def constant_classes(task: ProbeTask) -> Baselines:
 
 
 def constant_values(task: ProbeTask) -> Baselines:
-    """Zero, the mean of train, and the best value of all for test, its mean."""
+    """Squared errors of three constants: zero, the training mean, and the best constant for test, its mean."""
     test = task.labels("test")
     errors = {**constant_errors(task.labels("train"), test), "best_constant": float(test.var())}
     return {name: {"mean_squared_error": error} for name, error in errors.items()}
@@ -99,7 +102,7 @@ def constant_scores(task: ProbeTask) -> Baselines:
     return {"prevalence": {"mean_average_precision": float(shares_C[shares_C > 0].mean())}}
 
 
-# The recipes are our own, for tasks that are not the paper's; its tasks have the paper's.
+# These recipes are ours, for tasks that are not in the paper; its tasks name the paper's recipes.
 KINDS: dict[Problem, Kind] = {
     "single_label_classification": Kind("own.yaml", "accuracy", accuracy, constant_classes),
     "multi_label_classification": Kind("own_tags.yaml", "mean_average_precision", average_precision, constant_scores),

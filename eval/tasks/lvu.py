@@ -1,7 +1,7 @@
-"""LVU's nine tasks [4.3.1, table 3]: one embedding a clip, accuracy per clip, or mean squared error.
+"""LVU's nine tasks [4.3.1, table 3]: one embedding per clip, accuracy per clip, or mean squared error.
 
-Each task is trained by itself. Most papers give accuracies on all test clips; many clips are no longer on YouTube, so
-figures are of those that are, and counts stand beside them. The films of a clip's task are in one split only in
+Each task is trained by itself. Most papers give accuracies on all test clips. Many clips are no longer on YouTube, so
+our figures are for the remaining clips, and counts are given beside them. Splits have no films in common only in
 director, writer, year and genre.
 """
 
@@ -14,7 +14,7 @@ from .task import ProbedTask
 
 
 def names(labels: Path) -> tuple[str, ...]:
-    """The nine, or the seven of MA-LMM's files."""
+    """Names of the nine tasks, or of the seven in MA-LMM's files."""
     return tuple(LVU_CLASSES) if (labels / "train.json").exists() else LVU_TASKS
 
 

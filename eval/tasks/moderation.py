@@ -1,7 +1,7 @@
 """Moderation: sex, violence, drug use or none of them in clips of about five seconds [4.4, table 6].
 
-The labels are a CSV as for own labels. A clip is one scene of nine frames. One MLP gives the probabilities of four
-classes; each class has its average precision, and the table's average is that of the three activities. The paper's
+The labels are a CSV, as for own labels. A clip is one scene of nine frames. One MLP gives the probabilities of four
+classes. Average precision is computed for each class, and the table's average is over the three activities. The paper's
 clips are not public.
 """
 
@@ -19,11 +19,11 @@ from .figures import average_precision_figure, films, require_all_classes
 from .task import Baselines, Figure, ProbedTask
 
 NONE = "none"
-CLASSES = ("drug-use", NONE, "sex", "violence")  # in the order of the alphabet, which own labels have
+CLASSES = ("drug-use", NONE, "sex", "violence")  # in alphabetical order, like own labels
 
 
 def read(labels: Path, name: str = "") -> ProbedTask:
-    """Raises: LabelError: other classes than the four, several labels a clip, or as `read_own_labels`."""
+    """Raises: LabelError: other classes than the four, several labels per clip, or as `read_own_labels`."""
     labeled = read_own_labels(labels, "single_label_classification")
     if labeled.classes != CLASSES:
         raise LabelError(
@@ -57,7 +57,7 @@ def measure(scores_S: Sequence[np.ndarray], labeled: LabeledScenes) -> dict[str,
 
 
 def prevalence(task: ProbeTask) -> Baselines:
-    """Equal scores for all clips."""
+    """Average precision of equal scores for all clips."""
     shares_C = np.bincount(task.labels("test"), minlength=len(CLASSES)) / len(task.labels("test"))
     shares = dict(zip(CLASSES, shares_C.tolist(), strict=True))
     activities = [share for name, share in shares.items() if name != NONE]

@@ -1,7 +1,7 @@
-"""MovieCLIP's places of shots, several a shot; a public stand-in for MovieNet's places, not in the paper.
+"""MovieCLIP's places, several per shot: a public substitute for MovieNet's places, not in the paper.
 
-CLIP chose these labels, which makes figures of CLIP too good. The task `movieclip/verified` is tested on the shots that
-people verified, which are of other clips.
+CLIP chose these labels, so CLIP's figures are too good. The task `movieclip/verified` is tested on the shots that
+people verified, which are from other clips.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A user's own labels, a CSV: one label a scene, several, or with `own/values` a number.
+"""A user's own labels, as CSV: one label per scene, several labels, or, with `own/values`, a number.
 
-The MLP is trained by a recipe of our own for each of the three, `own*.yaml`; give another with `--recipe`.
+Each of the three has its own MLP recipe, `own*.yaml`; give another with `--recipe`.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The paper's tables 2 to 6, by our names. Nothing here was measured by this package."""
+"""The paper's tables 2 to 6, under our names. None of these numbers was measured by this package."""
 
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ PAPER_TABLES = Path(__file__).parent.parent / "paper_tables.yaml"
 
 @cache
 def paper_tables() -> dict[str, Any]:
-    """Tables by task group, numbers as the text that is printed."""
+    """Tables by task group; numbers are text, as printed."""
     return yaml.load(PAPER_TABLES.read_text(encoding="utf-8"), yaml.BaseLoader)
 
 
@@ -20,7 +20,7 @@ def paper_rows(task: str, figure: str) -> dict[str, dict[str, str]]:
 
     Args:
         task: such as `lvu/scene`.
-        figure: the task's own; it is the one that the table of LVU, whose columns are tasks, has.
+        figure: name of a figure; for LVU the task's main figure, the only one in its table, whose columns are tasks.
 
     Returns:
         Empty for a task that the paper does not have.
@@ -37,7 +37,7 @@ def paper_rows(task: str, figure: str) -> dict[str, dict[str, str]]:
 
 
 def clip_and_best(task: str, figure: str, higher_is_better: bool = True) -> dict[str, dict[str, str]]:
-    """The paper's row of CLIP, and its row with the best of this figure."""
+    """The paper's row for CLIP, and its best row in this figure."""
     rows = {row: values for row, values in paper_rows(task, figure).items() if figure in values}
     if not rows:
         return {}

@@ -1,11 +1,11 @@
-"""Photographs with the class that their folder or the manifest names; not in the paper.
+"""Photographs, with classes from their folders or the manifest; not in the paper.
 
-    photographs                  a scene is a picture of FOLDER/{train,test}/<class>
-    photographs/miniplaces       … of FOLDER/manifest.tsv, those of one data set
-    photographs/miniplaces/9     a scene is nine pictures of a class
-    photographs/3                three, of class folders
+    photographs                  a scene is a picture in FOLDER/{train,test}/<class>
+    photographs/miniplaces       a scene is a picture of one data set in FOLDER/manifest.tsv
+    photographs/miniplaces/9     a scene is nine pictures of a class, from the manifest
+    photographs/3                a scene is three pictures of a class, from class folders
 
-Scenes of several pictures share them with other scenes of their class, so intervals draw classes there.
+If scenes have several pictures, scenes of the same class share pictures, so intervals draw classes.
 """
 
 from dataclasses import replace

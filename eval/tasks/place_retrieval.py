@@ -1,9 +1,9 @@
 """LVU's places by nearest neighbors [4.3.1, table 2]: validation scenes are queries, training scenes the gallery.
 
-One embedding a scene, Euclidean distance. The main figure is the mean over all queries, not over classes. The paper's
-table has 114 queries, the files 120: six clips were gone. For 46 of the 120 the gallery holds scenes of the same film,
-in 39 cases of the same place. The paper does not leave these out, so figures without them stand beside its own.
-MA-LMM's labels do not tell films apart: each clip is a film of its own there, and the second figures are left out.
+Each scene has one embedding, and the distance is Euclidean. The main figure is the mean over all queries, not over
+classes. The paper's table has 114 queries, the files 120: six clips were gone. For 46 of the 120, the gallery contains
+scenes of the same film, in 39 cases of the same place. The paper does not leave these out, so we also give figures
+without them. MA-LMM's labels do not name films: each clip counts as a film, and the second figures are left out.
 
 Shapes: Q queries, G scenes of the gallery, D dimensions, k neighbors.
 """
@@ -36,7 +36,7 @@ def read(labels: Path, name: str = "") -> RetrievalTask:
 
 
 class Retrieved(NamedTuple):
-    """Figures by way of search, as JSON has them, chance likewise, and the nearest scenes of each query, (Q, k)."""
+    """Figures and chance for each way to search, in JSON's form, and the nearest scenes (Q, k) of each query."""
 
     figures: dict[str, dict[str, Any]]
     trivial: Baselines
@@ -47,7 +47,7 @@ def retrieve(embedded: Embedded) -> Retrieved:
     """Search with scenes of the query's own film, and without them if some film has several scenes.
 
     Raises:
-        RetrievalError: all training scenes are of a query's film.
+        RetrievalError: all training scenes are from a query's film.
     """
     labeled = embedded.labeled
     query_Q, gallery_G = labeled.of_split("validation"), labeled.of_split("train")

@@ -1,8 +1,8 @@
-"""MovieNet's places of scenes, several a scene [4.3.2, table 4]: mean average precision over the classes of test.
+"""MovieNet's places, several per scene [4.3.2, table 4]: mean average precision over the classes of the test scenes.
 
     MOVIENET/annotation/tt….json, MOVIENET/movie1K.split.v1.json
 
-The paper does not say how it takes the mean; classes without test scene are left out here.
+The paper does not say how it computes the mean; here, classes without test scenes are left out.
 """
 
 from pathlib import Path

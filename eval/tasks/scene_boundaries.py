@@ -1,11 +1,12 @@
 """MovieNet's scene boundaries in 318 films [4.3.2, table 5]: does a scene end with this shot?
 
-A sample is four shots, two before the possible boundary and two after it, each embedded by itself, side by side. The
-table has the average precision of all test shots together; other papers average films, so both are here, beside LGSS's
-other figures. A film's embeddings must be of the shots that its shot list has. A shot without keyframe has zeros as its
-embedding, and the samples that read it stay: a film's figures need a prediction for each shot. They are counted.
+A sample is four shots, two before the possible boundary and two after it. Each shot is embedded by itself, and the
+embeddings are concatenated. The table has the average precision of all test shots together. Other papers average films,
+so both are given, beside LGSS's other figures. A film's embeddings must belong to the shots in its shot list. The
+embedding of a shot without a keyframe is zero. Samples with such shots are kept and counted, because a film's figures
+need a prediction for each shot.
 
-`cosine_distance` needs no training: one less the cosine of the shots before and after the boundary.
+`cosine_distance` needs no training: 1 minus the cosine of the shots before and after the boundary.
 
 Shapes: S seeds, N samples, F films, B resamples, D dimensions.
 """
@@ -44,7 +45,7 @@ def read(labels: Path, name: str = "") -> ProbedTask:
 
 
 def boundary_task(name: str, labeled_films: Sequence[FilmBoundaries]) -> ProbedTask:
-    """The samples of some films: a scene `tt0133093/0012` is a shot, whose label says whether a scene ends with it."""
+    """A task with the films' samples: its scene `tt0133093/0012` is a shot, labeled 1 if a true scene ends with it."""
     scenes, inputs = [], []
     for film in labeled_films:
         ids = [shot_id(film.movie_id, shot) for shot in range(film.num_shots)]
@@ -68,7 +69,7 @@ def boundary_task(name: str, labeled_films: Sequence[FilmBoundaries]) -> ProbedT
         measure=measure,
         trivial=baselines,
         select=_average_precision,
-        # Neighbors among 300,000 samples, and a regression of 3,000 numbers on them, take far longer than the MLPs.
+        # With 300,000 samples of 3,000 numbers, nearest neighbors and a regression take far longer than the MLPs.
         probes=("mlp",),
         inputs=inputs,
         require_inputs=lambda ids: _require_shots(labeled_films, ids),
@@ -100,7 +101,7 @@ def measure_boundaries(
 
 
 def _f1(true_SF: np.ndarray, predicted_SF: np.ndarray, right_SF: np.ndarray) -> Figure:
-    """Of the shots of all films together."""
+    """F1 over the shots of all films together."""
 
     def f1(weights_FB: np.ndarray) -> np.ndarray:
         return (2 * right_SF @ weights_FB / np.maximum((true_SF + predicted_SF) @ weights_FB, 1)).mean(0)
@@ -111,7 +112,7 @@ def _f1(true_SF: np.ndarray, predicted_SF: np.ndarray, right_SF: np.ndarray) -> 
 
 
 def baselines(task: ProbeTask) -> Baselines:
-    """Average precision of equal scores, the share of boundaries, and of the cosine distance of neighboring shots."""
+    """Average precision of equal scores (the share of boundaries) and of neighboring shots' cosine distance."""
     labels_N = task.labels("test")
     shots_N2D = task.inputs("test").reshape(len(labels_N), task.rows.shape[1], -1)[:, 1:3]
     lengths_N = np.prod(np.linalg.norm(shots_N2D, axis=2), axis=1)
@@ -128,7 +129,7 @@ def _average_precision(scores_NC: np.ndarray, labels_N: np.ndarray) -> float:
 
 
 def _require_shots(labeled_films: Sequence[FilmBoundaries], ids: Sequence[str]) -> None:
-    """Refuse embeddings of other shots than the labels are of."""
+    """Raise an error if the embeddings belong to other shots than the labels."""
     counts = Counter(name.rpartition("/")[0] for name in ids)
     for film in labeled_films:
         if counts[film.movie_id] not in (0, film.num_shots):

@@ -1,4 +1,4 @@
-"""A task in general: labels, the recipe of its probe, figures, and what figures without looking at a scene are.
+"""A task in general: labels, the recipe of its probe, figures, and baselines that look at no scene.
 
 Shapes: S seeds, N scenes.
 """
@@ -15,21 +15,21 @@ from eval.probes import Metric, ProbeTask
 
 
 class Figure(NamedTuple):
-    """A figure of predictions: its value by seed, and the 95% bootstrap interval, by film, of their mean."""
+    """A figure of predictions: its value by seed, and the 95% bootstrap interval by film of the mean over seeds."""
 
     values_S: np.ndarray
     interval: Interval
 
     def as_json(self) -> dict[str, Any]:
-        """Mean, deviation over seeds if there are several, interval (None where it cannot be drawn)."""
+        """Mean, deviation if there are several seeds, and interval (None if it cannot be computed)."""
         several = {"deviation": round(float(self.values_S.std(ddof=1)), 6)} if len(self.values_S) > 1 else {}
         interval = None if np.isnan(self.interval).any() else [round(end, 6) for end in self.interval]
         return {"mean": round(float(self.values_S.mean()), 6), **several, "interval": interval}
 
 
-# Figures of the scores of some seeds for the scenes of one split; scores are as in `ProbeResult`.
+# From each seed's scores for the scenes of one split (in the form of `ProbeResult`) to figures.
 Measure = Callable[[Sequence[np.ndarray], LabeledScenes], dict[str, Figure]]
-# Figures by name of baseline and name of figure, on the test scenes.
+# Values by name of baseline and name of figure, on the test scenes.
 Baselines = dict[str, dict[str, float]]
 
 
@@ -38,11 +38,11 @@ class Task:
     """Labels and the embeddings they need.
 
     Attributes:
-        name: of its group and itself, such as `lvu/scene`.
-        figure: name of the figure that the paper's table has.
-        inputs: ids of the embeddings that are the input of each scene, side by side; by default the scene's own.
-        require_inputs: raises if embeddings of these ids cannot be the task's.
-        require_labels: raises if the scenes that have embeddings cannot be measured.
+        name: group and task, such as `lvu/scene`.
+        figure: name of the figure in the paper's table.
+        inputs: ids of the embeddings that are concatenated to each scene's input; by default the scene's own.
+        require_inputs: raises an error if embeddings with these ids do not belong to the task.
+        require_labels: raises an error if the scenes with embeddings cannot be measured.
     """
 
     name: str
@@ -59,9 +59,9 @@ class ProbedTask(Task):
     """A task that probes learn.
 
     Attributes:
-        recipe: YAML file in eval/configs of its MLP.
-        select: decides on validation; by default as `default_metric`.
-        probes: by default; names of `eval.probe.PROBES`.
+        recipe: YAML file in eval/configs with the recipe of its MLP.
+        select: metric that decides on validation; by default `default_metric`.
+        probes: probes that run by default; names from `eval.probe.PROBES`.
     """
 
     recipe: str

@@ -1,4 +1,4 @@
-"""The page of `m2s app` as a Space of the Hugging Face Hub: opens `index/` and offers films of `films/`, if there."""
+"""The page of `m2s app` as a Space of the Hugging Face Hub: opens `index/` and offers the films in `films/`, if any."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def arguments(folder: Path) -> list[str]:
-    """The words of the command `m2s app` for the files in a folder."""
+    """The arguments of `m2s app` for the files in a folder."""
     index = [str(folder / "index")] if (folder / "index").is_dir() else []
     films = [film for film in sorted(folder.glob("films/[!.]*")) if film.suffix.lower() in VIDEO_SUFFIXES]
     examples = [f"--example={film}" for film in films]

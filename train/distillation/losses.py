@@ -1,9 +1,10 @@
-"""What a student loses against its teacher, on embeddings and on tokens.
+"""Losses of a student against its teacher, on embeddings and on tokens.
 
-Half of the squared length of CLIP's embeddings lies along their mean, so plain cosine is nearly met by the mean alone.
-Whitening takes the teacher's mean off both sides and scales its principal axes to about the same deviation.
+Half of the squared length of CLIP's embeddings lies along their mean, so the mean alone already has a high cosine.
+Whitening subtracts the teacher's mean from both sides and scales its principal axes to about the same deviation.
 
-Shapes: B images, D dimensions of the embedding, K in the teacher's space, L layers, T tokens, d width of the student.
+Shapes: B images, D dimensions of the embedding, K dimensions of the teacher's space, L layers, T tokens, d width of the
+student.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from data_scripts.whitening import Moments, Whitening
 
 
 class TeacherSpace(NamedTuple):
-    """Where similarities are taken: embeddings less a mean, on scaled axes."""
+    """The space in which similarities are computed: embeddings minus a mean, on scaled axes."""
 
     mean_D: Tensor
     axes_DK: Tensor
@@ -26,8 +27,8 @@ class TeacherSpace(NamedTuple):
         """The space of the teacher's embeddings (N, D).
 
         Args:
-            shrinkage: share of the mean variance that is added to the variance of each axis; the larger, the more axes
-                keep the weight that they have in the teacher's space.
+            shrinkage: share of the mean variance that is added to the variance of each axis; with a larger share, more
+                axes keep their weight in the teacher's space.
         """
         moments = Moments(embeds_ND.shape[1])
         moments.add(embeds_ND)
@@ -45,7 +46,7 @@ class TeacherSpace(NamedTuple):
 def embedding_losses(
     student_BD: Tensor, teacher_BD: Tensor, space: TeacherSpace, temperature: float
 ) -> dict[str, Tensor]:
-    """How far embeddings are from the teacher's.
+    """Distances of embeddings from the teacher's.
 
     Args:
         temperature: divides similarities before the softmax.
@@ -54,7 +55,7 @@ def embedding_losses(
         `cosine`: mean of 1 - cos(student, teacher).
         `norm`: mean squared relative error of the length.
         `whitened`: mean of 1 - cosine in the teacher's space.
-        `relation`: how similarities of an image to others of the batch diverge from the teacher's in that space.
+        `relation`: see `relation_loss`, in the teacher's space.
     """
     cosine = 1 - F.cosine_similarity(student_BD, teacher_BD).mean()
     norm = (student_BD.norm(dim=-1) / teacher_BD.norm(dim=-1) - 1).square().mean()
@@ -68,9 +69,10 @@ def embedding_losses(
 
 
 def relation_loss(student_BD: Tensor, teacher_BK: Tensor, temperature: float) -> Tensor:
-    """Mean Kullback-Leibler divergence of each item's similarities to the others of the batch; 0 for a batch of one.
+    """Mean Kullback-Leibler divergence from the teacher of each item's similarities to the other items of the batch.
 
-    Similarities are inner products of unit vectors, as a softmax over `temperature`.
+    Similarities are inner products of unit vectors, divided by `temperature` and passed through a softmax. The loss is
+    0 for a batch of one.
     """
     others_BB = ~torch.eye(len(student_BD), dtype=torch.bool, device=student_BD.device)
     logs = [
@@ -83,7 +85,8 @@ def relation_loss(student_BD: Tensor, teacher_BK: Tensor, temperature: float) ->
 def token_loss(student_BLTd: Tensor, teacher_BLTd: Tensor, scale_L2d: Tensor) -> Tensor:
     """Mean squared error of tokens after a plain layer norm, in standard deviations of each channel.
 
-    The class token weighs as much as all patches; the last layer's patches, which nothing reads, weigh nothing.
+    The class token weighs as much as all patches together. The last layer's patches do not count, because they are
+    never read.
     """
     width = (student_BLTd.shape[-1],)
     errors = F.layer_norm(student_BLTd, width) - F.layer_norm(teacher_BLTd, width)

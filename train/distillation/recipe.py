@@ -1,4 +1,4 @@
-"""What a distillation depends on: its recipe, and where its data lie."""
+"""The recipe of a distillation, and the paths of its data."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from train.distillation.sources import ImageFilter
 
 @dataclass(kw_only=True)
 class DistillationRecipe:
-    """All choices that decide which student comes out; `recipe.json` holds these and the facts of the data."""
+    """All settings that the student's weights depend on; `recipe.json` holds these and the facts of the data."""
 
     frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
     crops_per_image: int = field(default=8, metadata={"help": "random crops of each image that the teacher labels"})
@@ -70,7 +70,7 @@ class DistillationRecipe:
     bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16; weights stay in float32"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a number that must be at least 1 and is not, or a test part of another form."""
+        """Raises: ValueError: a number is below 1, or `test_part` has another form than FOLDER/EVERY."""
         ImageFilter(self.test_part)
         for name, value in asdict(self).items():
             if type(value) is int and name != "seed" and value < 1:
@@ -79,7 +79,7 @@ class DistillationRecipe:
 
 @dataclass(kw_only=True)
 class DistillationData:
-    """Where the teacher and the images lie."""
+    """Paths of the teacher and the images."""
 
     teacher: str = field(metadata={"help": "CLIP checkpoint to distill: a folder or a Hub id"})
     images: list[str] = field(metadata={"help": "folders of images"})

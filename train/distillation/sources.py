@@ -1,10 +1,10 @@
-"""Which images a student learns from: all of a folder but its test part and the groups that are left out.
+"""The images that a student learns from: all of a folder except its test part and the groups in `leave_out`.
 
-The test part is not even labeled. Labels do not depend on what is left out, so that students with and without some
-groups share them.
+The test part is not even labeled. Labels do not depend on the groups left out, so students with and without some groups
+share them.
 
-A folder may have a `manifest.tsv` that tells the group of each image, in columns `file` (its path below the folder) and
-`group`. An image without a group there is known by its path alone.
+A folder may have a `manifest.tsv` with the group of each image, in the columns `file` (its path below the folder) and
+`group`. For other images, only the folders on their path count.
 """
 
 import csv
@@ -20,14 +20,15 @@ MANIFEST = "manifest.tsv"
 
 @dataclass(frozen=True)
 class ImageFilter:
-    """What a student neither learns from nor is measured on in training.
+    """The images that a student neither learns from nor is measured on in training.
 
     Args:
-        test_part: `FOLDER/EVERY`, such as `miniplaces/3`: images in a folder of that name whose number divides by that.
+        test_part: `FOLDER/EVERY`, such as `miniplaces/3`: images in folders named miniplaces with a number divisible
+            by 3.
         leave_out: names of groups, or of folders on an image's path.
 
     Raises:
-        ValueError: `test_part` is not of that form.
+        ValueError: `test_part` has another form.
     """
 
     test_part: str | None = None
@@ -39,10 +40,10 @@ class ImageFilter:
             raise ValueError(f"test_part is {self.test_part}; it must be FOLDER/EVERY, such as miniplaces/3")
 
     def images(self, folder: Path) -> list[str]:
-        """Names of the images below a folder that are not of the test part, relative to it, in order.
+        """Names of the images below a folder that are not in the test part, relative to it, in order.
 
         Raises:
-            ValueError: all are; an image of the test part's folder has no number.
+            ValueError: all images are in the test part, or an image in the test part's folder has no number.
         """
         names = [name for name in list_images(folder) if not self.tests(folder, name)]
         if not names:
@@ -50,7 +51,7 @@ class ImageFilter:
         return names
 
     def left_out(self, folder: Path) -> set[str]:
-        """Names of the images below a folder, relative to it, that are of groups or folders that are left out.
+        """Names of the images below a folder, relative to it, that belong to a group or folder in `leave_out`.
 
         Raises:
             ValueError: the manifest lacks a column.
@@ -62,7 +63,7 @@ class ImageFilter:
         return {name for name, names in parts.items() if names.intersection(self.leave_out)}
 
     def tests(self, folder: Path, name: str) -> bool:
-        """Whether an image is of the test part."""
+        """Whether an image is in the test part."""
         if self.test_part is None:
             return False
         test_folder, _, every = self.test_part.rpartition("/")
@@ -77,7 +78,7 @@ class ImageFilter:
 
 
 def read_groups(folder: Path) -> dict[str, str]:
-    """Group of each image by its name, as the folder's manifest has it; nothing without a manifest.
+    """Group of each image by its name, from the folder's manifest; empty without a manifest.
 
     Raises:
         ValueError: the manifest lacks a column.

@@ -1,4 +1,4 @@
-"""What a training of movie similarity leaves behind: the network, results, curves, a summary."""
+"""The outputs of a training of movie similarity: the network, results, curves, a summary."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -27,9 +27,9 @@ def save_results(
     """Write `model/` with its card, `curves.png`, the lists of films and `results.json` of a run.
 
     Args:
-        state: the last one.
-        facts: what else the results record.
-        repo_id: where the model will be pushed to, for its card.
+        state: the last state of the training loop.
+        facts: additional facts for the results.
+        repo_id: repository that the model will be pushed to, for its card.
 
     Returns:
         The results.
@@ -58,7 +58,7 @@ def save_results(
 
 
 def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results as the model's card has them: scores in the form of `eval.probe`, without films and places."""
+    """The results for the model's card: scores in the form of `eval.probe`, without film ids and paths."""
     left_out = ("command", "held_out_films", "held_out", "baselines")
     record = {name: value for name, value in results.items() if name not in left_out}
     record["leak_guard"] = list_names(results["leak_guard"])
@@ -67,7 +67,7 @@ def training_record(results: Mapping[str, Any]) -> dict[str, Any]:
         record["evaluations"] = {
             "similar films": {
                 "figure": "auc",
-                "chosen_on": True,  # the network is that of the step with the lowest loss on them
+                "chosen_on": True,  # these films chose the step: the one with their lowest loss
                 "pairs": results["counts"]["held_out_pairs"] * (1 + results["recipe"]["negatives"]),
                 "films": results["counts"]["held_out_films"],
                 "probes": {"network": {"figures": figures}},

@@ -1,4 +1,4 @@
-"""The training loop of movie similarity: steps, measurements on held-out films, when it ends."""
+"""The training loop of movie similarity: steps, measurements on held-out films, early stopping."""
 
 import math
 import time
@@ -23,7 +23,7 @@ OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
 class PairLoss(nn.Module):
-    """The network on a batch of pairs, each film encoded once, however many pairs it is in."""
+    """The loss of a batch of pairs; each film is encoded once, even if it is in several pairs."""
 
     def __init__(self, model: M2SMovieSimilarityModel):
         super().__init__()
@@ -38,13 +38,13 @@ class PairLoss(nn.Module):
 def train(
     model: M2SMovieSimilarityModel, material: Material, recipe: MILRecipe, run: RunFolder, arguments: RunArguments
 ) -> dict[str, Any]:
-    """All steps, from the latest checkpoint on; the model ends with the best weights.
+    """Train all steps, from the latest checkpoint on; the model ends with the best weights.
 
     Returns:
         The last state: `step`, `best_step`, `best_loss`, `seconds` of training.
 
     Raises:
-        ValueError: the loss, a weight or an answer of the network is no number; a batch that processes cannot share.
+        ValueError: the loss, a weight or an output of the network is not finite; processes cannot share a batch.
     """
     accelerator = run.accelerator
     if recipe.whiten:
@@ -90,15 +90,16 @@ def train(
 
 
 def is_over(state: dict[str, Any], num_steps: int, material: Material, recipe: MILRecipe) -> bool:
-    """After the last step, or when the held-out loss has not fallen for long."""
+    """Whether all steps are done, or the held-out loss has not fallen for `patience_steps`."""
     has_waited = state["step"] - state["best_step"] >= recipe.patience_steps > 0
     return state["step"] >= num_steps or (material.measured is not None and has_waited)
 
 
 def plan_steps(num_positives: int, recipe: MILRecipe, num_processes: int) -> tuple[int, int]:
-    """Pairs in a step, and steps in an epoch.
+    """Pairs per step, and steps per epoch.
 
-    Few pairs make one smaller batch. Otherwise the pairs at the end of an epoch that fill no batch are left out.
+    If there are fewer pairs than a batch, the batch is smaller. Otherwise, pairs at the end of an epoch that fill no
+    batch are left out.
     """
     if recipe.batch_size % num_processes:
         raise ValueError(f"batch_size {recipe.batch_size} is not a multiple of the {num_processes} processes")
@@ -112,7 +113,10 @@ def plan_steps(num_positives: int, recipe: MILRecipe, num_processes: int) -> tup
 def step_loss(
     model: nn.Module, reader: FilmReader, batch: LabeledPairs, random: np.random.Generator, accelerator: Accelerator
 ) -> torch.Tensor:
-    """The loss of this process's share of a batch: neighbors, since a pair and its negatives have a film in common."""
+    """The loss of this process's share of a batch.
+
+    A share is consecutive pairs, because a pair and its negatives have a film in common, which is then encoded once.
+    """
     size = len(batch.labels) // accelerator.num_processes
     share = batch.part(accelerator.process_index * size, (accelerator.process_index + 1) * size)
     films, numbers = np.unique(share.films, return_inverse=True)
@@ -121,10 +125,10 @@ def step_loss(
 
 
 def log_loss(loss: torch.Tensor, step: int, recipe: MILRecipe, run: RunFolder) -> None:
-    """Log the loss over all processes.
+    """Log the mean loss over all processes.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: the loss is not finite.
     """
     value = run.accelerator.reduce(loss.detach(), reduction="mean").item()
     if not math.isfinite(value):
@@ -138,7 +142,7 @@ def log_loss(loss: torch.Tensor, step: int, recipe: MILRecipe, run: RunFolder) -
 def keep_best(
     best: BestWeights, model: M2SMovieSimilarityModel, material: Material, state: dict[str, Any], run: RunFolder
 ) -> None:
-    """Measure; keep the weights if the held-out loss is lower than ever. One process decides, for all to agree."""
+    """Measure, and keep the weights if the held-out loss is the lowest so far. One process decides, so all agree."""
     found: list[Any] = [None]
     if run.is_main:
         found = [network_scores(model, material.held_out_reader, material.measured)]

@@ -1,8 +1,8 @@
 """Pairs of films to learn movie similarity from, and the features of their shots (paper §3.1, supplement 1.1a).
 
 Similar films come from a `similar_movies` dataset. The paper does not say which films count as dissimilar, nor how
-many. Ours: in every epoch, for one film of every similar pair, another film is drawn that is not similar to it. To
-hold films out and measure on them is ours, too.
+many. Here, one film of every similar pair is paired in every epoch with a random film that is not similar to it (ours).
+Some films are held out for measuring (ours).
 """
 
 import hashlib
@@ -22,13 +22,13 @@ from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.storage_m2s import StorageError
 from train.mil.recipe import MILRecipe
 
-# Numbers that keep apart what is drawn from one seed: pairs of an epoch, windows of long films in a step, pairs to
-# measure on, films to whiten by.
+# Separate random streams from one seed: pairs of an epoch, windows of long films in a step, pairs to measure on, films
+# to fit whitening to.
 PAIRS, WINDOWS, MEASURED, WHITENED = range(4)
 
 
 class LabeledPairs(NamedTuple):
-    """Pairs of films by number, (pairs, 2), and 1 where they are similar, 0 where not, (pairs,)."""
+    """Pairs of films by number, (pairs, 2), and labels (pairs,): 1 for similar films, 0 for others."""
 
     films: np.ndarray
     labels: np.ndarray
@@ -39,12 +39,12 @@ class LabeledPairs(NamedTuple):
 
 @dataclass
 class SimilarFilms:
-    """Films by number, and which of them are similar.
+    """Films by number, and the pairs of similar films among them.
 
     Attributes:
-        movie_ids: sorted; a film's number is its place here.
-        pairs: similar films (pairs, 2), the smaller number first, sorted.
-        counts: what was left out, for the record.
+        movie_ids: ids of the films, sorted; a film's number is its index here.
+        pairs: similar films (pairs, 2), sorted, the smaller number first.
+        counts: numbers of films, pairs and left-out films, for the record.
     """
 
     movie_ids: list[str]
@@ -54,7 +54,7 @@ class SimilarFilms:
     def __post_init__(self):
         num_films = len(self.movie_ids)
         both_ways = np.concatenate([self.pairs, self.pairs[:, ::-1], np.arange(num_films)[:, None].repeat(2, 1)])
-        self._alike = np.unique(both_ways @ [num_films, 1])  # every film is like itself, too
+        self._alike = np.unique(both_ways @ [num_films, 1])  # every film is also similar to itself
         self._num_alike = np.bincount(both_ways[:, 0], minlength=num_films)
 
     def digest(self, features: ShotFeatures) -> str:
@@ -71,13 +71,13 @@ class SimilarFilms:
         guard: LeakGuard | None = None,
         allow_missing: bool = False,
     ) -> "SimilarFilms":
-        """Films with features, without those that a benchmark tests on, and the similar pairs among them.
+        """Films with features, except test films of benchmarks, and the similar pairs among them.
 
         Args:
             folder: a `similar_movies` dataset.
-            sources: of similarity, all that it has by default.
-            guard: excludes films, as dissimilar ones too [4.3].
-            allow_missing: leave out pairs of films without features, which otherwise are an error.
+            sources: sources of similarity to use; by default all in the dataset.
+            guard: excludes films of benchmarks, also from dissimilar pairs [4.3].
+            allow_missing: leave out pairs of films without features instead of raising an error.
 
         Raises:
             StorageError: no finished dataset, no such source, no pairs, or films without features.
@@ -107,7 +107,7 @@ class SimilarFilms:
         return cls(list(kept), np.array(sorted(known), np.int64).reshape(-1, 2), facts)
 
     def split(self, share: float, seed: int) -> tuple["SimilarFilms", "SimilarFilms"]:
-        """Films to train on and films to measure on, with the pairs within each; a hash of its id decides on a film."""
+        """Films to train on and films to measure on, split by a hash of the film's id, with the pairs within each."""
         digests = [hashlib.sha256(f"{seed} {movie_id}".encode()).digest() for movie_id in self.movie_ids]
         is_held_out = np.array([int.from_bytes(digest[:8]) < share * 2**64 for digest in digests])
         return self._among(~is_held_out), self._among(is_held_out)
@@ -119,13 +119,13 @@ class SimilarFilms:
         return SimilarFilms(movie_ids, number[pairs])
 
     def draw(self, random: np.random.Generator, negatives: int) -> LabeledPairs:
-        """Every similar pair, each followed by its dissimilar ones; their order is random, that of the two films too.
+        """All similar pairs in random order, each followed by its dissimilar pairs; the order within a pair is random.
 
         Returns:
-            pairs · (1 + negatives) of them.
+            pairs · (1 + negatives) pairs.
 
         Raises:
-            ValueError: no similar films among these, or two that are similar to every other one.
+            ValueError: there are no similar films, or both films of a pair are similar to all others.
         """
         if not len(self.pairs):
             raise ValueError(f"no two of {len(self.movie_ids)} films are similar: nothing to learn from or to measure")
@@ -147,7 +147,7 @@ class SimilarFilms:
         return LabeledPairs(films, labels.ravel())
 
     def _dissimilar(self, films: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """For each of the films another one that is not similar to it, all equally likely."""
+        """For each film, a random film that is not similar to it, all equally likely."""
         others = np.empty_like(films)
         missing = np.arange(len(films))
         while len(missing):
@@ -158,13 +158,13 @@ class SimilarFilms:
 
 
 class FilmReader:
-    """Features of films as a batch; of films longer than the network reads, a part.
+    """Reads features of films as a batch; only a part of films with more than `max_shots` shots.
 
     Args:
         movie_ids: the films, which are read by their number in this list.
-        max_shots: that the network reads.
-        long_films: `window`, a run of consecutive shots, drawn in training and in the middle else; or `uniform`, shots
-            evenly spaced. The paper reads 1,024 shots and does not say which.
+        max_shots: most shots that the network reads.
+        long_films: `window` reads consecutive shots, at a random place in training and in the middle otherwise;
+            `uniform` reads evenly spaced shots. The paper reads 1,024 shots and does not say which.
         resident: hold the features of all films on the device, in float16.
     """
 
@@ -191,9 +191,9 @@ class FilmReader:
                 self.bank[first : first + length] = torch.from_numpy(features[movie_id].copy()).to(device)
 
     def read(self, films: np.ndarray, random: np.random.Generator | None = None) -> torch.Tensor:
-        """float16 (films, shots of the longest, dim), zeros behind a shorter film; `random` draws windows.
+        """Features, float16 (films, shots of the longest, dim), padded with zeros; `random` draws windows.
 
-        A window depends on the film and the generator, not on which other films are read.
+        A film's window depends on the film and the generator, not on the other films of the batch.
         """
         places = np.full(len(films), 0.5) if random is None else random.random(len(self.movie_ids))[films]
         shots = [self._shots(int(self.num_shots[film]), place) for film, place in zip(films, places, strict=True)]
@@ -209,7 +209,7 @@ class FilmReader:
         return torch.from_numpy(batch).to(self.device)
 
     def _shots(self, num_shots: int, place: float) -> np.ndarray:
-        """Which shots of a film are read; `place` from 0 to 1 says where the window is."""
+        """Indices of the shots that are read of a film; `place`, from 0 to 1, is the position of the window."""
         if num_shots <= self.max_shots:
             return np.arange(num_shots)
         if self.long_films == "uniform":
@@ -220,7 +220,7 @@ class FilmReader:
 
 @dataclass
 class Material:
-    """All films; those to train on and those held out, each with the pairs among them and a reader of their shots.
+    """All films, films to train on and held-out films, with the pairs within each part and readers of their shots.
 
     Attributes:
         measured: pairs of held-out films to measure on; None if no films are held out.
@@ -237,10 +237,10 @@ class Material:
     def split(
         cls, films: SimilarFilms, features: ShotFeatures, recipe: MILRecipe, device: torch.device, resident: bool
     ) -> "Material":
-        """Hold out films and draw the pairs of them to measure on.
+        """Hold out films and draw their pairs to measure on.
 
         Raises:
-            ValueError: no pairs on one of the sides, or no films that are not similar.
+            ValueError: one part has no pairs, or there are no dissimilar films.
         """
         trained, held_out = films.split(recipe.held_out, recipe.seed)
         if not len(trained.pairs):
@@ -253,7 +253,7 @@ class Material:
                 f"none of the {len(films.pairs)} pairs of similar films lies within the {len(held_out.movie_ids)} "
                 f"held-out films: hold out more than held_out={recipe.held_out}, or 0 to measure nothing"
             )
-        trained.draw(np.random.default_rng(0), recipe.negatives)  # raises now instead of in the first step
+        trained.draw(np.random.default_rng(0), recipe.negatives)  # raises errors now instead of in the first step
         measured = None
         if recipe.held_out:
             measured = held_out.draw(np.random.default_rng([recipe.seed, MEASURED]), recipe.negatives)
@@ -262,7 +262,7 @@ class Material:
         return cls(films, trained, held_out, measured, *readers)
 
     def counts(self) -> dict[str, Any]:
-        """Films and similar pairs on both sides, and what is on neither."""
+        """Numbers of films and similar pairs in both parts, and of pairs across them."""
         return {
             **self.films.counts,
             "trained_films": len(self.trained.movie_ids),

@@ -1,4 +1,4 @@
-"""What a training of movie similarity depends on: its recipe, and its data."""
+"""The recipe of a training of movie similarity, and its data."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,7 +9,7 @@ from data_scripts.leak_guard import LeakGuardArguments
 
 @dataclass(kw_only=True)
 class NetworkRecipe:
-    """Sizes of the network, by the names of `M2SMovieSimilarityConfig`, which checks them; the paper's by default."""
+    """Sizes of the network, by default the paper's; `M2SMovieSimilarityConfig` has the same names and checks them."""
 
     hidden_dim: int = field(default=512, metadata={"help": "width of the two linear layers of E_learnable"})
     activation: str = field(
@@ -32,7 +32,7 @@ class NetworkRecipe:
 
 @dataclass(kw_only=True)
 class MILRecipe(NetworkRecipe):
-    """All choices that decide which weights come out; `recipe.json` holds exactly these and the facts of the data.
+    """All settings that the weights depend on; `recipe.json` holds exactly these and the facts of the data.
 
     Defaults are the paper's (supplement 1.1a), except where a field's help says "ours".
     """
@@ -72,7 +72,7 @@ class MILRecipe(NetworkRecipe):
     )
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a value out of its range, or options that exclude each other."""
+        """Raises: ValueError: a value is out of its range, or options exclude each other."""
         for name in ("epochs", "batch_size", "negatives", "measure_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -86,7 +86,7 @@ class MILRecipe(NetworkRecipe):
 
 @dataclass(kw_only=True)
 class MILData(LeakGuardArguments):
-    """Where the training data lie, which of them are used, and how they are read."""
+    """Paths of the training data, the parts to use, and how they are read."""
 
     features: Path = field(metadata={"help": "folder of the shot_features dataset"})
     similar: Path = field(metadata={"help": "folder of the similar_movies dataset"})

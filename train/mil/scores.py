@@ -1,8 +1,8 @@
-"""How well a movie-similarity network tells similar films from others, beside what needs no network.
+"""How well a movie-similarity network tells similar films from others, beside baselines without a network.
 
-The paper does not measure this step. Ours: pairs of films that were held out, accuracy at 0.5, area under the ROC
-curve, average precision, cross-entropy. The network is not symmetric, so its answers to both orders of the films are
-averaged.
+The paper does not measure this step. We measure accuracy at 0.5, area under the ROC curve, average precision and
+cross-entropy on pairs of held-out films (ours). The network is not symmetric, so its outputs for both orders of the two
+films are averaged.
 """
 
 from typing import Any
@@ -35,10 +35,10 @@ def final_scores(model: M2SMovieSimilarityModel, material: Material, recipe: MIL
 
 @torch.no_grad()
 def network_scores(model: M2SMovieSimilarityModel, reader: FilmReader, measured: LabeledPairs) -> dict[str, float]:
-    """`scores` of the network on pairs of the reader's films, dropout off.
+    """`scores` of the network on pairs of the reader's films, without dropout.
 
     Raises:
-        ValueError: its answers are no numbers.
+        ValueError: its outputs are not finite.
     """
     was_training = model.training
     model.eval()
@@ -59,7 +59,7 @@ def network_scores(model: M2SMovieSimilarityModel, reader: FilmReader, measured:
 
 
 def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """Scores of probabilities (pairs,) that films are similar, against labels (pairs,) of 0 and 1."""
+    """Scores of predicted probabilities (pairs,) of similarity, against labels (pairs,) of 0 and 1."""
     return {
         "accuracy": round(float(((probabilities > 0.5) == labels).mean()), 4),
         "auc": round(float(roc_auc_score(labels, probabilities)), 4),
@@ -71,9 +71,9 @@ def scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
 def trivial_scores(
     features: ShotFeatures, trained: tuple[list[str], LabeledPairs], held_out: tuple[list[str], LabeledPairs]
 ) -> dict[str, dict[str, float]]:
-    """The more frequent answer, and films compared by their mean features: by inner product and by cosine.
+    """Scores of the more frequent label, and of mean features compared by inner product and by cosine.
 
-    A logistic regression on pairs to train on turns a product or cosine into a probability.
+    A logistic regression, fitted on the training pairs, turns a product or cosine into a probability.
 
     Args:
         trained, held_out: ids of films, and pairs of them by number.

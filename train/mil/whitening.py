@@ -1,11 +1,11 @@
-"""Features with uncorrelated columns to train on, for a network that afterwards reads them as they are (ours).
+"""Train as if the features were whitened, with a network that afterwards reads raw features (ours).
 
 Most of the variance of CLIP features lies in a few directions that all shots share; what distinguishes places is spread
-over many directions of low variance. Gradient descent changes a linear layer in the former first: with few films it
-stays where it began. Here the layer's weight is the product of a trained matrix and the inverse square root of the
-features' second moments, as if the features were whitened. The product is then folded into the weight, so the saved
-network is exactly the paper's. Whitening only changes the initialization and the conditioning of the optimization, but
-for directions of next to no variance, which are left out.
+over many low-variance directions. Gradient descent changes a linear layer first in the few shared directions, so with
+few films the layer stays near its initialization. Here, the layer's weight is the product of a trained matrix and the
+inverse square root of the features' second moments, as if the features were whitened. The product is then folded into
+the weight, so the saved network is exactly the paper's. Whitening only changes the initialization and the conditioning
+of the optimization, and removes directions with nearly no variance.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ from train.mil.pairs import FilmReader
 
 # Directions with a smaller share of the second moments are left out: scaling them up would add noise.
 SMALLEST_SHARE = 1e-5
-MOST_FILMS = 1000  # whose moments are taken
+MOST_FILMS = 1000  # films that the moments are computed from, at most
 
 
 class WhitenedWeight(nn.Module):
@@ -32,7 +32,7 @@ class WhitenedWeight(nn.Module):
 
 
 def whiten(layer: nn.Linear, reader: FilmReader, seed: list[int]) -> None:
-    """Have a layer that reads features of shots trained as if these were whitened; it starts from its own weight.
+    """Let a layer train as if its input, features of shots, were whitened; training starts from its current weight.
 
     Raises:
         ValueError: no shot has features.
@@ -43,12 +43,12 @@ def whiten(layer: nn.Linear, reader: FilmReader, seed: list[int]) -> None:
 
 
 def unwhiten(layer: nn.Linear) -> None:
-    """Make the product the layer's weight."""
+    """Replace the parametrization by the product as the layer's weight."""
     parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
 def second_moments(reader: FilmReader, films: np.ndarray) -> torch.Tensor:
-    """Sum of the outer products of all shots' features, float64 (D, D), on the processor."""
+    """Sum of the outer products of all shots' features, float64 (D, D), computed on the CPU."""
     dim = reader.features.dim
     moments_DD = torch.zeros(dim, dim, dtype=torch.float64)
     for film in films:
@@ -60,7 +60,7 @@ def second_moments(reader: FilmReader, films: np.ndarray) -> torch.Tensor:
 def inverse_root(moments_DD: torch.Tensor) -> torch.Tensor:
     """Symmetric inverse square root of second moments (D, D), scaled so that features keep their mean square.
 
-    Directions of next to no variance are mapped to zero.
+    Directions with nearly no variance are mapped to zero.
 
     Raises:
         ValueError: all moments are zero.

@@ -1,14 +1,14 @@
 """Random changes of a scene's pictures, the same for all of its frames (ours; the paper names none).
 
-Night, gray film and a film's own grading say little of what a scene shows; crops and colors drawn at random teach the
-encoder not to look at them.
+Night, monochrome and a film's color grading say little about the content of a scene; random crops and colors teach the
+encoder to ignore them.
 """
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-SMALLEST_CROP = 0.6  # of each side
+SMALLEST_CROP = 0.6  # share of each side
 GRAY_SHARE = 0.2
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.4, 0.4
 
@@ -26,12 +26,12 @@ def draw_augmentations(random: np.random.Generator, num_pairs: int) -> torch.Ten
 
 
 def augment(pixels_BFCYX: torch.Tensor, augmentations_BA: torch.Tensor) -> torch.Tensor:
-    """uint8 pixels (B, F, 3, Y, X) changed, each scene by its own numbers (B, 7); uint8 again.
+    """Change uint8 pixels (B, F, 3, Y, X) of each scene by its own numbers (B, 7); returns uint8.
 
     A crop is resized bilinearly to the whole picture. Brightness scales all values, contrast the distance to the mean
     gray of a frame, saturation the distance of each pixel to its own gray.
     """
-    with torch.autocast(pixels_BFCYX.device.type, enabled=False):  # in bfloat16 a crop would be off by half a pixel
+    with torch.autocast(pixels_BFCYX.device.type, enabled=False):  # in bfloat16, a crop would be off by half a pixel
         num_frames = pixels_BFCYX.shape[1]
         per_frame = augmentations_BA.to(pixels_BFCYX.device).repeat_interleave(num_frames, 0)
         size, x, y, mirror, brightness, contrast, saturation = per_frame.unbind(1)

@@ -1,7 +1,7 @@
 """Contrast between scenes as functions of tensors (paper §3.2.2, supplement 1.1b; momentum contrast, He et al. 2020).
 
 Shapes: B query scenes of a step over all processes, K entries of the queue, C dimensions of the contrast space.
-Embeddings have length 1. Films are numbers; a film's own number and those of similar films decide what is masked.
+Embeddings have length 1. Films are identified by numbers.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Contrast(NamedTuple):
-    """`loss` (a scalar); `logits` (B, candidates) and `targets` (B,): which candidate is the query's partner."""
+    """`loss` (a scalar), `logits` (B, candidates), and `targets` (B,): the index of each query's partner."""
 
     loss: Tensor
     logits: Tensor
@@ -30,7 +30,7 @@ def momentum_contrast(
     Args:
         key_BC: embeddings of the queries' partners by the key encoder, without gradient.
         queue_KC: keys of earlier steps, the negatives.
-        masked_BK: True where a queue entry must not count as a negative of a query; none by default, as in the paper.
+        masked_BK: True for queue entries that must not count as negatives of a query; none by default, as in the paper.
     """
     positive_B1 = (query_BC * key_BC).sum(-1, keepdim=True)
     negative_BK = query_BC @ queue_KC.T
@@ -47,8 +47,8 @@ def in_batch_contrast(
     """InfoNCE in both directions among the pairs of a batch, with gradient through both sides (ours, an option).
 
     Args:
-        masked_BB: True where second scene `column` must not count as a negative of first scene `row`, and the other
-            way round. A pair itself is never masked.
+        masked_BB: True if the second scene of pair `column` must not count as a negative of the first scene of pair
+            `row`, and the other way round. A pair itself is never masked.
 
     Returns:
         The mean loss of both directions; `logits` are those of the first scenes.
@@ -63,10 +63,10 @@ def in_batch_contrast(
 
 
 class FilmSimilarity:
-    """Which films are similar, to tell false negatives by.
+    """The pairs of similar films, to recognize false negatives.
 
     Args:
-        pairs_P2: numbers of similar films, each pair once or twice, in any order.
+        pairs_P2: numbers of similar films; a pair may occur several times and in any order.
         num_films: films are numbered from 0 to `num_films - 1`.
     """
 
@@ -80,7 +80,7 @@ class FilmSimilarity:
         return self
 
     def masked(self, query_B: Tensor, key_K: Tensor, similar: bool) -> Tensor:
-        """True (B, K) where a key is of the query's own film or, if asked, of a film similar to it."""
+        """True (B, K) for keys from the query's own film or, if `similar`, from a film similar to it."""
         own_BK = query_B[:, None] == key_K
         if not similar or not len(self.codes):
             return own_BK
@@ -90,10 +90,10 @@ class FilmSimilarity:
 
 
 class Queue:
-    """The latest K keys with the film and the step of each. It lies outside what DistributedDataParallel wraps.
+    """The latest K keys with the film and the step of each, outside of the module that DistributedDataParallel wraps.
 
     Attributes:
-        keys_KC: float32; films_K, steps_K: int64; `pointer`: the place of the next key, which is the oldest one's.
+        keys_KC: float32; films_K, steps_K: int64; `pointer`: index of the oldest key, which the next one replaces.
     """
 
     def __init__(self, size: int, dim: int, device: torch.device):
@@ -103,7 +103,7 @@ class Queue:
         self.pointer = 0
 
     def push(self, key_BC: Tensor, film_B: Tensor, step: int) -> None:
-        """Put keys in the place of the oldest ones; only the last K of more than K."""
+        """Replace the oldest keys by new ones; if there are more than K, only the last K are kept."""
         size = len(self.keys_KC)
         key_BC, film_B = key_BC[-size:], film_B[-size:]
         places = (self.pointer + torch.arange(len(key_BC), device=key_BC.device)) % size
@@ -138,12 +138,12 @@ def update_key_encoder(key_encoder: nn.Module, encoder: nn.Module, momentum: flo
 
 
 def scheduled_momentum(momentum: float, schedule: str, progress: float) -> float:
-    """`constant`, or `cosine`: from `momentum` up to 1 while `progress` goes from 0 to 1 (MoCo v3)."""
+    """`constant` gives `momentum`; `cosine` rises from `momentum` to 1 as `progress` goes from 0 to 1 (MoCo v3)."""
     return momentum if schedule == "constant" else 1 - (1 - momentum) * (1 + math.cos(math.pi * progress)) / 2
 
 
 class _Gather(torch.autograd.Function):
-    """PyTorch has the same in `torch.distributed.nn`, which is deprecated."""
+    """Gather with gradients; PyTorch's own version, in `torch.distributed.nn`, is deprecated."""
 
     @staticmethod
     def forward(context: Any, own_bD: Tensor) -> Tensor:
@@ -153,16 +153,16 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(context: Any, gradient_BD: Tensor) -> Tensor:
-        gradient_BD = gradient_BD.contiguous().clone()  # autograd's own must not change
+        gradient_BD = gradient_BD.contiguous().clone()  # autograd's own tensor must not be changed
         distributed.all_reduce(gradient_BD)
         return gradient_BD.chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def gather(embeddings_bD: Tensor) -> Tensor:
-    """The embeddings (B, D) of all processes, in their order; gradients flow back to the process that each came from.
+    """The embeddings (B, D) of all processes, in their order; each gradient flows back to the embedding's process.
 
-    Every process then computes the whole loss. The gradients that come back are summed over the processes here and
-    averaged by DistributedDataParallel, so that a step is that of one process with the joint batch.
+    Every process then computes the whole loss. Gradients are summed over the processes here and averaged by
+    DistributedDataParallel, so a step equals that of one process with the joint batch.
     """
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return embeddings_bD
@@ -179,15 +179,15 @@ def accuracy(contrast: Contrast, k: int) -> Tensor:
 
 @torch.no_grad()
 def spread(embeddings_BC: Tensor) -> Tensor:
-    """Root of the variance of embeddings of length 1: near 1 if they cover the sphere, 0 if they are all alike."""
+    """Root of the variance of embeddings of length 1: near 1 if they cover the sphere, 0 if they are all equal."""
     return (1 - embeddings_BC.float().mean(0).square().sum()).clamp(min=0).sqrt()
 
 
 @torch.no_grad()
 def similarity_by_age(query_BC: Tensor, queue: Queue, parts: int = 4) -> list[float]:
-    """Mean inner product of the queries with the newest part of the queue, the next one, … the oldest.
+    """Mean inner product of the queries with each of `parts` parts of the queue, from the newest to the oldest.
 
-    A difference between them says that queries tell keys by their age rather than by what they show.
+    If the values differ, queries distinguish keys by their age rather than by their content.
     """
     mean_C = query_BC.float().mean(0)
     return [float((queue.keys_KC[part] @ mean_C).mean()) for part in queue.by_age().chunk(parts)]

@@ -65,13 +65,13 @@ def save_results(
 
 
 def speed(log: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians over the lines of the log; the first one, of the steps in which things warm up, is left out."""
+    """Medians over the lines of the log, except the first, whose steps include the warm-up."""
     lines = [line for line in log if "pairs_per_second" in line][1:]
     return {name: round(median(line[name] for line in lines), 4) for name in SPEED} if lines else {}
 
 
 def panels(run: RunFolder) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """The curves to draw: title, name, points."""
+    """The curves to draw: title → name → points."""
     curve = run.curve
     found = {
         "contrastive loss": {"training": curve("loss")},

@@ -1,4 +1,4 @@
-"""The training loop of scene contrast: one step, what is logged of it, when it stops, checkpoints."""
+"""The training loop of scene contrast: steps, logging, stopping, checkpoints."""
 
 import contextlib
 import copy
@@ -24,19 +24,19 @@ from train.moco.retrieval import LabeledScenes
 from train.runs import BestWeights, RunArguments, RunFolder
 from train.speed import peak_memory_gb, peak_operations
 
-WHITENED_SCENES = 1024  # scenes whose statistics the whitening takes
-# Training has collapsed when embeddings spread less than this, and less than a fifth of what they did at first.
+WHITENED_SCENES = 1024  # scenes that the whitening is fitted to
+# Training has collapsed if the embeddings' spread is below this and below a fifth of its first value.
 COLLAPSED = 0.05
 NAMED_FRAMES = 5  # unreadable frames that a message names
-JUDGED_FRAMES = 1000  # frames after which the share of unreadable ones is judged
-# With fewer tokens, PyTorch's fused attention makes a step on a CPU a fifth slower, by its backward pass.
+JUDGED_FRAMES = 1000  # frames after which the share of unreadable ones is checked
+# With fewer tokens, PyTorch's fused attention makes a step on a CPU a fifth slower because of its backward pass.
 EAGER_TOKENS = 512
 # cuDNN's attention is the fastest of these on recent GPUs; PyTorch's own order puts others first.
 ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def learning_rate_scale(step: int, num_steps: int, recipe: MoCoRecipe) -> float:
-    """The share of the peak learning rate that a step uses: a linear warm-up, then a cosine to 0, or constant."""
+    """A step's share of the peak learning rate: a linear warm-up, then a cosine down to 0, or constant."""
     warmup = round(recipe.warmup_share * num_steps)
     if step < warmup:
         return (step + 1) / warmup
@@ -47,7 +47,7 @@ def learning_rate_scale(step: int, num_steps: int, recipe: MoCoRecipe) -> float:
 
 @dataclass
 class Speedometer:
-    """Seconds since the last line of the log, and how many of them were spent waiting for data."""
+    """Counts pairs, seconds and seconds of waiting for data since the last line of the log."""
 
     pair_operations: float
     peak: float
@@ -63,7 +63,7 @@ class Speedometer:
         return time.perf_counter() - self.started
 
     def read(self) -> dict[str, float]:
-        """Pairs a second over all processes, share of the devices' peak, share of the time spent waiting."""
+        """Pairs a second over all processes, share of the devices' peak, share of the time spent waiting for data."""
         seconds = self.seconds()
         rate = self.pairs / seconds
         return {
@@ -74,12 +74,12 @@ class Speedometer:
 
 
 class Training:
-    """A contrastive training on pairs of scenes: `run()` does all steps that are left.
+    """A contrastive training on pairs of scenes: `run()` does all remaining steps.
 
     Attributes:
-        contrast: the network as it is trained; `network` is the same as accelerate wraps it.
-        keys: momentum objective: its slowly following copy, and `queue`, outside of what is wrapped.
-        state: step, seconds, frames read and unreadable ones, best step and its precision; saved with checkpoints.
+        contrast: the trained network; `network` is the same, wrapped by accelerate.
+        keys: with the momentum objective, the slowly following copy of the network. It and `queue` are not wrapped.
+        state: step, seconds, frames read, unreadable frames, best step and its precision; saved with checkpoints.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Training:
         optimizer = torch.optim.Adam(groups, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
         self.network, self.optimizer = self.accelerator.prepare(contrast, optimizer)
         self.state: dict[str, Any] = {}
-        self.frames, self.unreadable = 0, list[tuple[str, int]]()  # of this process, not yet counted
+        self.frames, self.unreadable = 0, list[tuple[str, int]]()  # this process's frames, not yet in the state
         dtype = torch.bfloat16 if recipe.bf16 else torch.float32
         self.speed = Speedometer(
             step_operations(contrast.encoder, recipe, frames),
@@ -130,13 +130,13 @@ class Training:
         )
 
     def run(self) -> dict[str, Any]:
-        """All steps from the latest checkpoint on; the encoder ends with the best weights if there are labels.
+        """Train all steps from the latest checkpoint on; with labeled scenes, the encoder ends with the best weights.
 
         Returns:
             The last state.
 
         Raises:
-            ValueError: the loss is no number, the embeddings collapsed, or too many frames cannot be decoded.
+            ValueError: the loss is not finite, the embeddings collapsed, or too many frames cannot be decoded.
         """
         fresh = {"seconds": 0.0, "frames": 0, "unreadable": 0, "best_step": 0, "best_precision": None}
         self.state = {**fresh, **self.run_folder.restore()}
@@ -160,7 +160,7 @@ class Training:
         return state
 
     def after_step(self, contrast: Contrast, gradient_norm: Tensor) -> None:
-        """Log, measure and save where it is time to; all three after the last step."""
+        """Log, measure and save when due; all three after the last step."""
         step, is_last = self.state["step"], self.state["step"] == self.num_steps
         if step % self.arguments.log_steps == 0 or is_last:
             self.log(step, contrast, gradient_norm)
@@ -172,7 +172,7 @@ class Training:
             self.speed.restart()
 
     def waiting(self, steps: range, batches: PairBatches) -> Iterator[Batch]:
-        """The batches of some steps; the time spent waiting for them is noted."""
+        """The batches of some steps; the time spent waiting for them is counted."""
         loader = decoded(batches, steps, self.data.num_workers, self.device, batches.item_bytes)
         for _ in steps:
             before = time.perf_counter()
@@ -182,7 +182,7 @@ class Training:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Autocast as the recipe says, and the fastest attention of a GPU."""
+        """Use autocast according to the recipe, and the fastest attention on a GPU."""
         on_gpu = self.device.type == "cuda"
         with (
             torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16),
@@ -192,9 +192,9 @@ class Training:
 
     @torch.no_grad()
     def start(self) -> None:
-        """Before the first step: take the statistics for whitening and fill the queue with keys.
+        """Before the first step, compute the statistics for whitening and fill the queue with keys.
 
-        A queue of noise would make the loss rise until real keys have replaced it.
+        With a queue of noise, the loss would rise until real keys have replaced it.
         """
         recipe = self.recipe
         needed = max(recipe.queue_size if self.keys else 0, WHITENED_SCENES if recipe.whiten else 0)
@@ -217,10 +217,10 @@ class Training:
                 self.queue.push(self.keys.head(features_BD), film_B, -1)
 
     def step(self, step: int, batch: Batch) -> tuple[Contrast, Tensor]:
-        """One step: loss and gradient of every part of the batch, then weights, key encoder and queue.
+        """One step: compute loss and gradient of every part of the batch, then update weights, key encoder and queue.
 
         Returns:
-            The contrast of the last part with the mean loss of all parts, and the norm of the gradient.
+            The contrast of the last part, with the mean loss of all parts, and the norm of the gradient.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * learning_rate_scale(step, self.num_steps, self.recipe)
@@ -245,7 +245,7 @@ class Training:
         return contrast._replace(loss=torch.stack(losses).mean()), gradient_norm
 
     def compare(self, part: Batch) -> tuple[Contrast, tuple[Tensor, Tensor]]:
-        """The contrast of some pairs of scenes, and the keys that they add to the queue with their films."""
+        """The contrast of pairs of scenes, and the keys, with their films, that they add to the queue."""
         recipe = self.recipe
         if self.keys is None:
             with self.computing():
@@ -269,10 +269,10 @@ class Training:
         return self.similarity.masked(query_B, key_K, self.recipe.mask == "similar")
 
     def log(self, step: int, contrast: Contrast, gradient_norm: Tensor) -> None:
-        """A line of the log, and a stop that names the cause if the training has failed.
+        """Write a line of the log, and raise an error if training has failed.
 
         Raises:
-            ValueError: the loss is no number, or the embeddings are nearly all alike.
+            ValueError: the loss is not finite, or the embeddings are nearly equal.
         """
         loss, spread = contrast.loss.item(), contrasts.spread(self.embeddings).item()
         self.count_frames()
@@ -305,10 +305,10 @@ class Training:
             )
 
     def count_frames(self) -> None:
-        """Add up the frames that all processes have read since the last time, and those that did not decode.
+        """Add the frames that all processes have read since the last call, and the unreadable ones, to the state.
 
         Raises:
-            ValueError: the share of those that did not decode is above the threshold; on all processes.
+            ValueError: the share of unreadable frames is above the threshold; raised on all processes.
         """
         state, names = self.state, [f"{movie_id} shot {shot}" for movie_id, shot in self.unreadable]
         counts = torch.tensor([self.frames, len(names)], device=self.device)
@@ -328,7 +328,7 @@ class Training:
             tqdm.write(f"{unreadable} keyframes do not decode{named}")
 
     def measure(self) -> None:
-        """Retrieval among the labeled scenes; the weights of the best precision are kept. One process decides."""
+        """Measure retrieval among the labeled scenes, and keep the most precise weights. One process decides."""
         found: list[Any] = [None]
         if self.run_folder.is_main:
             found = [self.labeled.measure(self.contrast.encoder, self.recipe.bf16)]

@@ -1,6 +1,7 @@
-"""The network that contrast trains: a scene encoder and the linear head that scenes are compared through [3.2.2].
+"""The network that contrast trains: a scene encoder and a linear head [3.2.2]. Scenes are compared after the head.
 
-Shapes: b scenes of this process, B of all processes, F frames, D width of the encoder, C of the contrast space.
+Shapes: b scenes of this process, B scenes of all processes, F frames, D width of the encoder, C dimensions of the
+contrast space.
 """
 
 import torch
@@ -18,10 +19,10 @@ from train.moco.recipe import MoCoRecipe
 
 
 class ContrastHead(nn.Module):
-    """Linear layer and length 1 [supp. 1.1b]; before it, as options of ours, whitening and batch normalization.
+    """Linear layer, then scaling to length 1 [supp. 1.1b]; optionally whitening and batch normalization before (ours).
 
     Both options matter because most of the squared length of a pretrained encoder's embeddings is common to all
-    scenes, and Adam moves that part first. Neither is part of the encoder that is saved in the end.
+    scenes, and Adam changes that part first. Neither is part of the saved encoder.
     """
 
     def __init__(self, dim: int, contrast_dim: int, batch_norm: bool):
@@ -32,7 +33,7 @@ class ContrastHead(nn.Module):
         self.register_buffer("axes_DD", torch.eye(dim))
 
     def whiten(self, features_BD: torch.Tensor) -> None:
-        """Take the statistics of embeddings (B, D) of the untrained encoder; they stay fixed from here on."""
+        """Fit the whitening to embeddings (B, D) of the untrained encoder; it is fixed from then on."""
         moments = Moments(features_BD.shape[1])
         moments.add(features_BD)
         whitening = Whitening.fit(moments)
@@ -41,7 +42,7 @@ class ContrastHead(nn.Module):
         self.axes_DD[:, : whitening.axes_DK.shape[1]] = torch.from_numpy(whitening.axes_DK)
 
     def forward(self, features_BD: torch.Tensor) -> torch.Tensor:
-        """(B, C), of length 1, of the embeddings of all processes; computed in float32."""
+        """Points (B, C) of length 1 for the embeddings of all processes, computed in float32."""
         with torch.autocast(features_BD.device.type, enabled=False):
             features_BD = (features_BD.float() - self.mean_D) @ self.axes_DD
             if self.batch_norm:
@@ -50,10 +51,10 @@ class ContrastHead(nn.Module):
 
 
 class SceneContrast(nn.Module):
-    """Scenes as uint8 pixels to points of the contrast space.
+    """The network from scenes as uint8 pixels to points of the contrast space.
 
     Args:
-        encoder: its projection is not trained, since nothing here reads it.
+        encoder: the scene encoder; its projection is not used here and not trained.
     """
 
     def __init__(self, encoder: M2SSceneModel, image_processor: BaseImageProcessor, recipe: MoCoRecipe):
@@ -67,26 +68,26 @@ class SceneContrast(nn.Module):
     def encode(
         self, pixels_sbFCYX: torch.Tensor, kept_sbP: torch.Tensor | None, augmentations_sbA: torch.Tensor | None
     ) -> torch.Tensor:
-        """`pooler_output` (s, B, D) of s times b scenes; those of all processes, one after the other."""
+        """`pooler_output` (s, B, D) of s times b scenes, gathered from all processes in their order."""
         sides, pairs = pixels_sbFCYX.shape[:2]
         pixels = pixels_sbFCYX.flatten(0, 1)
         if augmentations_sbA is not None:
             pixels = augment(pixels, augmentations_sbA.flatten(0, 1))
         kept = None if kept_sbP is None else kept_sbP.flatten(0, 1)
         features = self.encoder(normalize(pixels, self.image_processor), kept_patches=kept).pooler_output
-        # Gathered scenes stand process after process, and within a process side after side.
+        # Gathered scenes are ordered by process, then by side.
         return gather(features).unflatten(0, (-1, sides, pairs)).transpose(0, 1).flatten(1, 2)
 
     def forward(
         self, pixels_sbFCYX: torch.Tensor, kept_sbP: torch.Tensor | None, augmentations_sbA: torch.Tensor | None
     ) -> torch.Tensor:
-        """Points (s, B, C) of the contrast space, of the same scenes as `encode`."""
+        """Points (s, B, C) of the contrast space for the same scenes as `encode`."""
         features_sBD = self.encode(pixels_sbFCYX, kept_sbP, augmentations_sbA)
         return self.head(features_sBD.flatten(0, 1)).unflatten(0, features_sBD.shape[:2])
 
 
 def freeze(encoder: M2SSceneModel, recipe: MoCoRecipe) -> None:
-    """Keep the projection, and what the recipe names, as they are.
+    """Freeze the projection and the layers that the recipe names.
 
     Raises:
         ValueError: the recipe freezes more layers than the encoder has.
@@ -104,9 +105,9 @@ def freeze(encoder: M2SSceneModel, recipe: MoCoRecipe) -> None:
 
 
 def step_operations(encoder: M2SSceneModel, recipe: MoCoRecipe, num_frames: int) -> float:
-    """Floating-point operations that one pair costs in a step, multiplications and additions counted singly.
+    """Floating-point operations of one pair in a step; a multiplication and an addition count as two.
 
-    A layer costs 8·S·D² + 4·S·D·I + 4·S²·D for S tokens, D width, I width of the MLP; its backward pass twice that,
+    A layer costs 8·S·D² + 4·S·D·I + 4·S²·D for S tokens, width D and MLP width I. Its backward pass costs twice that,
     unless it is frozen. In-batch contrast trains through both scenes, momentum through one; the key is forward only.
     """
     config = encoder.config.vision_config
@@ -116,7 +117,7 @@ def step_operations(encoder: M2SSceneModel, recipe: MoCoRecipe, num_frames: int)
     embedding = 2 * num_frames * patches * D * config.num_channels * config.patch_size**2
     forward = config.num_hidden_layers * layer + embedding
     trained = (config.num_hidden_layers - recipe.frozen_layers) * layer
-    trained += 0 if recipe.frozen_layers or recipe.freeze_patch_embedding else embedding / 2  # no gradient of pixels
+    trained += 0 if recipe.frozen_layers or recipe.freeze_patch_embedding else embedding / 2  # pixels have no gradient
     through_one = forward + 2 * trained
     if recipe.objective == "in_batch":
         return 2 * through_one

@@ -1,7 +1,7 @@
 """Mined scene pairs as batches of frames; every batch is a pure function of the seed and the step.
 
-Shapes: B pairs of a step over all processes, b pairs of this process, 2 scenes a pair, F frames a scene, C×Y×X pixels
-of a frame, N patches of a frame, P patches of a scene that are read.
+Shapes: B pairs of a step over all processes, b pairs of this process, 2 scenes per pair, F frames per scene, C×Y×X
+pixels of a frame, N patches of a frame, P patches that are read of a scene.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from modeling_m2s.storage_m2s import StorageError
 from train.moco.augment import draw_augmentations
 from train.moco.recipe import MoCoRecipe
 
-# The parts of a seed; each kind of chance has random numbers of its own.
+# Separate random streams from one seed, one for each kind of draw.
 ORDER, START, SIDES, SHOTS, PATCHES, AUGMENTATIONS = range(6)
 
 
@@ -30,9 +30,9 @@ class ScenePairs:
     """Pairs of scenes of similar films.
 
     Attributes:
-        movie_ids: ids of all films of the pairs, sorted; a film's number is its place here.
+        movie_ids: ids of all films of the pairs, sorted; a film's number is its index here.
         films_P2: number of each scene's film. first_P2: its first shot. num_shots_P: shots of both scenes of a pair.
-        counts: pairs read and left out, for the record.
+        counts: numbers of pairs read and left out, for the record.
     """
 
     movie_ids: list[str]
@@ -46,8 +46,8 @@ class ScenePairs:
         """The pairs of a `scene_pairs` dataset, without those that have a film in `left_out`.
 
         Raises:
-            StorageError: no finished dataset, a film that the shots lack, or a scene that ends after its film.
-            ValueError: no pairs are left, or all scenes are of one film.
+            StorageError: no finished dataset, a film is missing from the shots, or a scene ends after its film.
+            ValueError: no pairs are left, or all scenes are from one film.
         """
         table = finished(folder, "scene_pairs").read()
         names = np.stack([table[f"movie_id_{side}"].to_numpy() for side in "ab"], 1)
@@ -84,7 +84,7 @@ class ScenePairs:
         return len(self.films_P2)
 
     def digest(self) -> str:
-        """What tells these pairs from others."""
+        """Sixteen hex digits that change with the pairs."""
         content = hashlib.sha256("\n".join(self.movie_ids).encode())
         for values in (self.films_P2, self.first_P2, self.num_shots_P):
             content.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
@@ -92,10 +92,10 @@ class ScenePairs:
 
 
 class BatchPlan:
-    """Which pairs are in which step's batch.
+    """The assignment of pairs to steps.
 
-    Scenes of a batch have one number of shots: no padding is computed. The rest of an epoch that fills no batch is
-    left out, other pairs in each epoch.
+    All scenes of a batch have the same number of shots, so nothing is padded. Pairs that fill no batch at the end of an
+    epoch are left out; they are different pairs in each epoch.
 
     Raises:
         ValueError: there are fewer pairs than a batch holds.
@@ -113,7 +113,7 @@ class BatchPlan:
         self._epoch: tuple[Any, np.ndarray] = (None, np.empty(0))
 
     def batch(self, step: int, stream: int = ORDER) -> np.ndarray:
-        """Numbers of the pairs (B,) of a step; `stream` START gives the batches that fill the queue."""
+        """Indices (B,) of a step's pairs; `stream` START gives the batches that fill the queue."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._epoch[0] != (stream, epoch):
             random = np.random.default_rng([self.seed, stream, epoch])
@@ -125,7 +125,7 @@ class BatchPlan:
 
 
 class Batch(NamedTuple):
-    """A step's share of one process.
+    """One process's share of a step's batch.
 
     Attributes:
         pixels_2bFCYX: uint8. kept_2bP: patches that are read, or None for all. augmentations_2bA: see `augment`.
@@ -141,7 +141,7 @@ class Batch(NamedTuple):
 
     @property
     def num_frames(self) -> int:
-        """Frames of this process's scenes."""
+        """Number of frames of this process's scenes."""
         return self.pixels_2bFCYX.shape[:3].numel()
 
     def part(self, number: int, parts: int) -> "Batch":
@@ -157,7 +157,7 @@ class Batch(NamedTuple):
         return self._sides(lambda values: values[number : number + 1])
 
     def swapped(self) -> "Batch":
-        """The second scene of each pair before the first."""
+        """The batch with the two scenes of each pair swapped."""
         return self._sides(lambda values: values.flip(0))
 
     def _sides(self, choose: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
@@ -172,11 +172,11 @@ class Batch(NamedTuple):
 
 
 class PairBatches(Dataset):
-    """The batch of each step, decoded; of several processes, this one's share.
+    """This process's share of each step's batch, decoded.
 
     Args:
-        share: (number of this process, number of processes).
-        patches: patches of a frame.
+        share: (index of this process, number of processes).
+        patches: number of patches of a frame.
         stream: ORDER for training, START for the scenes that the queue and the whitening begin with.
     """
 
@@ -220,30 +220,30 @@ class PairBatches(Dataset):
 
     @property
     def item_bytes(self) -> int:
-        """About what a batch of this process takes."""
+        """Approximate size of this process's batch in bytes."""
         frames = self.recipe.shots_per_scene * self.recipe.frames_per_shot
         size = self.frames.read(self.pairs.movie_ids[0], 0, 1).pixels_FCYX[0].numel()
         return 2 * self.recipe.batch_size // self.share[1] * frames * size
 
     def _own(self, places_B: np.ndarray) -> np.ndarray:
-        """This process's places in a batch: within each part of an accumulated step, a run of neighbors."""
+        """This process's pairs of a batch: consecutive ones within each part of an accumulated step."""
         process, processes = self.share
         return places_B.reshape(self.recipe.accumulation, processes, -1)[:, process].reshape(-1)
 
     def _draw_sides(self, step: int, num_pairs: int) -> np.ndarray:
-        """Which scene of each pair comes first (2, B): the query of momentum contrast, drawn anew each time (ours)."""
+        """Order (2, B) of each pair's scenes, drawn anew in every step (ours); momentum takes the first as query."""
         first_B = np.random.default_rng([self.recipe.seed, SIDES, self.stream, step]).integers(2, size=num_pairs)
         return np.stack([first_B, 1 - first_B])
 
     def _draw_shots(self, step: int, num_shots: int, num_pairs: int) -> np.ndarray:
-        """Which shots of each scene are read (2, B, S), in order."""
+        """Indices (2, B, S) of the shots that are read of each scene, in order."""
         read = min(self.recipe.shots_per_scene, num_shots)
         random = np.random.default_rng([self.recipe.seed, SHOTS, self.stream, step])
         order = random.random((2, num_pairs, num_shots)).argsort(-1)
         return np.sort(order[..., :read], -1)
 
     def _draw_patches(self, step: int, num_frames: int, num_pairs: int) -> np.ndarray:
-        """Which patches of each scene are read (2, B, P): of every frame equally many, drawn at random."""
+        """Indices (2, B, P) of the patches that are read of each scene, random and equally many per frame."""
         kept = kept_patches(self.patches, self.recipe)
         random = np.random.default_rng([self.recipe.seed, PATCHES, self.stream, step])
         order = random.random((2, num_pairs, num_frames, self.patches), np.float32).argsort(-1)
@@ -252,5 +252,5 @@ class PairBatches(Dataset):
 
 
 def kept_patches(patches: int, recipe: MoCoRecipe) -> int:
-    """How many of a frame's patches are read."""
+    """Number of patches that are read of a frame."""
     return max(1, round(patches * (1 - recipe.patch_dropout)))

@@ -1,4 +1,4 @@
-"""Recipe of a contrastive training, and where its data lie."""
+"""The recipe of a contrastive training, and its data."""
 
 import math
 from dataclasses import dataclass, field, fields
@@ -10,7 +10,7 @@ Objective = Literal["momentum", "in_batch"]
 
 @dataclass(kw_only=True)
 class MoCoRecipe:
-    """All choices that decide which weights come out; `recipe.json` holds exactly these.
+    """All settings that the weights depend on; `recipe.json` holds exactly these and the facts of the data.
 
     Defaults are the paper's (supplement 1.1b), except where a field's help says "ours".
     """
@@ -96,7 +96,7 @@ class MoCoRecipe:
     seed: int = field(default=0, metadata={"help": "seed of the head's first weights, batches, patches and crops"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a value out of its range, or options that exclude each other."""
+        """Raises: ValueError: a value is out of its range, or options exclude each other."""
         for field_ in fields(self):
             value, kinds = getattr(self, field_.name), (field_.type, *get_args(field_.type))
             choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
@@ -119,9 +119,9 @@ class MoCoRecipe:
 
 @dataclass(kw_only=True)
 class MoCoData:
-    """Where the training data lie, and how they are read. These choices change the weights' last bits at most.
+    """Paths of the training data, and how they are read. These settings change at most the weights' last bits.
 
-    A digest of the pairs, the shots and the labels themselves is kept with the recipe.
+    Digests of the pairs, the shots and the labels are kept with the recipe.
     """
 
     pairs: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
@@ -145,7 +145,7 @@ class MoCoData:
     compile: bool = field(default=False, metadata={"help": "compile the encoders with torch.compile"})
 
     def __post_init__(self) -> None:
-        """Raises: ValueError: a value out of its range."""
+        """Raises: ValueError: a value is out of its range."""
         if not 0 <= self.max_unreadable <= 1:
             raise ValueError(f"max_unreadable is {self.max_unreadable}; it must be a share, from 0 to 1")
         if self.num_workers is not None and self.num_workers < 0:

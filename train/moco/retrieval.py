@@ -1,4 +1,4 @@
-"""Retrieval on a small labeled set while contrast trains: has the nearest scene of another film the same label?"""
+"""Retrieval on a small labeled set during training: does the nearest scene of another film have the same label?"""
 
 import csv
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COLUMNS = ("movie_id", "first_shot", "num_shots", "label")
 
 @dataclass
 class LabeledScenes:
-    """Scenes with a label each, for measuring only."""
+    """Scenes with one label each, for measuring only."""
 
     frames: SceneFrames
     scenes: list[Scene]
@@ -26,10 +26,11 @@ class LabeledScenes:
 
     @classmethod
     def read(cls, path: Path, frames: SceneFrames) -> "LabeledScenes":
-        """From a CSV with the columns movie_id, first_shot, num_shots and label.
+        """Read a CSV file with the columns movie_id, first_shot, num_shots and label.
 
         Raises:
-            ValueError: columns are missing, a number is none, a scene ends after its film, or all are of one film.
+            ValueError: a column is missing, a number is not whole, a scene ends after its film, or all scenes are from
+                one film.
         """
         scenes, labels = [], []
         with open(path, newline="", encoding="utf-8") as file:
@@ -58,11 +59,11 @@ class LabeledScenes:
         return {scene.movie_id for scene in self.scenes}
 
     def measure(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, float]:
-        """Precision at 1 and 5 by cosine, among scenes of other films."""
+        """Mean precision at 1 and 5, by cosine, among scenes of other films."""
         return {name: round(float(hits_N.mean()), 4) for name, hits_N in self.hits(encoder, bf16).items()}
 
     def hits(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, np.ndarray]:
-        """Precision (scenes,) of each scene, at 1 and 5."""
+        """Precision at 1 and 5 of each scene, (scenes,)."""
         embeddings_ND = embed_scenes(encoder, self.frames, self.scenes, bf16)
         found = precision_at_k(embeddings_ND, np.array(self.labels), self.films_N(), (1, 5))
         return {f"precision_at_{k}": hits_N for k, hits_N in found.items()}
@@ -72,7 +73,7 @@ class LabeledScenes:
         return np.array([scene.movie_id for scene in self.scenes])
 
     def evaluation(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, Any]:
-        """The figures for the card, in the form of `eval.probe`: with intervals by film, and beside chance."""
+        """The figures for the card, in the form of `eval.probe`, with intervals by film and chance."""
         films_N = self.films_N()
         figures = {}
         for name, hits_N in self.hits(encoder, bf16).items():
@@ -84,7 +85,7 @@ class LabeledScenes:
             "figure": "precision_at_1",
             "scenes": {"test": len(self.scenes)},
             "films": len(self.movie_ids),
-            "chosen_on": True,  # the best weights are kept
+            "chosen_on": True,  # these scenes chose the weights: the best ones are kept
             "probes": {"nearest scenes of other films": {"figures": figures}},
             "trivial": {"chance": dict.fromkeys(figures, guessed)},
         }
