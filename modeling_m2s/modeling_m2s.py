@@ -499,9 +499,11 @@ class M2SSceneForClassification(M2SScenePreTrainedModel):
         self._refuse_pictures(pixel_values)
         outputs = self.scene_model(pixel_values, frame_mask=frame_mask, **kwargs)
         logits = self.classifier(outputs.pooler_output)
-        loss = None if labels is None else ForSequenceClassificationLoss(labels, logits, self.config)
-        if loss is not None and num_items_in_batch is not None:
-            loss = loss * labels.ne(-100).sum() / num_items_in_batch
+        loss = None
+        if labels is not None:
+            loss = ForSequenceClassificationLoss(labels, logits, self.config)
+            if num_items_in_batch is not None:
+                loss = loss * labels.ne(-100).sum() / num_items_in_batch
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
