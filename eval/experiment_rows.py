@@ -116,8 +116,11 @@ FROZEN_MODES = {"frozen_grid": "grid", "frozen_mosaic": "mosaic", "frozen_sequen
 RIVALS = ("mean_of_shots", "mean_of_whitened_shots", "mean_with_neighbors", "masked_shots")
 
 CLAIMS = [
-    *(Claim(f"training on learned and whitened pairs beats {rival}", "both", rival) for rival in (FROZEN, *RIVALS)),
-    *(Claim(f"training on learned pairs, the paper's, beats {rival}", "learned", rival) for rival in (FROZEN, *RIVALS)),
+    *(
+        Claim(f"training on {pairs} pairs beats the {rival.replace('_', ' ')}", row, rival)
+        for row, pairs in (("learned", "learned"), ("both", "learned and whitened"))
+        for rival in (FROZEN, *RIVALS)
+    ),
     Claim("training on random windows of similar films helps", "random_windows", FROZEN),
     Claim("training on random windows of random films helps", "random_films", FROZEN),
     Claim("learned selection beats frozen selection", "learned", "frozen"),

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from eval.experiment_rows import (
     CEILING,
@@ -146,7 +147,7 @@ def experiments(arguments: ExperimentsArguments) -> dict[str, Any]:
             "films": arguments.num_films,
             "film_seconds": arguments.film_seconds,
             "held_out_share": HELD_OUT_SHARE,
-            "recipes": {path.stem: path.read_text(encoding="utf-8") for path in worlds[0].recipes()},
+            "recipes": {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in worlds[0].recipes()},
             "queried_films": arguments.queried_films,
             "training_scenes": arguments.training_scenes,
             "boundary_films": arguments.boundary_films,
