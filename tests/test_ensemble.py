@@ -25,13 +25,13 @@ from transformers import (
     pipeline,
 )
 
+from m2s.main import main as m2s
 from modeling_m2s import (
     M2SSceneConfig,
     M2SSceneEnsembleConfig,
     M2SSceneEnsembleModel,
     M2SSceneModel,
     M2SSceneProcessor,
-    cli,
 )
 from modeling_m2s.pretrained_m2s import ModelError, load_encoder
 from train import train_moco
@@ -215,8 +215,8 @@ def test_the_pipeline_gives_the_members_embeddings(ensemble_folder, folders):
 def test_m2s_embed_and_search_take_an_ensemble(ensemble_folder, tmp_path, capsys):
     film = str(make_video(tmp_path / "bunny.mp4", [17, 30]))
     output = str(tmp_path / "index")
-    assert cli.main(["embed", film, "--model", str(ensemble_folder), "--output", output, "--shots-per-scene", "1"]) == 0
-    assert cli.main(["search", output, "--film", "bunny", "--at", "00:00:00", "--top", "1"]) == 0
+    assert m2s(["embed", film, "--model", str(ensemble_folder), "--output", output, "--shots-per-scene", "1"]) == 0
+    assert m2s(["search", output, "--film", "bunny", "--at", "00:00:00", "--top", "1"]) == 0
     assert "distance" in capsys.readouterr().out
 
 
