@@ -182,6 +182,8 @@ def more_inputs(tmp_path_factory, inputs) -> dict[str, str]:
         truth += [f"{movie_id},0,{('hill', 'sea')[shot % 2]},none,night" for shot in range(num_shots(film))]
     (folder / "world/truth").mkdir()
     (folder / "world/truth/shots.csv").write_text("\n".join(truth) + "\n")
+    films = [f"{movie_id},0,0" for movie_id in movie_ids(2)]
+    (folder / "world/truth/films.csv").write_text("\n".join(["movie_id,theme,look", *films]) + "\n")
     places = {name: str(folder / name) for name in ("photographs", "words", "world")}
     return {**places, "seen_video": inputs["video"]}
 
