@@ -44,7 +44,7 @@ from eval.experiment_tables import tables
 from eval.film_worlds import read_truth, run_once, shares, summarize
 from eval.metrics.retrieval import clustered_standard_error
 from eval.scene_pair_sets import write_random_films, write_true_pairs
-from eval.scene_retrieval import SPACES
+from eval.scene_retrieval import SPACES, read_films
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, read_json, write_json
@@ -293,7 +293,7 @@ class ExperimentWorld:
 
     def draw_films(self, share: float, films: Path, excluded: Path) -> None:
         """Write a list of some training films, and one of all other films."""
-        training = read_films(self.training)
+        training = sorted(read_films(self.training))
         shuffled = np.random.default_rng([self.seed, 3]).permutation(training).tolist()
         chosen = set(shuffled[: round(share * len(training))])
         films.parent.mkdir(exist_ok=True)
@@ -401,10 +401,6 @@ class ExperimentWorld:
                 if self.arguments.pictures and name in encoders
             },
         }
-
-
-def read_films(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split()
 
 
 def write_films(path: Path, movie_ids: Iterable[str]) -> None:
