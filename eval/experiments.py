@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def experiments(arguments: ExperimentsArguments) -> dict[str, Any]:
-    """What every seed gave, mean and standard deviation over seeds, and the claims.
+    """Results of every seed, their mean and standard deviation over seeds, and the claims.
 
     Raises:
         ValueError: a command failed; the message is its last line.
