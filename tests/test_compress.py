@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from train.compress import (
+from train.distillation.compress import (
     centered,
     check_compressible,
     compress,
@@ -24,6 +24,8 @@ from train.compress import (
     read,
     ridge,
 )
+
+pytestmark = pytest.mark.slow
 
 BORDERS = [0, 2, 4]
 LARGE = {
@@ -298,7 +300,7 @@ def test_patches_of_the_last_layer_weigh_nothing(teacher, monkeypatch):
         seen.append(None if weights is None else weights[0].tolist())
         return ridge(inputs, targets, strength, weights)
 
-    monkeypatch.setattr("train.compress.ridge", weighed)
+    monkeypatch.setattr("train.distillation.compress.ridge", weighed)
     compressed(teacher, SMALL, BORDERS)
     first, last = [20.0, 1.0, 1.0, 1.0, 1.0], [20.0, 0.0, 0.0, 0.0, 0.0]
     assert seen == [None, first, first, last, last, None]  # embeddings, two layers, projection

@@ -17,8 +17,8 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 
 from modeling_m2s.storage_m2s import StorageError, exclusive
 from modeling_m2s.video_m2s import VideoError
-from train import crops
-from train.crops import (
+from train.distillation import crops
+from train.distillation.crops import (
     CachedCrops,
     Chunk,
     CropSettings,
@@ -33,6 +33,8 @@ from train.crops import (
     used_rows,
     write_chunk,
 )
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = CropSettings(seed=3, teacher_size=64, student_size=32)
 PLAIN = {"flip": 0.0, "grayscale": 0.0, "jitter": 0.0}

@@ -33,7 +33,6 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil, CLIPVisionCo
 
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.storage_m2s import StorageError, exclusive
-from train.crops import CachedCrops, CropSettings, list_images, plan_chunks
 from train.distill_clip import (
     Distillation,
     basis_path,
@@ -47,8 +46,11 @@ from train.distill_clip import (
     mirror_half,
     tensor_digest,
 )
+from train.distillation.crops import CachedCrops, CropSettings, list_images, plan_chunks
 from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
 from train.distillation.recipe import DistillationRecipe
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -528,12 +530,12 @@ LOSSES = "train.distill_clip:distillation_losses"
 IN_LABELING = {
     "while it looks for the basis": [("train.distill_clip:principal_directions", 1)],
     "before it keeps the basis": [("train.distill_clip:atomic_write", 1)],
-    "while it writes labels": [("train.crops:save", 2)],
+    "while it writes labels": [("train.distillation.crops:save", 2)],
     "between two files of labels, twice": [("train.distill_clip:write_chunk", 2)] * 2,
-    "while a worker reads images": [("train.crops:Teacher.label", 1)],
+    "while a worker reads images": [("train.distillation.crops:Teacher.label", 1)],
 }
 IN_TRAINING = {
-    "while it compresses the teacher": [("train.compress:fit_mlp", 2)],
+    "while it compresses the teacher": [("train.distillation.compress:fit_mlp", 2)],
     "three times": [(LOSSES, 6), (LOSSES, 4), (LOSSES, 3)],
     "within a checkpoint": [("accelerate:Accelerator.save_state", 2)],
     "before a checkpoint counts": [("train.runs:write_json", 3)],
@@ -567,7 +569,8 @@ def test_a_killed_runs_workers_end_with_it(bench):
     """One that waits to hand over a batch of images would wait forever, and hold the folder against the next run."""
     images = images_of(bench.folder / "hundred", 100)
     flags = ["--images", images, "--crops_per_image", "1"]
-    status, _, err = bench.run("workers", *flags, die_at=("train.crops:Teacher.label", 1), recipe="images.yaml")
+    die_at = ("train.distillation.crops:Teacher.label", 1)
+    status, _, err = bench.run("workers", *flags, die_at=die_at, recipe="images.yaml")
     assert status == -signal.SIGKILL, err
     wait_until_free(bench.folder / "workers")
 
@@ -611,7 +614,8 @@ def test_a_run_goes_on_elsewhere_from_its_pushed_checkpoint(bench, finished):
 
 def test_without_compression_the_student_starts_at_random(bench, finished):
     flags = ["--epochs", "1", "--log_steps", "1"]
-    status, _, err = bench.run("random_weights", *flags, "--compress", "false", die_at=("train.compress:fold", 1))
+    die_at = ("train.distillation.compress:fold", 1)
+    status, _, err = bench.run("random_weights", *flags, "--compress", "false", die_at=die_at)
     assert status == 0, err
     status, _, err = bench.run("compressed", *flags, "--cache", bench.folder / "random_weights/cache")
     assert status == 0, err
@@ -751,7 +755,6 @@ def test_recipes_that_cannot_be_used_end_with_a_message(text, message, bench):
     assert told.startswith(f"{bench.folder / recipe}: ") and message in told
 
 
-@pytest.mark.slow
 def test_the_real_command_killed_at_any_time_comes_to_the_same(bench, finished):
     """Killed while it labels crops, then three times in training."""
     command = [sys.executable, "-m", "train.distill_clip", *bench.argv("killed", "--checkpoint_steps", "2")]
@@ -772,7 +775,6 @@ def test_the_real_command_killed_at_any_time_comes_to_the_same(bench, finished):
     bench.assert_like("killed", "run")
 
 
-@pytest.mark.slow
 def test_two_processes_share_labels_and_steps(bench, finished):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -6,7 +6,7 @@ The teacher labels random crops once; labels are stored in files and read in eve
 run again, it goes on where it was. `accelerate launch -m train.distill_clip …` does the same on several GPUs.
 
 The student is a plain `CLIPVisionModelWithProjection`. It starts as the teacher, compressed in closed form
-(`train/compress.py`), and learns on exactly the crops that the teacher saw. The losses in
+(`train/distillation/compress.py`), and learns on exactly the crops that the teacher saw. The losses in
 `train/distillation/losses.py` compare direction and length of the embedding, similarities within the batch, and the
 tokens that the teacher has for images of the student's size.
 """
@@ -38,8 +38,8 @@ from modeling_m2s.cards_m2s import write_training
 from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import model_revision, name_without_folders
 from modeling_m2s.storage_m2s import atomic_write, default_values, write_json
-from train.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
-from train.crops import (
+from train.distillation.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
+from train.distillation.crops import (
     CachedCrops,
     Chunk,
     CropSettings,

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from train.crops import list_images
+from train.distillation.crops import list_images
 
 MANIFEST = "manifest.tsv"
 

@@ -29,7 +29,7 @@ from transformers import CLIPVisionModelWithProjection
 from modeling_m2s.storage_m2s import atomic_write, exclusive
 from modeling_m2s.video_m2s import VideoError, fingerprint, openable
 from modeling_m2s.workers_m2s import end_with_parent
-from train.compress import centered
+from train.distillation.compress import centered
 
 IMAGES_PER_FILE = 256
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
