@@ -31,15 +31,11 @@ BARE_TOWER_KEYS = {r"^(embeddings|pre_layrnorm|encoder|post_layernorm)\.": r"vis
 
 # `SentenceTransformer(folder)` reads these files beside the model and its processor. sentence-transformers assumes that
 # vectors pooled by a model have width `projection_dim`; here it pools the one token of `scene_tokens` itself instead.
+MODULES = {"": "base.modules.transformer.Transformer", "1_Pooling": "sentence_transformer.modules.pooling.Pooling"}
 SENTENCE_TRANSFORMERS_FILES = {
     "modules.json": [
-        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"},
-        {
-            "idx": 1,
-            "name": "1",
-            "path": "1_Pooling",
-            "type": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
-        },
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.{module}"}
+        for number, (path, module) in enumerate(MODULES.items())
     ],
     "sentence_bert_config.json": {
         "transformer_task": "feature-extraction",
@@ -98,10 +94,8 @@ def scene_inputs(
     if pixel_values is None:
         raise ValueError("pixel_values is missing; M2SSceneProcessor makes it")
     if pixel_values_videos is not None and pixel_values.ndim != 5:
-        raise ValueError(
-            f"pixel_values_videos has shape {tuple(pixel_values.shape)}; expected (scenes, frames, channels, height, "
-            "width)"
-        )
+        shape = tuple(pixel_values.shape)
+        raise ValueError(f"pixel_values_videos has shape {shape}; expected (scenes, frames, channels, height, width)")
     return pixel_values, padding_mask_videos if frame_mask is None else frame_mask
 
 
@@ -242,12 +236,7 @@ class M2SScenePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     # A full CLIP checkpoint also holds its text tower, which a scene encoder does not need.
-    _keys_to_ignore_on_load_unexpected = [
-        r"text_model\..*",
-        r"text_projection\.weight",
-        r"logit_scale",
-        r".*position_ids",
-    ]
+    _keys_to_ignore_on_load_unexpected = [r"text_(model\..*|projection\.weight)", r"logit_scale", r".*position_ids"]
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -410,9 +399,7 @@ class M2SSceneModel(M2SSceneEncoder):
                 "M2SSceneProcessor makes it"
             )
         if frame_mask is not None and frame_mask.is_floating_point():
-            raise ValueError(
-                f"frame_mask is of {frame_mask.dtype}; it is True or 1 where a frame is real, else False or 0"
-            )
+            raise ValueError(f"frame_mask is of {frame_mask.dtype}; it is True or 1 for real frames, else False or 0")
         if frame_mask is not None and frame_mask.shape != pixel_values.shape[:2]:
             raise ValueError(
                 f"frame_mask has shape {tuple(frame_mask.shape)}, pixel_values holds {tuple(pixel_values.shape[:2])} "

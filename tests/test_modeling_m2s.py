@@ -433,7 +433,7 @@ def test_masks_and_videos_that_would_be_misread_are_refused():
     scenes, mask = torch.zeros(2, 3, 3, 24, 24), torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="padding_mask is not read; the mask of real frames is frame_mask"):
         tiny()(scenes, padding_mask=mask)
-    with pytest.raises(ValueError, match=r"frame_mask is of torch.float32; it is True or 1 where a frame is real"):
+    with pytest.raises(ValueError, match=r"frame_mask is of torch.float32; it is True or 1 for real frames"):
         tiny()(scenes, frame_mask=mask.float())
     with pytest.raises(ValueError, match=r"pixel_values_videos has shape \(2, 3, 24, 24\); expected \(scenes, frames"):
         tiny()(pixel_values_videos=scenes[:, 0])
