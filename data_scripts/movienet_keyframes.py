@@ -22,6 +22,7 @@ from PIL import Image
 
 from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.runner import RunnerArguments
+from modeling_m2s.images_m2s import rgb
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, default_values
 from modeling_m2s.video_m2s import fit_size, printable, resize
@@ -205,7 +206,7 @@ def read_keyframe(path: Path, settings: KeyframeSettings) -> tuple[bytes, tuple[
         size = fit_size(image.size, settings.short_side)
         if size == image.size and image.format == "JPEG":
             return data, image.size
-        pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]
+        pixels = np.asarray(rgb(image))[:, :, ::-1]
     quality = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
     return cv2.imencode(".jpg", resize(pixels, size), quality)[1].tobytes(), image.size
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import av
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -34,6 +34,7 @@ from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import Preparation, SceneFrames
 from data_scripts.scene_embedding import SHOTS_PER_SCENE, Scene, evenly_spaced, read_scene
 from modeling_m2s.errors_m2s import UserError
+from modeling_m2s.images_m2s import open_picture
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, openable, printable, read_frames
 
@@ -347,7 +348,7 @@ class Pictures:
     def _open(self, path: Path, problems: list[str]) -> Image.Image | None:
         """A picture, upright, in RGB; if it cannot be read, the reason is appended to `problems`."""
         try:
-            return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+            return open_picture(path)
         except FileNotFoundError:
             problems.append(f"{path} is not there")
         except Exception as error:  # Pillow's decoders raise errors of many kinds on broken bytes

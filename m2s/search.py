@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     from modeling_m2s.figures_m2s import encode, parse_timecode
+    from modeling_m2s.images_m2s import open_picture
     from modeling_m2s.search_m2s import SceneIndex
     from modeling_m2s.storage_m2s import atomic_write, require_settings
 
@@ -39,11 +40,13 @@ def run(options: argparse.Namespace) -> int:
     index = SceneIndex(options.index)
     if options.image:
         try:
-            image = ImageOps.exif_transpose(Image.open(options.image)).convert("RGB")
+            image = open_picture(options.image)
         except UnidentifiedImageError:
             raise UsageError(f"{options.image}: not an image") from None
         except OSError as error:
             raise UsageError(f"{options.image}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise UsageError(f"{options.image}: {error}") from None
         settings = index.record["settings"]
         model = options.model or index.record["model"]
         pipeline, revision = load_pipeline(model, None, settings["dtype"])

@@ -12,6 +12,7 @@ from transformers.image_utils import load_image
 from transformers.video_utils import load_video
 
 from .configuration_m2s import FRAMES_PER_VIDEO
+from .images_m2s import rgb_frame
 
 
 class M2SSceneProcessor(ProcessorMixin):
@@ -39,7 +40,8 @@ class M2SSceneProcessor(ProcessorMixin):
         Args:
             scenes: a list of scenes; a scene is a list of shots; a shot is one frame or a list of frames. Lists may
                 have any length. A frame is a PIL image, a numpy array (height, width, 3) or a torch tensor (3, height,
-                width) of uint8; an array with one more dimension is a list of frames.
+                width); an array with one more dimension is a list of frames. Gray and transparent frames become RGB,
+                pixels of 16 bits (0 to 65535) and of floating point (0 to 1) become uint8.
             return_tensors: `"pt"` or `"np"`.
             images: single images in place of scenes: a frame, path or URL, or a list of these.
             videos: a video or a list of videos in place of scenes; each is read as one scene. All frames of a list or
@@ -232,9 +234,7 @@ def _is_video(item: Any) -> bool:
 def _frames(item: Any) -> Iterator[Any]:
     """All frames below `item`, in order."""
     if _is_frame(item):
-        if not isinstance(item, Image.Image) and not str(item.dtype).endswith("uint8"):
-            raise ValueError(f"a frame is of {item.dtype}; frames are uint8, from 0 to 255")
-        yield item
+        yield rgb_frame(item)
     elif isinstance(item, str | bytes) or not isinstance(item, Iterable):
         raise ValueError(f"{item!r} is not a frame; frames are PIL images, numpy arrays or torch tensors")
     else:

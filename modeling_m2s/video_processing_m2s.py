@@ -43,7 +43,7 @@ class M2SVideoProcessor(BaseVideoProcessor):
         """
         Args:
             videos: one or a list of videos: paths, URLs, lists of frames, arrays (frames, height, width, 3) or tensors
-                (frames, 3, height, width) of uint8, torchcodec's `VideoDecoder` objects. [`M2SSceneProcessor`] says
+                (frames, 3, height, width), torchcodec's `VideoDecoder` objects. [`M2SSceneProcessor`] says
                 which frames are read. The frames of a video have one size.
             kwargs: settings in place of the processor's own, and `num_frames`, `do_sample_frames`, `video_metadata`.
 
@@ -55,7 +55,7 @@ class M2SVideoProcessor(BaseVideoProcessor):
             ValueError: there is no video, a video has no frames or frames of several sizes, or a file cannot be read.
         """
         frames = frames_of_videos(videos, kwargs)
-        arrays = [np.stack([_channels_first(frame) for frame in each]) for each in frames]
+        arrays = [np.stack([np.moveaxis(np.asarray(frame), -1, 0) for frame in each]) for each in frames]
         return super().preprocess(arrays, do_sample_frames=False, input_data_format="channels_first", **kwargs)
 
     def _preprocess(self, videos: Any, return_tensors: Any = None, **kwargs) -> BatchFeature:
@@ -68,11 +68,6 @@ class M2SVideoProcessor(BaseVideoProcessor):
             },
             tensor_type=return_tensors,
         )
-
-
-def _channels_first(frame: Any) -> np.ndarray:
-    """A frame as an array (3, height, width)."""
-    return frame.numpy() if isinstance(frame, torch.Tensor) else np.moveaxis(np.asarray(frame), -1, 0)
 
 
 __all__ = ["M2SVideoProcessor"]

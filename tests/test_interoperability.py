@@ -383,7 +383,7 @@ def test_transformers_groups_of_options_are_taken(processor):
         ({"images": []}, "images is empty"),
         ({"images": "missing.png"}, "missing.png cannot be read: "),
         ({"images": [None]}, "None is not a frame"),
-        ({"images": [np.zeros((3, 4, 3))]}, "a frame is of float64"),
+        ({"images": [np.full((3, 4, 3), 2.0)]}, "a frame has values from 2 to 2"),
         ({"videos": []}, "expected videos: each a path"),
         ({"videos": pictures(1)[0]}, "expected videos: each a path"),
         ({"videos": 7}, "expected videos: each a path"),

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionModelWithProjection
 
+from modeling_m2s.images_m2s import rgb
 from modeling_m2s.storage_m2s import atomic_write, exclusive
 from modeling_m2s.video_m2s import VideoError, fingerprint, openable
 from modeling_m2s.workers_m2s import end_with_parent
@@ -110,7 +111,7 @@ def _parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def make_crop(image: Image.Image, name: str, crop: int | None, settings: CropSettings) -> Image.Image:
     """A square crop of the teacher's image size. The same name, crop number and settings give the same pixels."""
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = rgb(ImageOps.exif_transpose(image))
     size = (settings.teacher_size,) * 2
     if crop is None:
         return ImageOps.fit(image, size, Image.Resampling.BICUBIC)
