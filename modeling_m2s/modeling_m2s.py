@@ -156,7 +156,8 @@ class M2SSceneEmbeddings(CLIPVisionEmbeddings):
             return bicubic_weights((place + 0.5) / tiles_B[:, None, None] - 0.5, size)
 
         with torch.autocast(rank_BF.device.type, enabled=False):
-            table_HWD = self.position_embedding.weight[1:].float().unflatten(0, (height, width))
+            # The table is read by a call, because accelerate's offloading loads a module's weights when it is called.
+            table_HWD = self.position_embedding(self.position_ids[0, 1:]).float().unflatten(0, (height, width))
             positions = torch.einsum("bfyh,hwd->bfywd", axis_weights(row_BF, rows_B, height), table_HWD)
             if mode == "mosaic":
                 positions = torch.einsum("bfxw,bfywd->bfyxd", axis_weights(col_BF, cols_B, width), positions)
@@ -178,7 +179,8 @@ class M2SSceneEmbeddings(CLIPVisionEmbeddings):
         positions = self.interpolate_positions(rank_BF, num_frames_B).to(dtype).flatten(1, 2)
         patches_BTD = patches_BTD + positions
 
-        class_token = (self.class_embedding + self.position_embedding.weight[0]).expand(num_scenes, 1, -1)
+        class_position = self.position_embedding(self.position_ids[0, :1])
+        class_token = (self.class_embedding + class_position).expand(num_scenes, 1, -1)
         return torch.cat([class_token, patches_BTD], dim=1)
 
 

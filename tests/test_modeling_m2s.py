@@ -6,6 +6,7 @@ Tiny towers here have 3×3 patches and large position embeddings, so that a wron
 import math
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
@@ -540,3 +541,24 @@ def test_impossible_configurations_are_refused(fields, message):
 def test_default_configuration_is_vit_b_16():
     tower = M2SSceneConfig().vision_config
     assert (tower.hidden_size, tower.num_hidden_layers, tower.image_size, tower.patch_size) == (768, 12, 224, 16)
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk", "device_map"])
+@pytest.mark.parametrize("mode", POSITION_INTERPOLATIONS)
+def test_offloaded_models_give_the_same(tiny_folder, tmp_path, place, mode):
+    """accelerate loads a module's weights when the module is called, and only then."""
+    model = M2SSceneModel.from_pretrained(tiny_folder, position_interpolation=mode).eval()
+    pixels = torch.randn(2, 3, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    expected = model(pixels).pooler_output
+    if place == "cpu":
+        accelerate.cpu_offload(model, execution_device="cpu")
+    elif place == "disk":
+        accelerate.disk_offload(model, tmp_path, execution_device="cpu")
+    else:
+        layers = ("pre_layrnorm", "encoder", "post_layernorm")
+        parts = {"vision_model.embeddings": "disk", **{f"vision_model.{name}": "cpu" for name in layers}}
+        parts["visual_projection"] = "disk"
+        model = M2SSceneModel.from_pretrained(
+            tiny_folder, position_interpolation=mode, device_map=parts, offload_folder=tmp_path
+        ).eval()
+    assert torch.equal(model(pixels).pooler_output, expected)
