@@ -24,8 +24,8 @@ from data_scripts.readers.scene_frames import SceneFrames, SceneRead
 from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
 from eval.film_worlds import TrueScene, preparation, read_truth, true_scenes
 from eval.scene_retrieval import judge
+from m2s.commands import parse
 from modeling_m2s import M2SSceneModel
-from modeling_m2s.commands_m2s import parse
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from train.moco.loop import Training
 from train.moco.recipe import MoCoData, MoCoRecipe

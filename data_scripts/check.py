@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.index_m2s import film_rows
 from modeling_m2s.schemas_m2s import SCHEMAS
 from modeling_m2s.storage_m2s import RECORD_NAME, FilmDataset, StorageError, shard_names

@@ -38,8 +38,8 @@ from data_scripts.world_plan import (
     plan_ratings,
     with_frames,
 )
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import write_json
 

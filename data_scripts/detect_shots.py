@@ -24,7 +24,7 @@ from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.inputs import finished, license_of
 from data_scripts.movienet_keyframes import KeyframeSettings, import_keyframes
 from data_scripts.runner import RunnerArguments
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.index_m2s import store_shots
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
 from modeling_m2s.storage_m2s import FilmDataset, default_values

@@ -46,7 +46,7 @@ from data_scripts.inputs import finished, license_of
 from data_scripts.ranks import ranks
 from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames, normalize
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder, name_without_folders
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
 

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
 from data_scripts.metadata_files import FilmFacts, MetadataError, MetadataFile, Problems, read_metadata
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.index_m2s import find_films
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
 from modeling_m2s.video_m2s import VideoError, printable

@@ -39,7 +39,7 @@ from tqdm import tqdm
 from data_scripts.world_photographs import PARTS, PhotographPainter, PhotographSettings, plan_films
 from data_scripts.world_pictures import FilmPainter, Painter
 from data_scripts.world_plan import PlannedFilm, PlannedShot, WorldSettings, plan_ratings, with_frames
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.shots_m2s import Shot, keyframe_places
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
 from modeling_m2s.workers_m2s import run_isolated
@@ -51,7 +51,7 @@ VIDEO_BYTES_PER_SECOND, KEYFRAME_BYTES_PER_SECOND = 26_000, 7_500
 DEFAULT_PIXELS = 320 * 180
 FILMS_A_PROCESS = 10  # keyframes of a film take half a second, a process half as long to start
 # These are this module's imports. Each process that draws runs the module again, so the server has them ready.
-PRELOAD = ("av", "tqdm", "data_scripts.world_photographs", "modeling_m2s.commands_m2s", "modeling_m2s.storage_m2s")
+PRELOAD = ("av", "tqdm", "data_scripts.world_photographs", "m2s.commands", "modeling_m2s.storage_m2s")
 
 
 @dataclass

@@ -61,7 +61,7 @@ from data_scripts.scene_mining import (
     random_scene_pairs,
 )
 from data_scripts.shot_features import ShotFeatures
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 

@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from data_scripts.inputs import finished
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.figures_m2s import encode, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write
 

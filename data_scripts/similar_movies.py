@@ -32,7 +32,7 @@ from data_scripts.leak_guard import LeakGuard, LeakGuardArguments
 from data_scripts.metadata_files import read_table
 from data_scripts.neighbors import Neighbors, best_neighbors, weighted
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 from modeling_m2s.video_m2s import fingerprint
 

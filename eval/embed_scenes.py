@@ -79,7 +79,7 @@ from eval.scene_media import (
 )
 from eval.tasks import TASKS
 from eval.tasks import read_scenes as read_task_scenes
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive
 

@@ -45,7 +45,7 @@ from eval.film_worlds import read_truth, run_once, shares, summarize
 from eval.metrics.retrieval import clustered_standard_error
 from eval.scene_pair_sets import write_random_films, write_true_pairs
 from eval.scene_retrieval import SPACES, read_films
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, read_json, write_json
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.film_worlds import LABELS, Truth, prepare, read_truth, run, shares, summarize
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.storage_m2s import FilmDataset, write_json
 
 

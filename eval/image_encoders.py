@@ -29,7 +29,7 @@ from data_scripts.readers.stored_shots import ParquetShots
 from eval.film_worlds import read_truth
 from eval.image_measures import classify, common_share, named_words, neighbor_agreement, spread
 from eval.scene_encoders import load_efficientnet_lite0, load_places
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import write_json
 

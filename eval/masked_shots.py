@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from data_scripts.shot_features import DTYPE, ShotFeatures, has_keyframe
 from data_scripts.whitening import Moments, Whitening
 from eval.scene_retrieval import SHRINKAGE, read_films
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
 
 

@@ -68,9 +68,9 @@ from eval.tasks import (
 )
 from eval.tasks.paper import clip_and_best
 from eval.tasks.place_retrieval import retrieve
+from m2s.commands import run_command
 from modeling_m2s import __version__
 from modeling_m2s.cards_m2s import add_evaluations, write_training
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import ModelError, load_encoder
 from modeling_m2s.storage_m2s import atomic_write, write_json
 

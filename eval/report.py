@@ -21,7 +21,7 @@ from data_scripts.pair_atlas import page_environment
 from eval.report_pictures import RETRIEVAL_SHOTS, Predictions, SceneKeyframes, read_predictions, task_pictures
 from eval.report_results import GROUPS, Result, by_group, read_result
 from eval.report_tables import PRINTED, SCENES, Cell, Table, aligned, group_tables
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.storage_m2s import atomic_write
 
 TEMPLATES = Path(__file__).parent / "templates"

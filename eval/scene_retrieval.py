@@ -39,8 +39,8 @@ from data_scripts.shot_features import ShotFeatures, has_keyframe
 from data_scripts.whitening import Moments, Whitening
 from eval.film_worlds import TrueScene, Truth, read_truth, true_scenes
 from eval.metrics.retrieval import average_precision, chance, clustered_standard_error, precision_at_k
+from m2s.commands import run_command
 from modeling_m2s.cards_m2s import add_evaluations
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder, model_revision
 from modeling_m2s.storage_m2s import write_json
 

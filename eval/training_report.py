@@ -33,7 +33,7 @@ from data_scripts.whitening import Whitening
 from eval.film_worlds import LABELS, TrueScene, Truth, read_truth, shares, true_scenes
 from eval.report_pictures import NEIGHBORS, RETRIEVAL_SHOTS, SceneKeyframes, timeline
 from eval.scene_retrieval import Embed, boundary_scores, encoder_of, fit_whitening, read_films
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.figures_m2s import BACKGROUND, FAINT, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write, read_json
 

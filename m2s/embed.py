@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from m2s.shared import TINY_MODEL, UsageError, load_pipeline, print_error, quote, return_large_blocks
+from m2s.endings import UsageError
+from m2s.shared import TINY_MODEL, load_pipeline, print_error, quote, return_large_blocks
 
 HELP = "films to an index of scenes"
 FORMATTER = argparse.ArgumentDefaultsHelpFormatter

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from m2s.shared import UsageError, load_pipeline
+from m2s.endings import UsageError
+from m2s.shared import load_pipeline
 
 HELP = "scenes like a scene or a still image"
 

@@ -6,11 +6,9 @@ import shlex
 import sys
 from typing import Any
 
+from m2s.endings import UsageError
+
 TINY_MODEL = "m2s-clip-tiny"  # as in modeling_m2s.pretrained_m2s, which takes seconds to load
-
-
-class UsageError(ValueError):
-    """A request that cannot be carried out; the message is for the user."""
 
 
 def print_error(message: str) -> None:

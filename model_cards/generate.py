@@ -12,8 +12,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from m2s.commands import run_command
 from modeling_m2s.cards_m2s import CardError, write_card
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.dataset_cards_m2s import stages_in, write_dataset_card
 from modeling_m2s.push_m2s import require_repo_id
 

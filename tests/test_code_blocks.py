@@ -16,9 +16,9 @@ import pytest
 from make_videos import make_video
 from PIL import Image
 
+from m2s.commands import parse
 from m2s.main import build_parser, main
 from modeling_m2s import tiny_model
-from modeling_m2s.commands_m2s import parse
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 
 ROOT = Path(__file__).parent.parent

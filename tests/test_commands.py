@@ -11,7 +11,7 @@ from typing import Literal
 
 import pytest
 
-from modeling_m2s.commands_m2s import parse, run_command
+from m2s.commands import parse, run_command
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import StorageError
 from modeling_m2s.video_m2s import VideoError
@@ -215,7 +215,7 @@ def test_a_command_may_choose_its_status(status):
 SCRIPT = """
 import time
 from dataclasses import dataclass
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 
 @dataclass
 class Arguments:

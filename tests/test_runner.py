@@ -13,7 +13,7 @@ from make_videos import make_video
 from test_detect_shots import outputs, write_catalog
 
 from data_scripts.runner import RunnerArguments, run_films
-from modeling_m2s.commands_m2s import run_command
+from m2s.commands import run_command
 from modeling_m2s.storage_m2s import FilmDataset
 
 ROOT = Path(__file__).parents[1]

@@ -29,8 +29,8 @@ from transformers import AutoModel
 
 from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
+from m2s.commands import parse
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
-from modeling_m2s.commands_m2s import parse
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from train.mil.loop import PairLoss, is_over, plan_steps, step_loss
 from train.mil.pairs import FilmReader, LabeledPairs, SimilarFilms

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker, get_available_trackers
 from PIL import Image
 
-from modeling_m2s.commands_m2s import parse
+from m2s.commands import parse
 from modeling_m2s.storage_m2s import StorageError, exclusive, write_json
 from modeling_m2s.version import __version__
 from train.curves import draw_curves

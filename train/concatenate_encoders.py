@@ -14,9 +14,9 @@ from pathlib import Path
 
 from transformers import BaseImageProcessor
 
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.cards_m2s import write_training
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 
 # Names of classes do not change how a frame is prepared.

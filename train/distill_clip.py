@@ -34,8 +34,8 @@ from tqdm import tqdm
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 from transformers.optimization import get_cosine_schedule_with_warmup
 
+from m2s.commands import run_command
 from modeling_m2s.cards_m2s import write_training
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import model_revision, name_without_folders
 from modeling_m2s.storage_m2s import atomic_write, default_values, write_json
 from train.distillation.compress import BASIS_IMAGES, check_compressible, compress, principal_directions

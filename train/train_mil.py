@@ -31,8 +31,8 @@ from accelerate.utils import set_seed
 
 from data_scripts.ranks import ranks
 from data_scripts.shot_features import ShotFeatures
+from m2s.commands import run_command
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.storage_m2s import default_values
 from train.mil.finish import print_summary, save_results
 from train.mil.loop import train

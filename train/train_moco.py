@@ -33,8 +33,8 @@ from accelerate.utils import set_seed
 from data_scripts.inputs import finished
 from data_scripts.ranks import ranks
 from data_scripts.readers.scene_frames import SceneFrames
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel
-from modeling_m2s.commands_m2s import run_command
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 from modeling_m2s.storage_m2s import default_values
 from train.moco.finish import print_summary, save_results

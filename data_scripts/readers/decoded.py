@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from modeling_m2s.commands_m2s import USER_ERRORS
-from modeling_m2s.errors_m2s import UserError
+from modeling_m2s.errors_m2s import USER_ERRORS, UserError
 from modeling_m2s.workers_m2s import end_with_parent
 
 SHARED_MEMORY = Path("/dev/shm")  # workers hand over tensors through it

@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from data_scripts.formats.labeled_scenes import Split
-from modeling_m2s.commands_m2s import parse
+from m2s.commands import parse
 
 from .tasks import Metric, ProbeError, ProbeResult, ProbeTask, default_metric
 

@@ -1,4 +1,4 @@
-"""One way to start a command: dataclasses filled from a YAML recipe and from flags, errors in one line, exit statuses.
+"""How the commands `python -m package.module` start: dataclasses filled from a YAML recipe and from flags.
 
     @dataclass
     class Arguments:
@@ -7,6 +7,11 @@
 
     def main(argv: list[str] | None = None) -> None:
         run_command("python -m package.module", Arguments, run, argv)
+
+    def run(arguments: Arguments) -> None:
+        from package.work import work  # what takes seconds to load is loaded after the flags are read
+
+        work(arguments)
 
     python -m package.module recipe.yaml --output runs/a --whiten
 
@@ -20,24 +25,20 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
-from .errors_m2s import UserError
+from m2s.endings import OneLineErrors, UsageError, ending, load_library
 
-# Errors that a user can mend; any other is a bug and keeps its traceback.
-USER_ERRORS = (UserError, OSError, ValueError, StrictDataclassError)
 Kinds = type | tuple[type, ...]
 
 
 def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: Sequence[str] | None = None) -> None:
     """Fill the dataclasses `kinds` from a recipe and flags, call `run` with them, and end as a command should.
 
-    The exit status is 0 after success, or what `run` returns; 1 after an error of the user, with one line on stderr
-    (`--debug` shows its traceback); 130 after Ctrl-C. A wrong flag is an error of the user as well, so its status is 1
-    (argparse's is 2).
+    `m2s.endings` has the exit statuses; `--debug` shows the traceback of an error. A module of a command imports only
+    what its flags need, and `run` the rest, so that `--help` and the message about a wrong flag come at once.
 
     Args:
         prog: what the user types, such as `python -m train.train_mil`.
@@ -46,15 +47,14 @@ def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: S
         argv: words after `prog`; by default those of the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        status = run(*parse(kinds, words, prog))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except USER_ERRORS as error:
-        if "--debug" in words:
-            raise
-        raise SystemExit(f"{prog.removeprefix('python -m ')}: error: {' '.join(str(error).split())}") from None
-    if status:
+    name = prog.removeprefix("python -m ")
+
+    def command() -> int | None:
+        arguments = parse(kinds, words, prog)
+        load_library(name)
+        return run(*arguments)
+
+    if status := ending(name, command, "--debug" in words):
         raise SystemExit(status)
 
 
@@ -64,7 +64,7 @@ def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command") -> tuple[Any
     In a recipe, `$NAME` stands for an environment variable, and a field without value keeps its default.
 
     Raises:
-        UserError: an unknown flag or field, a value of the wrong type, a recipe that cannot be read.
+        UsageError: an unknown flag or field, a value of the wrong type, a recipe that cannot be read.
         ValueError: a dataclass refuses its values.
     """
     kinds = kinds if isinstance(kinds, tuple) else (kinds,)
@@ -76,11 +76,8 @@ def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command") -> tuple[Any
     return tuple(kind(**{field.name: found[field.name] for field in fields(kind) if field.init}) for kind in kinds)
 
 
-class _Parser(HfArgumentParser):
-    """An argparse parser that raises an error instead of ending the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (--help lists all flags)")
+class _Parser(OneLineErrors, HfArgumentParser):
+    pass
 
 
 def _parser(kinds: tuple[type, ...], prog: str) -> ArgumentParser:
@@ -99,14 +96,14 @@ def _flags_of_recipe(path: Path, names: set[str]) -> Iterator[str]:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error
     if not isinstance(recipe, dict):
-        raise UserError(f"{path}: a recipe is a table of fields")
+        raise UsageError(f"{path}: a recipe is a table of fields")
     if unknown := sorted(set(map(str, recipe)) - names):
-        raise UserError(f"{path}: no such field: {', '.join(unknown)}")
+        raise UsageError(f"{path}: no such field: {', '.join(unknown)}")
     for name, value in recipe.items():
         if isinstance(value, dict):
-            raise UserError(f"{path}: {name} is a table; a field is a value or a list of values")
+            raise UsageError(f"{path}: {name} is a table; a field is a value or a list of values")
         if isinstance(value, list) and value:
             yield from (f"--{name}", *(os.path.expandvars(str(item)) for item in value))
         elif value is not None and value != []:
