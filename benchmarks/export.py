@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import RESULTS, alternate, write_result
-from eval.image_encoders import read_test_photographs
+from eval.image_comparison import read_test_photographs
 from eval.image_measures import neighbor_agreement, spread
 from modeling_m2s.export_m2s import INPUTS, ExportedEncoder, ExportSettings, export_model
 from modeling_m2s.pipeline_m2s import scene_windows

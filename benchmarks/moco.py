@@ -59,12 +59,13 @@ from data_scripts.scene_mining import WINDOW
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from modeling_m2s.storage_m2s import FilmDataset
+from train.arguments import RunArguments
 from train.moco.loop import Training
 from train.moco.model import SceneContrast
 from train.moco.pairs import Batch, BatchPlan, PairBatches, ScenePairs
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
-from train.runs import RunArguments, RunFolder
+from train.runs import RunFolder
 
 OURS, FUSED, MOMENTUM = "ours", "ours, fused attention", "ours, momentum"
 PLAIN, LIBRARY = "plain loop", "plain loop, sentence-transformers"

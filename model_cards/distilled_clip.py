@@ -9,15 +9,25 @@ there. No measured number on the card is typed by hand.
 
 import json
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from m2s.commands import run_command
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 INPUTS = ("run", "evaluation", "trials")
+
+
+@dataclass
+class DistilledCardArguments:
+    """The folder of the card."""
+
+    folder: Path = field(metadata={"help": "folder with run.json, evaluation.json and trials.json"})
 
 
 def render(run: dict[str, Any], evaluation: dict[str, Any], trials: dict[str, Any]) -> str:
@@ -35,12 +45,15 @@ def render(run: dict[str, Any], evaluation: dict[str, Any], trials: dict[str, An
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    if len(words) != 1:
-        raise SystemExit("model_cards.distilled_clip: error: give the folder that holds run.json, and nothing else")
-    folder = Path(words[0])
-    facts = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in INPUTS]
-    (folder / "README.md").write_text(render(*facts), encoding="utf-8")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):  # the folder may be given without its flag
+        words = ["--folder", *words]
+    run_command("python -m model_cards.distilled_clip", DistilledCardArguments, run, words)
+
+
+def run(arguments: DistilledCardArguments) -> None:
+    facts = [json.loads((arguments.folder / f"{name}.json").read_text(encoding="utf-8")) for name in INPUTS]
+    (arguments.folder / "README.md").write_text(render(*facts), encoding="utf-8")
 
 
 if __name__ == "__main__":

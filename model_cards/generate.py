@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from m2s.commands import run_command
-from modeling_m2s.cards_m2s import CardError, write_card
-from modeling_m2s.dataset_cards_m2s import stages_in, write_dataset_card
-from modeling_m2s.push_m2s import require_repo_id
 
 
 @dataclass
@@ -27,11 +24,6 @@ class GenerateArguments:
     license: str | None = field(
         default=None, metadata={"help": "SPDX id of the license; by default as the card that is there names it"}
     )
-
-    def __post_init__(self) -> None:
-        """Raises: PushError: `repo_id` is not the name of a repository."""
-        if self.repo_id:
-            require_repo_id(self.repo_id)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,7 +38,14 @@ def generate(arguments: GenerateArguments) -> None:
 
     Raises:
         CardError: neither a model nor a dataset; a record cannot be read; the card was written by hand.
+        PushError: `repo_id` is not the name of a repository.
     """
+    from modeling_m2s.cards_m2s import CardError, write_card
+    from modeling_m2s.dataset_cards_m2s import stages_in, write_dataset_card
+    from modeling_m2s.push_m2s import require_repo_id
+
+    if arguments.repo_id:
+        require_repo_id(arguments.repo_id)
     folder = arguments.folder
     models = [each for each in (folder, folder / "model") if (each / "config.json").is_file()]
     if models:

@@ -18,7 +18,7 @@ from test_train_mil import SIZES, same_theme, theme_features, write_features, wr
 
 import eval
 from data_scripts.make_catalog import main as make_catalog
-from eval import probe, scene_retrieval
+from eval import probing, world_retrieval
 from model_cards.generate import main as generate
 from modeling_m2s.cards_m2s import (
     CardError,
@@ -309,7 +309,7 @@ def test_evaluation_commands_have_entries_for_cards(model):
     measured = {"figures": {**figures, "probe": {"mean": 0.7, "standard_error": 0.1}}, "chance": 0.0625}
     measured["counts"] = {"queries": 40, "films": 8, "training_scenes": 90}
     measured["settings"] = {"position_interpolation": "mosaic", "shot_space": "raw", "bf16": True}
-    entries = {**probe.card_entries(results), **scene_retrieval.card_entry(measured, "world")}
+    entries = {**probing.card_entries(results), **world_retrieval.card_entry(measured, "world")}
     add_evaluations(model, model_revision(str(model), None), entries)
     card = (model / "README.md").read_text().splitlines()
     mlp, linear = figure(results, "mlp"), figure(results, "linear")
@@ -336,7 +336,7 @@ def test_an_exported_classifier_has_a_card_of_its_probe(model):
     labels = {"0": "sex", "1": "none", "2": "<i>other</i>"}
     changed = {"architectures": ["M2SSceneForClassification"], "id2label": labels}
     (model / "config.json").write_text(json.dumps({**config, **changed}))
-    write_training(model, probe.training_record("photographs", results))
+    write_training(model, probing.training_record("photographs", results))
     card = (model / "README.md").read_text()
     assert "A classifier of scenes" in card and "sex, none, &lt;i&gt;other&lt;/i&gt;." in card
     revision = results["encoder"]["settings"]["revision"]

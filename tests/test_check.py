@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.check import check_folder, main
+from data_scripts.check import main
+from data_scripts.dataset_checks import check_folder
 from modeling_m2s.index_m2s import film_rows
 from modeling_m2s.storage_m2s import FilmDataset, write_json
 

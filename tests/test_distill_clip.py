@@ -33,7 +33,10 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil, CLIPVisionCo
 
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.storage_m2s import StorageError, exclusive
-from train.distill_clip import (
+from train.distillation.crops import CachedCrops, CropSettings, list_images, plan_chunks
+from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
+from train.distillation.recipe import DistillationRecipe
+from train.distillation.training import (
     Distillation,
     basis_path,
     build_optimizers,
@@ -46,9 +49,6 @@ from train.distill_clip import (
     mirror_half,
     tensor_digest,
 )
-from train.distillation.crops import CachedCrops, CropSettings, list_images, plan_chunks
-from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
-from train.distillation.recipe import DistillationRecipe
 
 pytestmark = pytest.mark.slow
 
@@ -293,7 +293,7 @@ def test_the_basis_is_found_once_and_kept_for_what_it_depends_on(tmp_path, monke
     assert (basis.shape, energies.shape) == ((128, 64), (3, 2))
     torch.testing.assert_close(basis.mT @ basis, torch.eye(64), atol=1e-5, rtol=0)
     with monkeypatch.context() as patched:
-        patched.setattr("train.distill_clip.principal_directions", None)
+        patched.setattr("train.distillation.training.principal_directions", None)
         again = find()
     assert torch.equal(again[0], basis) and torch.equal(again[1], energies)
     for number, other in enumerate([{"width": 32}, {"revision": "b"}, {"borders": [0, 1, 3]}, {"seed": 1}], 2):

@@ -18,7 +18,8 @@ from transformers import CLIPImageProcessorPil
 from data_scripts.formats.labeled_scenes import LabeledScene
 from data_scripts.formats.scene_lists import read_scenes
 from data_scripts.whitening import Moments, Whitening
-from eval.embed_scenes import SHRINKAGE, average_neighbors, main
+from eval.embed_scenes import main
+from eval.embedding import SHRINKAGE, average_neighbors
 from eval.report_pictures import SceneKeyframes
 from eval.scene_encoders import load_scene_encoder
 from eval.scene_media import Pictures, Reading, frame_times

@@ -17,20 +17,14 @@ from data_scripts.make_film_world import main as make_film_world
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from eval.experiment_rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
 from eval.experiment_tables import tables
-from eval.experiments import ExperimentsArguments, ExperimentWorld, best_spaces, judge_claim, main, surest_shares
+from eval.experiment_worlds import ExperimentWorld, best_spaces, judge_claim, surest_shares
+from eval.experiments import ExperimentsArguments, main
 from eval.film_worlds import TrueScene, is_finished, read_truth, run_once, shares, true_scenes
 from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k
 from eval.scene_pair_sets import write_random_films, write_true_pairs
-from eval.scene_retrieval import (
-    SPACES,
-    SceneRetrievalArguments,
-    draw_scenes,
-    judge,
-    measure,
-    places_and_groups,
-    shot_means,
-)
+from eval.scene_retrieval import SceneRetrievalArguments
 from eval.scene_retrieval import main as measure_scenes
+from eval.world_retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
 from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 

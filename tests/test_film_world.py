@@ -14,8 +14,8 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from data_scripts.check_film_world import check_co_watch
 from data_scripts.check_film_world import main as check
+from data_scripts.film_world_checks import check_co_watch
 from data_scripts.make_film_world import main
 from data_scripts.world_plan import WorldSettings, plan_ratings, plan_world, with_frames
 from m2s.main import main as m2s

@@ -12,16 +12,8 @@ from moco_world import movie_ids, num_shots, write_shots
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from eval.image_encoders import (
-    NOT_SHOWN,
-    EncoderArguments,
-    clip_encoder,
-    main,
-    measure,
-    pixel_encoder,
-    read_classes,
-    read_words,
-)
+from eval.image_comparison import NOT_SHOWN, clip_encoder, measure, pixel_encoder, read_classes, read_words
+from eval.image_encoders import EncoderArguments, main
 from eval.image_measures import classify, common_share, named_words, neighbor_agreement, spread
 
 POOLED = "student, pooler_output"

@@ -9,7 +9,8 @@ from test_train_mil import movie_ids, write_features
 
 from data_scripts.check import main as check_dataset
 from data_scripts.shot_features import ShotFeatures
-from eval.masked_shots import MaskedShotModel, MaskedShotsRecipe, main, padded, read, train
+from eval.masked_shot_model import MaskedShotModel, padded, read, train
+from eval.masked_shots import MaskedShotsRecipe, main
 from modeling_m2s.storage_m2s import FilmDataset
 
 RECIPE = MaskedShotsRecipe(width=8, layers=1, heads=2, max_shots=7, steps=60, batch_size=5)

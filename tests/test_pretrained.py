@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, CLIPImageProcessorPil, CLIPVisionModelWithProjection, pipeline
 
-from eval.image_encoders import clip_encoder, random_student, read_classes
+from eval.image_comparison import clip_encoder, random_student, read_classes
 from eval.image_measures import classify
 from m2s.main import main
 from modeling_m2s import M2SSceneModel, tiny_model

@@ -14,8 +14,8 @@ from data_scripts.formats.boundaries import FilmBoundaries
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError
 from data_scripts.formats.lvu import LVU_TASKS
 from data_scripts.formats.movienet_labels import read_scene_boundaries
-from eval.probe import part
 from eval.probes import ProbeTask
+from eval.probing import part
 from eval.tasks import (
     TASKS,
     Embedded,

@@ -32,12 +32,12 @@ from data_scripts.shot_features import ShotFeatures
 from m2s.commands import parse
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
+from train.arguments import RunArguments
 from train.mil.loop import PairLoss, is_over, plan_steps, step_loss
 from train.mil.pairs import FilmReader, LabeledPairs, SimilarFilms
 from train.mil.recipe import MILData, MILRecipe
 from train.mil.scores import network_scores, scores, trivial_scores
 from train.mil.whitening import inverse_root, unwhiten, whiten
-from train.runs import RunArguments
 
 DIM = 12
 SIZES = {"max_shots": 20, "average_kernel": 4, "average_stride": 2, "max_kernel": 4, "max_stride": 2, "hidden_dim": 8}

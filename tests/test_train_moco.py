@@ -31,11 +31,12 @@ from transformers import AutoImageProcessor, AutoModel
 
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
+from train.arguments import RunArguments
 from train.moco.loop import Training, learning_rate_scale
 from train.moco.model import ContrastHead, SceneContrast, step_operations
 from train.moco.pairs import START, BatchPlan, PairBatches, ScenePairs
 from train.moco.recipe import MoCoData, MoCoRecipe
-from train.runs import RunArguments, RunFolder
+from train.runs import RunFolder
 
 BATCH, PATCHES = 8, 16
 RECIPE = {

@@ -11,13 +11,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import BaseImageProcessor
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 from m2s.commands import run_command
-from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel, M2SSceneProcessor
-from modeling_m2s.cards_m2s import write_training
-from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 
 # Names of classes do not change how a frame is prepared.
 NOT_SETTINGS = {"image_processor_type", "processor_class", "feature_extractor_type"}
@@ -46,6 +45,10 @@ def concatenate_encoders(arguments: ConcatenateArguments) -> None:
         ModelError: an encoder cannot be loaded.
         ValueError: the output folder is not empty; an encoder is an ensemble; encoders prepare frames differently.
     """
+    from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel, M2SSceneProcessor
+    from modeling_m2s.cards_m2s import write_training
+    from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
+
     if arguments.output.exists() and any(arguments.output.iterdir()):
         raise ValueError(f"output {arguments.output} is not empty; name a new folder")
     encoders, image_processors, revisions = zip(*map(load_encoder, map(model_folder, arguments.encoders)), strict=True)
@@ -68,7 +71,7 @@ def model_folder(name: str) -> str:
     return str(of_a_run) if (of_a_run / "config.json").is_file() else name
 
 
-def check_same_frames(names: Sequence[str], image_processors: Sequence[BaseImageProcessor]) -> None:
+def check_same_frames(names: Sequence[str], image_processors: Sequence["BaseImageProcessor"]) -> None:
     """Raise a ValueError with both values if two image processors would prepare a frame differently."""
     first, *others = [json.loads(processor.to_json_string()) for processor in image_processors]
     for name, settings in zip(names[1:], others, strict=True):

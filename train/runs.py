@@ -19,7 +19,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,63 +28,13 @@ from accelerate.tracking import GeneralTracker, filter_trackers
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-from modeling_m2s.push_m2s import collect, push, require_repo_id, require_token
 from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, read_json, require_settings, write_json
 from modeling_m2s.version import __version__
+from train.arguments import RunArguments
 from train.hub_checkpoints import fetch_checkpoint, push_checkpoint
 
 CHECKPOINTS = 2  # checkpoints to keep: if the latest is damaged, the run goes on from the other
 PROJECT = "movies2scenes"  # the project's name in trackers
-
-
-@dataclass(kw_only=True)
-class RunArguments:
-    """The run's folder, and how often it writes. The trained weights do not depend on these settings."""
-
-    output: Path = field(metadata={"help": "folder of the run; the trained model is in its subfolder model/"})
-    checkpoint_steps: int = field(default=200, metadata={"help": "steps from one checkpoint to the next"})
-    log_steps: int = field(default=10, metadata={"help": "steps from one line of the log to the next"})
-    log_with: list[str] = field(
-        default_factory=list,
-        metadata={"help": "experiment trackers that get the log as well, such as tensorboard, trackio or wandb"},
-    )
-
-    push_to_hub: str | None = field(
-        default=None,
-        metadata={"help": "USER/NAME: repository of the Hub that the trained model is pushed to, with its card"},
-    )
-    private: bool = field(default=False, metadata={"help": "with --push-to-hub: make the repository private"})
-    push_checkpoints: bool = field(
-        default=False,
-        metadata={"help": "with --push-to-hub: push each checkpoint to the branch checkpoints as well, for --resume"},
-    )
-    resume: str | None = field(
-        default=None,
-        metadata={
-            "help": "USER/NAME or USER/NAME@REVISION: go on from the checkpoint that a run of the same recipe pushed; "
-            "an output folder with checkpoints goes on from its own"
-        },
-    )
-
-    def __post_init__(self) -> None:
-        """Raises: ValueError: a number of steps below 1, an invalid name of a repository, or no token for it."""
-        if self.push_checkpoints and not self.push_to_hub:
-            raise ValueError("push_checkpoints needs --push-to-hub USER/NAME")
-        if self.push_to_hub:  # fail now, not after hours of training
-            require_repo_id(self.push_to_hub)
-            require_token()
-        for name in ("checkpoint_steps", "log_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-    def push(self) -> None:
-        """With --push-to-hub, push the results in `output` and print the commit's address.
-
-        Raises:
-            PushError: the Hub refuses the push or cannot be reached; `m2s push` can do the same later.
-        """
-        if self.push_to_hub:
-            print(push(collect(self.output, self.push_to_hub), self.push_to_hub, self.private))
 
 
 class BestWeights:

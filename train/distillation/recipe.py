@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from train.distillation.sources import ImageFilter
-
 
 @dataclass(kw_only=True)
 class DistillationRecipe:
@@ -71,6 +69,8 @@ class DistillationRecipe:
 
     def __post_init__(self) -> None:
         """Raises: ValueError: a number is below 1, or `test_part` has another form than FOLDER/EVERY."""
+        from train.distillation.sources import ImageFilter
+
         ImageFilter(self.test_part)
         for name, value in asdict(self).items():
             if type(value) is int and name != "seed" and value < 1:

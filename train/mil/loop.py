@@ -13,11 +13,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from modeling_m2s import M2SMovieSimilarityModel
+from train.arguments import RunArguments
 from train.mil.pairs import PAIRS, WHITENED, WINDOWS, FilmReader, LabeledPairs, Material
 from train.mil.recipe import MILRecipe
 from train.mil.scores import network_scores
 from train.mil.whitening import unwhiten, whiten
-from train.runs import BestWeights, RunArguments, RunFolder
+from train.runs import BestWeights, RunFolder
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 

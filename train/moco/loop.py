@@ -15,13 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from data_scripts.readers.decoded import decoded
+from train.arguments import RunArguments
 from train.moco import contrast as contrasts
 from train.moco.contrast import Contrast, FilmSimilarity, Queue
 from train.moco.model import SceneContrast, step_operations
 from train.moco.pairs import START, Batch, PairBatches, kept_patches
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
-from train.runs import BestWeights, RunArguments, RunFolder
+from train.runs import BestWeights, RunFolder
 from train.speed import peak_memory_gb, peak_operations
 
 WHITENED_SCENES = 1024  # scenes that the whitening is fitted to
