@@ -27,7 +27,7 @@ from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from benchmarks.harness import alternate, write_result, write_shots
 from data_scripts.extract_features import FeatureArguments
-from data_scripts.feature_extraction import DTYPES, extract_features
+from data_scripts.feature_extraction import extract_features
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.index_m2s import read_shots
 from modeling_m2s.pipeline_m2s import open_image

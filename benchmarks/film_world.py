@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.harness import alternate, write_result
-from data_scripts.make_film_world import write_keyframes, write_video
+from data_scripts.film_world import write_keyframes, write_video
 from data_scripts.world_plan import WorldSettings, plan_world
 
 NUM_FILMS = 2

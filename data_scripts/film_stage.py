@@ -15,7 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data_scripts.runner import RunnerArguments, run_films
+from data_scripts.runner import run_films
+from data_scripts.runner_arguments import RunnerArguments
 from modeling_m2s.index_m2s import MAX_SILENCE, begin_film_index, film_rows, plan_films, reason_of_failure
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
 from modeling_m2s.video_m2s import fingerprint

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_scripts.make_film_world import painter
+from data_scripts.film_world import painter
 from data_scripts.world_photographs import TRAINING, PhotographSettings, plan_films
 from data_scripts.world_plan import (
     LIGHT_TYPES,

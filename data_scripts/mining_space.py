@@ -36,7 +36,6 @@ from data_scripts.scene_mining import (
 from data_scripts.whitening import Moments, Whitening
 from modeling_m2s.storage_m2s import StorageError, atomic_write
 
-SPACES = ("model", "features", "random", "whitened", "both")
 LEARNED, WHITENED = ("model", "both"), ("whitened", "both")
 NUM_DIRECTIONS, SHRINKAGE = 256, 0.02
 SAMPLED_FILM_PAIRS = 200  # pairs from which the spread of scores between dissimilar films is measured
@@ -44,7 +43,7 @@ Statistics = dict[str, np.ndarray]
 
 
 class MiningSpace:
-    """One of `SPACES`.
+    """A space in which scenes are compared; `--space` of `data_scripts.mine_scene_pairs` names it.
 
     Args:
         name: which one.

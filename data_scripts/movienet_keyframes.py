@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from data_scripts.film_stage import StageSummary, store_catalog
-from data_scripts.runner import RunnerArguments
+from data_scripts.runner_arguments import RunnerArguments
 from modeling_m2s.images_m2s import rgb
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, default_values

@@ -10,60 +10,16 @@ bytes do not depend on where it was made. A lost machine costs only time.
 
 import contextlib
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from data_scripts.runner_arguments import RunnerArguments
 from modeling_m2s.workers_m2s import Outcome, run_isolated
 
 ROOT = Path(__file__).parents[1]
 # How often a film is tried elsewhere if its machine is lost or its Ray worker is killed for lack of memory.
 MAX_RETRIES = 10
-RUNNERS = ("local", "ray")
-
-Value = TypeVar("Value")
-
-
-@dataclass(kw_only=True)
-class RunnerArguments:
-    """How a stage's work on films is distributed."""
-
-    runner: str = field(
-        default="local", metadata={"help": "what runs the work: processes of this machine, or Ray", "choices": RUNNERS}
-    )
-    workers: int = field(
-        default=0, metadata={"help": "number of films at a time; 0: one for each CPU of the machine or cluster"}
-    )
-    shard: str | None = field(
-        default=None, metadata={"help": "i/N: only every N-th film from film i on, i from 0; for job arrays"}
-    )
-
-    def __post_init__(self):
-        if self.runner not in RUNNERS:
-            raise ValueError(f"runner={self.runner!r} is unknown; choose one of {', '.join(RUNNERS)}")
-        if self.workers < 0:
-            raise ValueError(f"workers={self.workers} must be at least 1, or 0 for one a CPU")
-        _ = self.shard_of
-
-    @property
-    def shard_of(self) -> tuple[int, int] | None:
-        """(i, N) of the shard; None for all films.
-
-        Raises:
-            ValueError: `shard` is not i/N with i from 0 to N-1.
-        """
-        if self.shard is None:
-            return None
-        index, slash, number = self.shard.partition("/")
-        if not (slash and index.isdecimal() and number.isdecimal() and int(index) < int(number)):
-            raise ValueError(f"shard={self.shard!r} is not i/N with i from 0 to N-1, as in 0/4, 1/4, 2/4, 3/4")
-        return int(index), int(number)
-
-    def films_of_shard(self, films: Mapping[str, Value]) -> dict[str, Value]:
-        """The films that this run does, in the order of their ids."""
-        first, step = self.shard_of or (0, 1)
-        return dict(sorted(films.items())[first::step])
 
 
 def run_films(

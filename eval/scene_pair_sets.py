@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_scripts.mine_scene_pairs import read_film_pairs
+from data_scripts.catalog_mining import read_film_pairs
 from data_scripts.scene_mining import WINDOW
 from eval.film_worlds import TrueScene, Truth, true_scenes
 from modeling_m2s.storage_m2s import FilmDataset, exclusive

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from data_scripts.make_catalog import CatalogArguments, main, make_catalog, video_facts
+from data_scripts.catalog import make_catalog, video_facts
+from data_scripts.make_catalog import CatalogArguments, main
 from data_scripts.make_film_world import main as make_film_world
 from modeling_m2s.storage_m2s import FilmDataset
 

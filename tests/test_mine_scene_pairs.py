@@ -149,7 +149,7 @@ def test_a_killed_run_is_finished_the_same(catalog):
 def test_films_that_are_kept_are_not_mined_again(catalog, monkeypatch):
     main(flags(catalog, "pairs"))
     whole = tree(catalog / "pairs")
-    monkeypatch.setattr("data_scripts.mine_scene_pairs.mine_scene_pairs", None)
+    monkeypatch.setattr("data_scripts.catalog_mining.mine_scene_pairs", None)
     main(flags(catalog, "pairs"))
     assert tree(catalog / "pairs") == whole
 

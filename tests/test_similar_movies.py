@@ -18,10 +18,11 @@ from sklearn.neighbors import NearestNeighbors
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from data_scripts import synopsis_similarity
+from data_scripts.film_similarity import Catalog, describe, draw_of_genre, similar_movies
 from data_scripts.make_catalog import main as make_catalog
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.neighbors import best_neighbors, weighted
-from data_scripts.similar_movies import Catalog, SimilarMoviesArguments, describe, draw_of_genre, main, similar_movies
+from data_scripts.similar_movies import SimilarMoviesArguments, main
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
 from modeling_m2s.storage_m2s import FilmDataset
 
