@@ -56,12 +56,12 @@ test-oldest test-newest: test-%: .cache/%/installed
 	touch $@
 
 bench: $(CLIP)/model.safetensors
-	$(BIN)/python benchmarks/shots.py --assets $(M2S_ASSETS)
-	$(BIN)/python benchmarks/embedding.py --assets $(M2S_ASSETS) --model $(CLIP)
-	$(BIN)/python benchmarks/encoders.py --model $(CLIP)
+	$(BIN)/python -m benchmarks.shots --assets $(M2S_ASSETS)
+	$(BIN)/python -m benchmarks.embedding --assets $(M2S_ASSETS) --model $(CLIP)
+	$(BIN)/python -m benchmarks.encoders --model $(CLIP)
 	$(BIN)/python -m benchmarks.export --photographs $(M2S_ASSETS)/images/photographs \
 		--video $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4
-	$(BIN)/python benchmarks/memory.py --assets $(M2S_ASSETS) --model $(CLIP)
+	$(BIN)/python -m benchmarks.memory --assets $(M2S_ASSETS) --model $(CLIP)
 	$(BIN)/python -m benchmarks.film_world
 	$(BIN)/python -m benchmarks.features --model $(CLIP)
 	$(BIN)/python -m benchmarks.co_watch

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from scipy import sparse
 from benchmarks.harness import alternate, write_result
 from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
 from data_scripts.neighbors import best_neighbors
+from m2s.commands import run_command
 
 NUM_FILMS = 30_000
 FLATTENED = 50  # added to the rank: nobody watches a film ten times
@@ -37,16 +39,29 @@ MAX_BURST, MAX_FILMS, TOP_K = 20, 2000, 3
 SMALL, LARGE = 200_000, 10_000_000
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        print(json.dumps(count(Path(sys.argv[1]))))
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    count: Path | None = field(
+        default=None, metadata={"help": "only count this file of ratings, in this process, and print the figures"}
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.co_watch", Options, run, argv)
+
+
+def run(options: Options) -> None:
+    if options.count:
+        print(json.dumps(count(options.count)))
         return
     with tempfile.TemporaryDirectory() as name:
         small, large = Path(name) / "small.csv", Path(name) / "large.csv"
         generate(small, SMALL)
         generate(large, LARGE)
         compared = compare(small)
-        command = [sys.executable, "-m", "benchmarks.co_watch", str(large)]
+        command = [sys.executable, "-m", "benchmarks.co_watch", "--count", str(large)]
         counted = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     write_result("co_watch", "float64", {"ratings": LARGE, **counted, f"of_{SMALL}_ratings": compared})
 

@@ -1,20 +1,21 @@
 """Scenes embedded by the pipeline against a plain loop over `CLIPVisionModel`, one scene at a time.
 
-    python benchmarks/embedding.py --assets ASSETS --model CLIP_FOLDER        about 4 minutes on two cores
+    python -m benchmarks.embedding --assets ASSETS --model CLIP_FOLDER        about 4 minutes on two cores
 
 Both read the same keyframes as JPEG, process them with CLIP's image processor and end with the same vectors (asserted).
 The loop stacks a scene's frames into one tall image. The scenes are the first 36 shots of Big Buck Bunny, nine per
 scene. The pipeline is timed with several batch sizes.
 """
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from harness import alternate, write_result
 from transformers import CLIPImageProcessor, CLIPVisionModel
 
+from benchmarks.harness import alternate, write_result
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
 from modeling_m2s.shots_m2s import detect_shots
@@ -22,12 +23,20 @@ from modeling_m2s.shots_m2s import detect_shots
 GFLOP_PER_SCENE = 416.7  # nine frames of ViT-B/16, forward
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
+    model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})
+    runs: int = field(default=3, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.embedding", Options, run, argv)
+
+
+def run(options: Options) -> None:
     film = detect_shots(options.assets / "videos/big_buck_bunny_full_448x252.mp4")
     film.shots = film.shots[:36]
     clip = CLIPVisionModel.from_pretrained(options.model).eval()

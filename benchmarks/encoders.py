@@ -1,20 +1,21 @@
 """Seconds to embed one scene of nine shots on one core: m2s-clip-tiny, and CLIP ViT-B/16 beside it.
 
-    python benchmarks/encoders.py --model CLIP_FOLDER        about a minute
+    python -m benchmarks.encoders --model CLIP_FOLDER        about a minute
 
 The model alone (from pixel values) and the whole pipeline (from JPEG keyframes, as the command line reads them) are
 timed on a generated scene, on one thread.
 """
 
-import argparse
+from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
 import torch
-from harness import alternate, write_result
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from benchmarks.harness import alternate, write_result
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel, tiny_model
 from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
 
@@ -32,11 +33,19 @@ def keyframes() -> list[bytes]:
     return files
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})
+    runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.encoders", Options, run, argv)
+
+
+def run(options: Options) -> None:
     torch.set_num_threads(1)
     files = keyframes()
     candidates, facts = {}, {}

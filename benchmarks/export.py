@@ -16,10 +16,10 @@ products have four times the rate. Attention and everything between the products
 2.5 times.
 """
 
-import argparse
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -32,6 +32,7 @@ from PIL import Image
 from benchmarks.harness import RESULTS, alternate, write_result
 from eval.image_comparison import read_test_photographs
 from eval.image_measures import neighbor_agreement, spread
+from m2s.commands import run_command
 from modeling_m2s.export_m2s import INPUTS, ExportedEncoder, ExportSettings, export_model
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
@@ -43,16 +44,24 @@ PYTORCH, ONNX, INT8 = "PyTorch", "ONNX Runtime", "ONNX Runtime, int8"
 Way = Callable[[torch.Tensor, torch.Tensor], np.ndarray]  # pixel_values, frame_mask → pooler_output
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=TINY_MODEL)
-    parser.add_argument("--photographs", type=Path, required=True)
-    parser.add_argument("--video", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args(arguments)
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    photographs: Path = field(metadata={"help": "folder of photographs with manifest.tsv"})
+    video: Path = field(metadata={"help": "a video, for scenes to retrieve"})
+    model: str = field(default=TINY_MODEL, metadata={"help": "scene encoder or CLIP checkpoint: a folder or a Hub id"})
+    threads: int = field(default=2, metadata={"help": "number of threads"})
+    runs: int = field(default=15, metadata={"help": "number of runs of each candidate, in turn"})
+    without_compile: bool = field(default=False, metadata={"help": "leave torch.compile out"})
+    results: Path = field(default=RESULTS, metadata={"help": "folder for the result file"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.export", Options, run, argv)
+
+
+def run(options: Options) -> None:
     torch.set_num_threads(options.threads)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:

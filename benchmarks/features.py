@@ -13,12 +13,12 @@ and computing take equally long, so overlapping and batches make it 1.5 to 2 tim
 0.1 ms, so the loop nearly always waits, and decoding limits extraction to 330 images/s per core.
 """
 
-import argparse
 import io
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from benchmarks.harness import alternate, write_result, write_shots
 from data_scripts.extract_features import FeatureArguments
 from data_scripts.feature_extraction import extract_features
 from data_scripts.shot_features import ShotFeatures
+from m2s.commands import run_command
 from modeling_m2s.index_m2s import read_shots
 from modeling_m2s.pipeline_m2s import open_image
 from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source
@@ -38,14 +39,26 @@ SHOTS_PER_FILM = 48
 DISTINCT_IMAGES = 64
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of CLIP ViT-B/16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--num_workers", type=int)
-    parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "number format that the model computes in"}
+    )
+    num_workers: int | None = field(
+        default=None, metadata={"help": "processes that decode; default: as extract_features has it"}
+    )
+    runs: int = field(default=3, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.features", Options, run, argv)
+
+
+def run(options: Options) -> None:
     on_cpu = options.device == "cpu"
     peak = matrix_product_gflops(torch.device(options.device), getattr(torch, options.dtype))
     results: dict[str, Any] = {"device": "cpu" if on_cpu else torch.cuda.get_device_name(options.device)}
@@ -62,7 +75,7 @@ def main() -> None:
     write_result("features" if on_cpu else f"features-{options.device}", options.dtype, results)
 
 
-def compare(source: str, num_films: int, options: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+def compare(source: str, num_films: int, options: Options, folder: Path) -> dict[str, dict[str, float]]:
     """Wall seconds of both ways on `num_films` films; on a GPU the loop reads the first film only."""
     shots = make_shots(folder / "shots", num_films)
     in_loop = num_films if options.device == "cpu" else 1

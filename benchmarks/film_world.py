@@ -12,11 +12,16 @@ from pathlib import Path
 from benchmarks.harness import alternate, write_result
 from data_scripts.film_world import write_keyframes, write_video
 from data_scripts.world_plan import WorldSettings, plan_world
+from m2s.commands import run_command
 
 NUM_FILMS = 2
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.film_world", (), run, argv)
+
+
+def run() -> None:
     settings = WorldSettings(num_films=NUM_FILMS)
     films = plan_world(settings)
     with tempfile.TemporaryDirectory() as name:

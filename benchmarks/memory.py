@@ -1,20 +1,22 @@
 """Peak memory of `m2s embed` on a film and on a film five times as long.
 
-    python benchmarks/memory.py --assets ASSETS --model CLIP_FOLDER        about 7 minutes on two cores
+    python -m benchmarks.memory --assets ASSETS --model CLIP_FOLDER        about 7 minutes on two cores
 
 The long film is Big Buck Bunny five times over, its packets joined without recoding. Peak memory is the largest
 resident set, sampled every 50 ms, separately for the process that runs the model and for the processes that decode.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from harness import write_result
+
+from benchmarks.harness import write_result
+from m2s.commands import run_command
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from make_videos import concatenate
@@ -39,11 +41,19 @@ def peak_memory(film: Path, model: str, output: Path) -> dict[str, float]:
     return {**{role: round(peak, 1) for role, peak in peaks.items()}, "seconds": round(time.monotonic() - started, 1)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
+    model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.memory", Options, run, argv)
+
+
+def run(options: Options) -> None:
     film = options.assets / "videos/big_buck_bunny_full_448x252.mp4"
     with tempfile.TemporaryDirectory() as folder:
         long = concatenate(film, 5, Path(folder) / "long.mp4")

@@ -17,8 +17,8 @@ Counted beforehand, on a core with 75 GFLOP/s in float32:
 All results are asserted equal before anything is timed.
 """
 
-import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from benchmarks.harness import alternate, write_result
 from eval.metrics.classification import average_precisions
 from eval.metrics.intervals import average_precision_interval
 from eval.metrics.neighbors import nearest_neighbors
+from m2s.commands import run_command
 
 try:
     import faiss
@@ -127,12 +128,20 @@ def compared(times: dict[str, dict[str, float]], other: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vectors", type=int, default=1_000_000, help="number of vectors to search")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    vectors: int = field(default=1_000_000, metadata={"help": "number of vectors to search"})
+    threads: int = field(default=1, metadata={"help": "number of threads"})
+    runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.metrics", Options, run, argv)
+
+
+def run(options: Options) -> None:
     with threadpool_limits(options.threads):
         gallery_GD, queries_QD = vectors(options.vectors, 1), vectors(QUERIES, 2)
         part = len(gallery_GD) // 4

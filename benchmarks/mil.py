@@ -21,19 +21,20 @@ A takes 4.2 MB a pair, and its gradient as much; B takes 65 kB. At 50,000 pairs/
 dropout, mask and means are about 15 passes, forward and backward, or fewer if they are fused. To be measured on a GPU.
 """
 
-import argparse
 import functools
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from benchmarks.harness import alternate, write_result
+from m2s.commands import run_command
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from train.mil.loop import PairLoss
 
@@ -142,7 +143,7 @@ def peak_memory(way: str, device: str, num_pairs: int) -> float:
         device,
         "--pairs",
         str(num_pairs),
-        "--memory_of",
+        "--memory-of",
         way,
     ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -188,13 +189,23 @@ def gpu_rate(device: torch.device, num_films: int = 3000, steps: int = 100) -> d
     return rates
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--memory_of", choices=(FACTORED, WRITTEN_OUT), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+    pairs: int = field(default=8, metadata={"help": "number of film pairs in a step"})
+    runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
+    memory_of: str | None = field(
+        default=None, metadata={"help": "only measure the memory of a step of this way, in this process"}
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.mil", Options, run, argv)
+
+
+def run(options: Options) -> None:
     device = torch.device(options.device)
     if options.memory_of:
         print(memory_of_a_step(options.memory_of, device, options.pairs))

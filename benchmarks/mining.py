@@ -19,11 +19,11 @@ figures suppose half of its 67 TFLOP/s and 6 µs an operation; they are to be me
 the same product, and has 9.3 MB to pool and to sort. The loop makes 81 additions for each of 14,400 windows.
 """
 
-import argparse
 import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ from data_scripts.scene_mining import (
     take_best,
 )
 from data_scripts.shot_features import ShotFeatures
+from m2s.commands import run_command
 from modeling_m2s.configuration_m2s import M2SMovieSimilarityConfig
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset
@@ -199,11 +200,19 @@ def cost_of_rounding() -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
+    runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.mining", Options, run, argv)
+
+
+def run(options: Options) -> None:
     device = torch.device(options.device)
     batch = 64 if device.type == "cuda" else 4
     common = (device, batch, options.runs)

@@ -25,7 +25,6 @@ They use the attention that transformers chooses, PyTorch's fused one. At 97 tok
 on CPUs takes a quarter of the step, so our step, with attention written out, should be a fifth faster.
 """
 
-import argparse
 import importlib.util
 import io
 import json
@@ -36,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +55,7 @@ from benchmarks.harness import RESULTS, write_result, write_shots
 from benchmarks.mil import status_kib
 from data_scripts.readers.scene_frames import SceneFrames, normalize
 from data_scripts.scene_mining import WINDOW
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from modeling_m2s.storage_m2s import FilmDataset
@@ -75,26 +75,38 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 T = TypeVar("T", bound=Training)
 
 
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    batch_size: int = field(default=64, metadata={"help": "number of pairs in a step"})
+    steps: int = field(default=6, metadata={"help": "timed steps of a run, after as many to warm up"})
+    runs: int = field(default=3, metadata={"help": "number of runs of each candidate, in turn"})
+    results: Path = field(default=RESULTS, metadata={"help": "folder for the result file"})
+    memory_of: str | None = field(
+        default=None, metadata={"help": "only measure the memory of a run of this candidate, in this process"}
+    )
+    catalog: Path | None = field(
+        default=None, metadata={"help": "with --memory-of: folder of the datasets to train on"}
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=6, help="timed steps of a run, after as many to warm up")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each candidate, in turn")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the result file")
-    parser.add_argument("--memory_of", help=argparse.SUPPRESS)
-    parser.add_argument("--catalog", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    run_command("python -m benchmarks.moco", Options, run, argv)
+
+
+def run(options: Options) -> None:
     if options.memory_of:
         print(json.dumps(memory_of_a_run(options.memory_of, options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        options.catalog = Path(folder)
+        options = replace(options, catalog=Path(folder))
         write_catalog(options.catalog, 40, 48, 2 * options.steps * options.batch_size, (320, 180))
         write_files(options.catalog)
         write_result("moco", "bfloat16", compare(options), options.results)
 
 
-def compare(options: argparse.Namespace) -> dict[str, Any]:
+def compare(options: Options) -> dict[str, Any]:
     """Run all candidates in turn, `options.runs` times."""
     candidates = [OURS, FUSED, MOMENTUM, PLAIN]
     if importlib.util.find_spec("sentence_transformers"):
@@ -185,7 +197,7 @@ class ClockedTraining(Training):
         self.clock = [*getattr(self, "clock", []), time.process_time()]
 
 
-def recipe_of(name: str, options: argparse.Namespace) -> MoCoRecipe:
+def recipe_of(name: str, options: Options) -> MoCoRecipe:
     recipe = MoCoRecipe(
         model=TINY_MODEL,
         objective="in_batch",
@@ -228,7 +240,7 @@ def num_patches(encoder: M2SSceneModel) -> int:
     return (encoder.config.image_size // encoder.config.vision_config.patch_size) ** 2
 
 
-def build_ours(name: str, options: argparse.Namespace, bf16: bool = True) -> ClockedTraining:
+def build_ours(name: str, options: Options, bf16: bool = True) -> ClockedTraining:
     recipe = replace(recipe_of(name, options), bf16=bf16)
     encoder, image_processor, _ = load_encoder(TINY_MODEL)
     frames = SceneFrames(options.catalog / "shots", image_processor, cache=options.catalog / "cache")
@@ -291,7 +303,7 @@ class PlainPairs(Dataset):
 class PlainLoop:
     """The loop one would write in an hour: encoder and linear layer for each side of the pairs, a loss, Adam."""
 
-    def __init__(self, options: argparse.Namespace, loss: Loss, bf16: bool = True):
+    def __init__(self, options: Options, loss: Loss, bf16: bool = True):
         self.recipe, self.loss, self.bf16 = recipe_of(PLAIN, options), loss, bf16
         set_seed(self.recipe.seed)
         self.encoder, image_processor, _ = load_encoder(TINY_MODEL)
@@ -331,14 +343,14 @@ class PlainLoop:
         }
 
 
-def build_plain(name: str, options: argparse.Namespace, bf16: bool = True) -> PlainLoop:
+def build_plain(name: str, options: Options, bf16: bool = True) -> PlainLoop:
     return PlainLoop(options, library_loss() if name == LIBRARY else info_nce, bf16)
 
 
 # The measurements
 
 
-def assert_equal(options: argparse.Namespace, candidates: list[str]) -> dict[str, float]:
+def assert_equal(options: Options, candidates: list[str]) -> dict[str, float]:
     """Assert that all candidates have the same loss on one batch in float32, and read the same pixels of a scene.
 
     Returns:
@@ -366,7 +378,7 @@ def assert_equal(options: argparse.Namespace, candidates: list[str]) -> dict[str
     return {name: round(float(loss), 5) for name, loss in losses.items()}
 
 
-def timed(name: str, options: argparse.Namespace) -> dict[str, float]:
+def timed(name: str, options: Options) -> dict[str, float]:
     """Figures of the last `options.steps` steps.
 
     Returns:
@@ -381,15 +393,15 @@ def timed(name: str, options: argparse.Namespace) -> dict[str, float]:
     return build_plain(name, options).run(options.steps, options.steps)
 
 
-def memory_of(name: str, options: argparse.Namespace) -> dict[str, float]:
+def memory_of(name: str, options: Options) -> dict[str, float]:
     """`memory_of_a_run`, called in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.moco", "--memory_of", name, "--catalog", str(options.catalog)]
-    command += ["--batch_size", str(options.batch_size), "--steps", "2"]
+    command = [sys.executable, "-m", "benchmarks.moco", "--memory-of", name, "--catalog", str(options.catalog)]
+    command += ["--batch-size", str(options.batch_size), "--steps", "2"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def memory_of_a_run(name: str, options: argparse.Namespace) -> dict[str, float]:
+def memory_of_a_run(name: str, options: Options) -> dict[str, float]:
     """Peak MiB of the training process and of its worker; memory that they share counts in both."""
     timed(name, options)
     # This process's ru_maxrss starts at its parent's value, so read VmHWM instead.

@@ -40,7 +40,6 @@ then be the limit. Variants that time does not allow are listed as not reached. 
 holds the message.
 """
 
-import argparse
 import contextlib
 import gc
 import shutil
@@ -51,7 +50,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 import torch
@@ -64,6 +63,7 @@ from benchmarks.moco import build_training, draw_patches, largest_costs, num_pat
 from benchmarks.moco_world import World, WorldSizes, compare_objectives, world_in_background
 from data_scripts.readers.decoded import decoded, default_workers
 from data_scripts.readers.scene_frames import SceneFrames
+from m2s.commands import run_command
 from modeling_m2s import M2SSceneConfig, M2SSceneModel
 from train.moco import loop
 from train.moco.loop import Training
@@ -123,19 +123,35 @@ class Sizes:
         return cls(vision={**vision, "image_size": 32, "patch_size": 16}, **small, **data, world=world)
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--seconds", type=float, default=540, help="time for the whole script")
-    parser.add_argument(
-        "--results", type=Path, help="folder for the result file; on a CPU it is only printed by default"
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    device: Literal["cuda", "cpu"] = field(
+        default="cuda", metadata={"help": "device to measure; cpu tries the script at tiny sizes"}
     )
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS, help="parts to run, all by default")
-    options = parser.parse_args(argv)
+    seconds: float = field(default=540.0, metadata={"help": "time for the whole script"})
+    results: Path | None = field(
+        default=None, metadata={"help": "folder for the result file; on a CPU it is only printed by default"}
+    )
+    parts: list[str] = field(
+        default_factory=lambda: list(PARTS), metadata={"help": f"parts to run, of {', '.join(PARTS)}; by default all"}
+    )
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.parts) - set(PARTS)):
+            raise ValueError(f"--parts {' '.join(unknown)}: not among {', '.join(PARTS)}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.moco_gpu", Options, run, argv)
+
+
+def run(options: Options) -> None:
     on_gpu = options.device == "cuda"
     sizes = Sizes(vision={"patch_size": 16}) if on_gpu else Sizes.tiny()
     if on_gpu and not torch.cuda.is_available():
-        raise SystemExit("benchmarks.moco_gpu: error: no GPU here; --device cpu tries the script at tiny size")
+        raise ValueError("no GPU here; --device cpu tries the script at tiny sizes")
     with tempfile.TemporaryDirectory() as name:
         Benchmark(options, sizes, Path(name)).run()
 
@@ -143,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
 class Benchmark:
     """The three parts, run within a time limit."""
 
-    def __init__(self, options: argparse.Namespace, sizes: Sizes, folder: Path):
+    def __init__(self, options: Options, sizes: Sizes, folder: Path):
         self.options, self.sizes, self.folder = options, sizes, folder
         self.device = torch.device(options.device)
         self.deadline = time.perf_counter() + options.seconds

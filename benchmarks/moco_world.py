@@ -63,13 +63,13 @@ def make_world(folder: Path, num_films: int) -> None:
     torch.set_num_threads(min(4, os.cpu_count() or 1))
     for module, words, name in preparation(folder, seed=1, num_films=num_films, film_seconds=60):
         call(module, *words, "--output", folder / name)
-    similar = ["--movies", folder / "movies", "--sources", "synopsis", "--top_k", "30"]
+    similar = ["--movies", folder / "movies", "--sources", "synopsis", "--top-k", "30"]
     call("data_scripts.similar_movies", *similar, "--output", folder / "similar_movies")
     movie_ids = sorted(read_truth(folder / "world/truth/shots.csv"))
     (folder / "held_out_films.txt").write_text("\n".join(movie_ids[::5]))
     (folder / "training_films.txt").write_text("\n".join(sorted(set(movie_ids) - set(movie_ids[::5]))))
     inputs = ["--features", folder / "shot_features", "--similar", folder / "similar_movies", "--space", "whitened"]
-    inputs += ["--films", folder / "training_films.txt", "--batch_pairs", "32"]
+    inputs += ["--films", folder / "training_films.txt", "--batch-pairs", "32"]
     call("data_scripts.mine_scene_pairs", *inputs, "--output", folder / "scene_pairs")
 
 

@@ -14,10 +14,9 @@ at batch 16 and less at larger batches. A gain of five times is possible only if
 to a GPU's launches.
 """
 
-import argparse
 import copy
 import os
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from benchmarks.harness import alternate, write_result
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes
 from eval.probes import ProbeJob, ProbeTask, default_metric, read_recipe, train_probes
 from eval.probes.mlp import Draws
+from m2s.commands import run_command
 
 CONFIGS = Path(__file__).parent.parent / "eval/configs"
 # Numbers of training, validation and test scenes, and of classes (0: regression).
@@ -133,11 +133,19 @@ def assert_same() -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--runs", type=int, default=3)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    epochs: int = field(default=2, metadata={"help": "number of epochs to train"})
+    runs: int = field(default=3, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.probes", Options, run, argv)
+
+
+def run(options: Options) -> None:
     assert_same()
     jobs = jobs_of(seeds=5, epochs=options.epochs)
     times = alternate(

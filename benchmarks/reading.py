@@ -22,10 +22,10 @@ file's footer again: 2 ms. Row groups as large as the file read its 70 MB: 30 ms
 of nine thus takes 4 and 8 ms, and the plain way 7 and 11 ms.
 """
 
-import argparse
 import io
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from transformers import CLIPImageProcessorPil
 from benchmarks.harness import alternate, write_result, write_shots
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.shot_features import ShotFeatures
+from m2s.commands import run_command
 from modeling_m2s.index_m2s import read_shots
 from modeling_m2s.storage_m2s import FilmDataset
 
@@ -50,11 +51,18 @@ SCENES, SCENES_SLOW = 200, 20
 KEYFRAMES = ((398, 224, 224), (320, 180, 112))  # width, height, and the side that the encoder reads
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="reading ends in the memory of the host")
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.reading", Options, run, argv)
+
+
+def run(options: Options) -> None:
     datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         results = {

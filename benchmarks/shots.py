@@ -1,21 +1,22 @@
 """Shots and keyframes from one decoding pass, against PySceneDetect followed by reading the keyframes with decord.
 
-    python benchmarks/shots.py --assets ASSETS        about 5 minutes on two cores
+    python -m benchmarks.shots --assets ASSETS        about 5 minutes on two cores
 
 Both sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. The films are Big Buck Bunny
 (448×252), and a generated, grainy 1920×1080 film. The latter has an intra frame every 300 frames, so that seeking
 decodes many frames in vain.
 """
 
-import argparse
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import scenedetect
-from harness import alternate, write_result
 
+from benchmarks.harness import alternate, write_result
+from m2s.commands import run_command
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.video_m2s import read_frames
 
@@ -45,11 +46,19 @@ def bare_decoding(path: Path) -> None:
         pass
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=Path, required=True)
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+@dataclass
+class Options:
+    """What is measured, and how often."""
+
+    assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
+    runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.shots", Options, run, argv)
+
+
+def run(options: Options) -> None:
     content = {}
     with tempfile.TemporaryDirectory() as folder:
         large = make_video(Path(folder) / "large.mp4", [120] * 10, size=(1920, 1080), keyframe_interval=300, grain=40)

@@ -7,7 +7,6 @@ unfinished runs. Then come the checks specific to its kind (`CHECKS`), including
 their usual names (`../shots`, `../films`). Prints one line per problem; the exit status is 1 if there is any.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,14 +17,11 @@ from m2s.commands import run_command
 class CheckArguments:
     """Which datasets are checked."""
 
-    folders: list[Path] = field(metadata={"help": "folders with an m2s.json; the flag's name may be left out"})
+    folders: list[Path] = field(metadata={"help": "folders with an m2s.json"})
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = list(sys.argv[1:] if argv is None else argv)
-    if flags and not flags[0].startswith("-"):
-        flags.insert(0, "--folders")
-    run_command("python -m data_scripts.check", CheckArguments, run, flags)
+    run_command("python -m data_scripts.check", CheckArguments, run, argv, unnamed="folders")
 
 
 def run(arguments: CheckArguments) -> int:

@@ -79,13 +79,13 @@ class SimilarMoviesArguments(LeakGuardArguments):
         if WATCHED.intersection(self.sources) and self.ratings is None:
             raise ValueError(f"--sources {' '.join(self.sources)} needs --ratings")
         if self.text_encoder and "synopsis" not in self.sources:
-            raise ValueError(f"--text_encoder {self.text_encoder} is for --sources synopsis")
+            raise ValueError(f"--text-encoder {self.text_encoder} is for --sources synopsis")
         if self.top_k < 1:
-            raise ValueError(f"--top_k {self.top_k} must be at least 1")
+            raise ValueError(f"--top-k {self.top_k} must be at least 1")
         if self.max_burst < 1:
-            raise ValueError(f"--max_burst {self.max_burst} must be at least 1")
+            raise ValueError(f"--max-burst {self.max_burst} must be at least 1")
         if not 0 <= (self.popularity_correction or 0) <= 1:
-            raise ValueError(f"--popularity_correction {self.popularity_correction} is not from 0 to 1")
+            raise ValueError(f"--popularity-correction {self.popularity_correction} is not from 0 to 1")
         self.lowest()
 
     def lowest(self) -> dict[str, float]:

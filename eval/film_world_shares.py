@@ -44,12 +44,12 @@ def measure_source(
     similar, trained = folder / f"similar_{source}", folder / f"mil_{source}"
     metadata = folder / "world/metadata"
     ratings = ["--ratings", metadata / "ratings.csv", "--links", metadata / "links.csv"] if source == "co_watch" else []
-    drawn = ["--sources", source, "--top_k", arguments.top_k, "--seed", seed]
+    drawn = ["--sources", source, "--top-k", arguments.top_k, "--seed", seed]
     run("data_scripts.similar_movies", "--movies", folder / "movies", *drawn, *ratings, output=similar)
     inputs = ["--features", folder / "shot_features", "--similar", similar]
     run("train.train_mil", arguments.recipe, *inputs, "--seed", seed, output=trained)
     untrained = folder / f"mil_{source}_untrained"
-    still = ["--learning_rate", 0, "--epochs", 1]
+    still = ["--learning-rate", 0, "--epochs", 1]
     run("train.train_mil", arguments.recipe, *inputs, "--seed", seed, *still, output=untrained)
     results = json.loads((trained / "results.json").read_text(encoding="utf-8"))
     spaces = {
@@ -59,7 +59,7 @@ def measure_source(
         "random": ["--space", "random", "--seed", seed],
     }
     # The films are small, so all fit into memory, and a batch can hold many pairs.
-    large = ["--cached_films", arguments.num_films, "--batch_pairs", 32]
+    large = ["--cached-films", arguments.num_films, "--batch-pairs", 32]
     pairs = {}
     for space, flags in spaces.items():
         mined = folder / f"pairs_{source}_{space}"

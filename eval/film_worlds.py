@@ -37,9 +37,9 @@ def prepare(folder: Path, seed: int, num_films: int, film_seconds: float) -> Non
 
 def preparation(folder: Path, seed: int, num_films: int, film_seconds: float) -> list[tuple[str, list[Any], str]]:
     """The commands of `prepare`: module, arguments, and the name of the output in `folder`."""
-    world = ["--num_films", num_films, "--film_seconds", film_seconds]
+    world = ["--num-films", num_films, "--film-seconds", film_seconds]
     return [
-        ("data_scripts.make_film_world", ["--keyframes_only", "true", "--seed", seed, *world], "world"),
+        ("data_scripts.make_film_world", ["--keyframes-only", "true", "--seed", seed, *world], "world"),
         ("data_scripts.make_catalog", ["--metadata", folder / "world/metadata"], "movies"),
         ("data_scripts.extract_features", ["--shots", folder / "world/shots"], "shot_features"),
     ]

@@ -34,7 +34,13 @@ from m2s.endings import OneLineErrors, UsageError, ending, load_library
 Kinds = type | tuple[type, ...]
 
 
-def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: Sequence[str] | None = None) -> None:
+def run_command(
+    prog: str,
+    kinds: Kinds,
+    run: Callable[..., int | None],
+    argv: Sequence[str] | None = None,
+    unnamed: str | None = None,
+) -> None:
     """Fill the dataclasses `kinds` from a recipe and flags, call `run` with them, and end as a command should.
 
     `m2s.endings` has the exit statuses; `--debug` shows the traceback of an error. A module of a command imports only
@@ -45,12 +51,13 @@ def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: S
         kinds: dataclasses with a help text for each field; no two have a field of the same name.
         run: takes one instance of each, in their order; may return an exit status.
         argv: words after `prog`; by default those of the process.
+        unnamed: a field whose flag may be left out, if its values come first.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = prog.removeprefix("python -m ")
 
     def command() -> int | None:
-        arguments = parse(kinds, words, prog)
+        arguments = parse(kinds, words, prog, unnamed)
         load_library(name)
         return run(*arguments)
 
@@ -58,7 +65,7 @@ def run_command(prog: str, kinds: Kinds, run: Callable[..., int | None], argv: S
         raise SystemExit(status)
 
 
-def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command") -> tuple[Any, ...]:
+def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command", unnamed: str | None = None) -> tuple[Any, ...]:
     """One instance of each dataclass, from `[RECIPE.yaml] [--flag value ...]`; flags win over the recipe.
 
     In a recipe, `$NAME` stands for an environment variable, and a field without value keeps its default.
@@ -72,7 +79,9 @@ def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command") -> tuple[Any
     words = list(argv)
     if words and words[0].endswith((".yaml", ".yml")):
         words = [*_flags_of_recipe(Path(words[0]), names), *words[1:]]
-    found = vars(_parser(kinds, prog).parse_args(words))
+    elif words and unnamed and not words[0].startswith("-"):
+        words = [f"--{unnamed}", *words]
+    found = vars(_parser(kinds, prog, unnamed).parse_args(words))
     return tuple(kind(**{field.name: found[field.name] for field in fields(kind) if field.init}) for kind in kinds)
 
 
@@ -80,8 +89,9 @@ class _Parser(OneLineErrors, HfArgumentParser):
     pass
 
 
-def _parser(kinds: tuple[type, ...], prog: str) -> ArgumentParser:
-    parser = _Parser(kinds, prog=prog, usage=f"{prog} [RECIPE.yaml] [--flag value ...]", allow_abbrev=False)
+def _parser(kinds: tuple[type, ...], prog: str, unnamed: str | None) -> ArgumentParser:
+    first = f"[RECIPE.yaml | {unnamed.upper()}]" if unnamed else "[RECIPE.yaml]"
+    parser = _Parser(kinds, prog=prog, usage=f"{prog} {first} [--flag value ...]", allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for action in parser._actions:  # both spellings are read, one is shown
         action.option_strings = [name for name in action.option_strings if "_" not in name]

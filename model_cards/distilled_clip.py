@@ -8,7 +8,6 @@ there. No measured number on the card is typed by hand.
 """
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,7 @@ def render(run: dict[str, Any], evaluation: dict[str, Any], trials: dict[str, An
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):  # the folder may be given without its flag
-        words = ["--folder", *words]
-    run_command("python -m model_cards.distilled_clip", DistilledCardArguments, run, words)
+    run_command("python -m model_cards.distilled_clip", DistilledCardArguments, run, argv, unnamed="folder")
 
 
 def run(arguments: DistilledCardArguments) -> None:

@@ -8,7 +8,6 @@ Trainings write the card themselves, and `eval.probe --card` adds results. No nu
 record is left out. A card that was written by hand is never replaced.
 """
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,10 +26,7 @@ class GenerateArguments:
 
 
 def main(argv: list[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and not words[0].startswith("-"):  # the folder may be given without its flag
-        words = ["--folder", *words]
-    run_command("python -m model_cards.generate", GenerateArguments, generate, words)
+    run_command("python -m model_cards.generate", GenerateArguments, generate, argv, unnamed="folder")
 
 
 def generate(arguments: GenerateArguments) -> None:

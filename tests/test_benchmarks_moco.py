@@ -20,7 +20,7 @@ def result(folder: Path) -> dict:
 
 def test_ours_and_a_plain_loop(tmp_path, monkeypatch):
     monkeypatch.setattr(moco, "memory_of", lambda name, options: {})  # starts a process for each candidate
-    moco.main(["--batch_size", "2", "--steps", "1", "--runs", "1", "--results", str(tmp_path / "results")])
+    moco.main(["--batch-size", "2", "--steps", "1", "--runs", "1", "--results", str(tmp_path / "results")])
     found = result(tmp_path / "results")
     losses = found["loss_of_the_first_batch_in_float32"]
     assert {moco.OURS, moco.FUSED, moco.PLAIN} <= losses.keys()
@@ -36,7 +36,7 @@ def test_ours_and_a_plain_loop(tmp_path, monkeypatch):
 def test_another_loss_of_a_rival_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(moco, "info_nce", lambda first, second: 1.01 * (first @ second.T).logsumexp(1).mean())
     with pytest.raises(AssertionError, match="not close"):
-        moco.main(["--batch_size", "2", "--steps", "1", "--runs", "1", "--results", str(tmp_path / "results")])
+        moco.main(["--batch-size", "2", "--steps", "1", "--runs", "1", "--results", str(tmp_path / "results")])
     assert not (tmp_path / "results").exists()
 
 

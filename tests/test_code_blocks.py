@@ -75,7 +75,9 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def check_module(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Call a module's `main` up to where it has read its flags."""
     module, read = importlib.import_module(name), []
-    monkeypatch.setattr(module, "run_command", lambda prog, kinds, run, argv: read.append(parse(kinds, argv, prog)))
+    monkeypatch.setattr(
+        module, "run_command", lambda prog, kinds, run, argv, **more: read.append(parse(kinds, argv, prog, **more))
+    )
     module.main(words)
     assert len(read) == 1
 

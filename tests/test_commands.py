@@ -234,7 +234,7 @@ run_command("python -m stage", Arguments, run)
     ("flags", "status", "told"),
     [
         ([], 1, r"stage: error: not like this\n"),
-        (["--wait"], 130, ""),
+        (["--wait"], 130, r"stage: interrupted; run the same command again to continue\n"),
     ],
 )
 def test_the_process_ends_as_said(flags, status, told, tmp_path):

@@ -323,14 +323,14 @@ def test_a_text_encoder_and_its_revision_are_recorded(text_encoder, tmp_path):
     [
         (["--sources", "cowatch"], "cowatch: not among co_rating, co_watch, genre, synopsis"),
         (["--sources", "co_watch"], "co_watch needs --ratings"),
-        (["--sources", "genre", "--top_k", "0"], "top_k 0 must be at least 1"),
+        (["--sources", "genre", "--top_k", "0"], "top-k 0 must be at least 1"),
         (["--sources", "genre", "--thresholds", "genre=1"], "'genre' is not a source of this run that has scores"),
         (["--sources", "synopsis", "--thresholds", "synopsis=high"], "expected a number, as in synopsis=0.5"),
         (["--sources", "genre", "--popularity_correction", "1.5"], "1.5 is not from 0 to 1"),
-        (["--sources", "genre", "--text_encoder", "some/model"], "text_encoder some/model is for --sources synopsis"),
+        (["--sources", "genre", "--text_encoder", "some/model"], "text-encoder some/model is for --sources synopsis"),
         (["--sources", "genre", "--show", "Omega"], "'Omega': no film of this title or id"),
         (["--sources", "synopsis", "--text_encoder", "no/such/folder"], "no/such/folder"),
-        (["--sources", "genre", "--max_burst", "0"], "max_burst 0 must be at least 1"),
+        (["--sources", "genre", "--max_burst", "0"], "max-burst 0 must be at least 1"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused_before_anything_is_written(flags, words, tmp_path):
