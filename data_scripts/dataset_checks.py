@@ -36,10 +36,12 @@ def kind_of(folder: Path) -> str:
         StorageError: no record, or one of another kind.
     """
     path = folder / RECORD_NAME
+    if not path.is_file():
+        raise StorageError(f"{folder}: no dataset here; a dataset's folder has the file {RECORD_NAME}")
     try:
         kind = json.loads(path.read_bytes())["dataset"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path}: not a record of a dataset ({error!r})") from error
+        raise StorageError(f"{path}: not the record of a dataset ({error!r})") from error
     if kind not in SCHEMAS:
         raise StorageError(f"{path}: a dataset of kind {kind!r}; known are {', '.join(SCHEMAS)}")
     return kind

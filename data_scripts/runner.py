@@ -99,7 +99,7 @@ def _ray() -> Iterator[Any]:
     except ImportError as error:
         raise ValueError(f"--runner ray needs Ray: pip install 'movies2scenes[ray]' ({error})") from error
     code = {
-        "py_modules": [str(ROOT / "data_scripts"), str(ROOT / "modeling_m2s")],
+        "py_modules": [str(ROOT / name) for name in ("data_scripts", "m2s", "modeling_m2s")],
         "excludes": ["__pycache__", "*.safetensors"],
     }
     try:

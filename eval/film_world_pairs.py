@@ -37,6 +37,12 @@ class FilmWorldPairsArguments:
         default=10, metadata={"help": "number of similar films for each film; in a world many films are alike"}
     )
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError: a number below 1."""
+        for name in ("seeds", "num_films", "top_k"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
 
 def main(argv: list[str] | None = None) -> None:
     run_command("python -m eval.film_world_pairs", FilmWorldPairsArguments, run, argv)
@@ -46,6 +52,8 @@ def run(arguments: FilmWorldPairsArguments) -> None:
     from eval.film_world_shares import film_world_pairs, print_table
     from modeling_m2s.storage_m2s import write_json
 
+    if not arguments.recipe.is_file():  # it is read only after hours
+        raise ValueError(f"--recipe {arguments.recipe}: no such file; give its path from the current folder")
     results = film_world_pairs(arguments)
     if arguments.results:
         write_json(arguments.results, results)

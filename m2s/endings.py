@@ -48,7 +48,7 @@ def ending(name: str, command: Callable[[], int | None], debug: bool = False) ->
     except Exception as error:
         if debug or not can_be_mended(error):
             raise
-        return f"{name}: error: {' '.join(str(error).split())}"
+        return f"{name}: error: {' '.join(message_of(error).split())}"
 
 
 def can_be_mended(error: Exception) -> bool:
@@ -58,6 +58,13 @@ def can_be_mended(error: Exception) -> bool:
     from modeling_m2s.errors_m2s import USER_ERRORS
 
     return isinstance(error, USER_ERRORS)
+
+
+def message_of(error: Exception) -> str:
+    """An error's message; for a file, its path and the reason, without the number that the system has for it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def load_library(name: str) -> None:

@@ -1,16 +1,23 @@
-"""How commands start and end: dataclasses from a recipe and flags, errors in one line, exit statuses 0, 1 and 130."""
+"""How commands start and end: dataclasses from a recipe and flags, errors in one line, exit statuses 0, 1 and 130.
 
+First the machinery, then every command: each module with a `main`, and each verb of `m2s`.
+"""
+
+import ast
+import importlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
+from m2s import endings, main, shared
 from m2s.commands import parse, run_command
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import StorageError
@@ -249,3 +256,239 @@ def test_the_process_ends_as_said(flags, status, told, tmp_path):
     _, err = process.communicate(timeout=120)
     lines = [line for line in err.splitlines(keepends=True) if not line.startswith("[transformers]")]
     assert process.returncode == status and re.fullmatch(told, "".join(lines), re.DOTALL), err
+
+
+def commands() -> list[str]:
+    """Every module of the folders with commands that has a function `main`, as `python -m` names it."""
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in tracked.splitlines() if name.split("/")[0] in FOLDERS]
+    bodies = {name: ast.parse((ROOT / name).read_text()).body for name in names}
+    return [
+        name.removesuffix(".py").replace("/", ".")
+        for name, body in bodies.items()
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in body)
+    ]
+
+
+FOLDERS = ("benchmarks", "data_scripts", "eval", "model_cards", "train")
+COMMANDS = commands()
+# Flags of each command that its dataclasses accept. The inputs are not there, which the command must notice and say.
+# None: the command makes its inputs.
+NO_INPUTS: dict[str, str | None] = {
+    "benchmarks.co_watch": "--count gone",
+    "benchmarks.embedding": "--assets gone --model gone",
+    "benchmarks.encoders": "--model gone",
+    "benchmarks.export": "--photographs gone --video gone --model gone",
+    "benchmarks.features": None,  # read after other measurements, as in benchmarks.memory and benchmarks.shots
+    "benchmarks.film_world": None,
+    "benchmarks.memory": None,
+    "benchmarks.metrics": None,
+    "benchmarks.mil": None,
+    "benchmarks.mining": None,
+    "benchmarks.moco": None,
+    "benchmarks.moco_gpu": None,
+    "benchmarks.probes": None,
+    "benchmarks.reading": None,
+    "benchmarks.shots": None,
+    "data_scripts.check": "gone",
+    "data_scripts.check_film_world": "--world gone",
+    "data_scripts.detect_shots": "--movies gone --output new",
+    "data_scripts.extract_features": "--shots gone --output new",
+    "data_scripts.make_catalog": "--metadata gone --output new",
+    "data_scripts.make_film_world": "--photographs gone --output new",
+    "data_scripts.mine_scene_pairs": "--features gone --similar gone --space features --output new",
+    "data_scripts.pair_atlas": "--pairs gone --shots gone --output new",
+    "data_scripts.similar_movies": "--movies gone --sources genre --output new",
+    "eval.embed_scenes": "--scenes gone --shots gone --output new",
+    "eval.experiments": "--photographs gone --output new",
+    "eval.film_world_pairs": "--recipe gone --output new",
+    "eval.image_encoders": "--student gone --teacher gone --places gone --video gone",
+    "eval.masked_shots": "--features gone --films gone --output new",
+    "eval.probe": "--task own --labels gone --embeddings gone --output new.json",
+    "eval.report": "--results gone --output new",
+    "eval.scene_retrieval": "--world gone --held-out gone --model m2s-clip-tiny --output new",
+    "eval.training_report": "--run gone --shots gone --pairs gone --output new",
+    "model_cards.distilled_clip": "gone",
+    "model_cards.generate": "gone",
+    "train.concatenate_encoders": "--encoders gone gone --names a b --output new",
+    "train.distill_clip": "--teacher gone --images gone --output new",
+    "train.train_mil": "--features gone --similar gone --output new",
+    "train.train_moco": "--pairs gone --shots gone --model m2s-clip-tiny --output new",
+}
+VERBS = {
+    "app": "gone",
+    "embed": "gone --output new",
+    "export-model": "gone new",
+    "info": "gone",
+    "push": "gone user/name",
+    "search": "gone --film a --at 0",
+}
+
+
+def test_commands_are_found():
+    assert set(COMMANDS) == NO_INPUTS.keys(), "a command without a line in NO_INPUTS, or a line without a command"
+    assert main.VERBS.keys() == VERBS.keys()
+
+
+class Ran(Exception):
+    """A command has read its flags."""
+
+
+def stubbed(name: str, monkeypatch: pytest.MonkeyPatch, error: type[BaseException] = Ran) -> tuple[Any, list]:
+    """A command that raises an error in place of its work, and a list that gets its dataclasses when it is called."""
+    module, seen = importlib.import_module(name), []
+
+    def run(*_: Any) -> None:
+        raise error
+
+    def start(prog: str, kinds: Any, _: Any, argv: Any, **more: Any) -> None:
+        assert prog == f"python -m {name}"
+        seen.extend(kinds if isinstance(kinds, tuple) else (kinds,))
+        run_command(prog, kinds, run, argv, **more)
+
+    monkeypatch.setattr(module, "run_command", start)
+    return module, seen
+
+
+def ends_with_a_line(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Call a command, which must end with status 1 and one line on stderr; the line's message."""
+    module, _ = stubbed(name, monkeypatch)
+    with pytest.raises(SystemExit) as ending:
+        module.main(words)
+    start, colon, message = str(ending.value.code).partition(": error: ")
+    assert colon and start == name and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(name, monkeypatch, capsys):
+    module, kinds = stubbed(name, monkeypatch)
+    with pytest.raises(SystemExit) as ending:
+        module.main(["--help"])
+    told = capsys.readouterr().out
+    assert not ending.value.code and told.startswith(f"usage: python -m {name} [RECIPE.yaml")
+    for each in (each for kind in kinds for each in fields(kind) if each.init):
+        assert f"  --{each.name.replace('_', '-')}" in told
+        check_help(each.name, each.metadata.get("help", ""))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(verb, capsys):
+    with pytest.raises(SystemExit) as ending:
+        main.main([verb, "--help"])
+    assert not ending.value.code and capsys.readouterr().out.startswith(f"usage: m2s {verb}")
+    (verbs,) = (action.choices for action in main.build_parser()._actions if action.choices)
+    for action in verbs[verb]._actions:
+        check_help(action.dest, action.help or "")
+
+
+def check_help(flag: str, text: str) -> None:
+    assert len(text) > 3 and text == text.strip() and not text.endswith("."), f"{flag}: {text!r}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_flags_and_recipes_of_every_command(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    module, kinds = stubbed(name, monkeypatch)
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    required = [
+        each for kind in kinds for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING
+    ]
+    given = [word for each in required for word in (f"--{each.name.replace('_', '-')}", "1")]
+    if required:
+        told = ends_with_a_line(name, [], monkeypatch)
+        assert told.startswith("the following arguments are required: --")
+    told = ends_with_a_line(name, [*given, "--zeal", "1"], monkeypatch)
+    assert told == f"unrecognized arguments: --zeal 1 (python -m {name} --help lists all flags)"
+    recipes = {
+        "zeal: 1": r"recipe\.yaml: no such field: zeal",
+        "a: [1": r"recipe\.yaml: .*line 1",
+        "- 1": r"recipe\.yaml: a recipe is a table of fields",
+    }
+    for text, message in recipes.items():
+        assert re.match(message, ends_with_a_line(name, [Path(write(tmp_path, text)).name, *given], monkeypatch))
+    assert re.match(r"gone\.yaml: .*No such file", ends_with_a_line(name, ["gone.yaml", *given], monkeypatch))
+
+
+@pytest.mark.parametrize(
+    "words", [["--zeal"], ["gone"], ["embed"], *([verb, "--zeal"] for verb in VERBS)], ids=" ".join
+)
+def test_wrong_words_of_every_verb(words, capsys):
+    assert main.main(words) == 1
+    told = capsys.readouterr()
+    assert told.out == "" and re.fullmatch(r"m2s: error: .* \(m2s.* --help lists all flags\)\n", told.err)
+
+
+@pytest.mark.parametrize("name", [name for name, words in NO_INPUTS.items() if words])
+def test_inputs_that_are_not_there(name, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    module = importlib.import_module(name)
+    with pytest.raises(SystemExit) as ending:
+        module.main(NO_INPUTS[name].split())
+    told = str(ending.value.code)
+    assert re.match(rf"{name}: error: .*\bgone\b", told) and "\n" not in told
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_inputs_of_verbs_that_are_not_there(verb, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main.main([verb, *VERBS[verb].split()]) == 1
+    assert re.fullmatch(r"m2s: error: .*\bgone\b.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", [name for name, words in NO_INPUTS.items() if words])
+def test_ctrl_c_in_every_command(name, monkeypatch, capsys):
+    module, _ = stubbed(name, monkeypatch, KeyboardInterrupt)
+    with pytest.raises(SystemExit) as ending:
+        module.main(NO_INPUTS[name].split())
+    assert ending.value.code == 130
+    assert capsys.readouterr() == ("", f"{name}: {endings.INTERRUPTED}\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_ctrl_c_in_every_verb(verb, monkeypatch, capsys):
+    def run(_: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.VERBS[verb], "run", run)
+    assert main.main([verb, *VERBS[verb].split()]) == 130
+    assert capsys.readouterr() == ("", f"m2s: {endings.INTERRUPTED}\n")
+
+
+HELP = """
+import contextlib, importlib, io, json, sys
+heavy = ["torch", "transformers.models", "accelerate", "datasets", "sklearn", "cv2", "scenedetect", "modeling_m2s"]
+found = {}
+for name in sys.argv[1:]:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        importlib.import_module(name).main(["--help"])
+    found[name] = [module for module in heavy if module in sys.modules]
+print(json.dumps(found))
+"""
+
+
+def test_help_loads_nothing_that_takes_seconds():
+    names = ["m2s.main", *(name for name in COMMANDS if not name.startswith("benchmarks."))]
+    done = subprocess.run([sys.executable, "-c", HELP, *names], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {name: [] for name in names}
+
+
+def test_names_and_defaults_that_are_written_twice_to_load_little(monkeypatch):
+    """Flags cannot take them from the library, which takes seconds to load."""
+    from data_scripts.detect_shots import DetectShotsArguments
+    from eval.embed_scenes import EmbedScenesArguments
+    from eval.probe import ProbeArguments
+    from eval.tasks import TASKS
+    from modeling_m2s.pretrained_m2s import TINY_MODEL
+    from modeling_m2s.shots_m2s import ShotSettings
+
+    assert shared.TINY_MODEL == TINY_MODEL
+    arguments = DetectShotsArguments(output=Path("o"), movies=Path("m"))
+    for each in fields(ShotSettings):
+        assert getattr(arguments, each.name) == each.default
+    for kind, without in ((ProbeArguments, set()), (EmbedScenesArguments, {"movienet_boundaries"})):
+        (told,) = (each.metadata["help"] for each in fields(kind) if each.name == "task")
+        assert set(re.findall(r"\w+", told.partition(":")[2].partition(";")[0])) == TASKS.keys() - without
