@@ -17,6 +17,7 @@ from eval.film_worlds import read_truth
 from eval.image_encoders import EncoderArguments
 from eval.image_measures import classify, common_share, named_words, neighbor_agreement, spread
 from eval.scene_encoders import load_efficientnet_lite0, load_places
+from modeling_m2s.pretrained_m2s import loading
 from modeling_m2s.shots_m2s import detect_shots
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -68,15 +69,15 @@ def load_encoders(arguments: EncoderArguments) -> dict[str, Encoder]:
     """All encoders by their names in the results.
 
     Raises:
-        ModelError: a baseline is not installed, or its files are missing.
+        ModelError: a model cannot be loaded; a baseline is not installed, or its files are missing.
     """
     names = {"teacher": arguments.teacher, "student": arguments.student, NOT_SHOWN: arguments.student_without}
-    models = {
-        name: CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
-        for name, path in names.items()
-        if path
-    }
-    processors = {name: CLIPImageProcessorPil.from_pretrained(names[name]) for name in models}
+    models, processors = {}, {}
+    for name, path in names.items():
+        if path:
+            with loading(path):
+                models[name] = CLIPVisionModelWithProjection.from_pretrained(path, dtype=torch.float32).eval()
+                processors[name] = CLIPImageProcessorPil.from_pretrained(path)
     encoders: dict[str, Encoder] = {name: clip_encoder(model, processors[name]) for name, model in models.items()}
     encoders["student, pooler_output"] = clip_encoder(models["student"], processors["student"], pooled=True)
     encoders["random student"] = clip_encoder(random_student(models["student"]), processors["student"])

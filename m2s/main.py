@@ -42,7 +42,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="m2s", description="Scenes of films: embed them, search them.")
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for name, verb in VERBS.items():
         kind = getattr(verb, "FORMATTER", argparse.HelpFormatter)

@@ -69,8 +69,6 @@ def load_encoder(
     Raises:
         ModelError: it cannot be loaded.
     """
-    from huggingface_hub.errors import HTTPError
-    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, PreTrainedConfig
 
     from .ensemble_m2s import M2SSceneEnsembleModel
@@ -84,24 +82,33 @@ def load_encoder(
     settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "revision": revision}
     if position_interpolation is not None:
         settings["position_interpolation"] = position_interpolation
-    try:
-        with quiet_transformers():
-            config = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
-            _refuse_pickles(source, revision, config)
-            is_ensemble = config.get("model_type") == M2SSceneEnsembleModel.config_class.model_type
-            if is_ensemble and position_interpolation is not None:
-                raise ValueError("it is an ensemble, whose members have a position interpolation each")
-            model_class = M2SSceneEnsembleModel if is_ensemble else M2SSceneModel
-            encoder = model_class.from_pretrained(source, **settings).eval()
-            image_processor = AutoImageProcessor.from_pretrained(
-                source, backend="pil", revision=revision, trust_remote_code=False
-            )
-    except (OSError, ValueError, RuntimeError, HTTPError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]  # a timeout has no message
-        raise ModelError(f"model {name} cannot be loaded: {reason}") from error
+    with loading(name), quiet_transformers():
+        config = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
+        _refuse_pickles(source, revision, config)
+        is_ensemble = config.get("model_type") == M2SSceneEnsembleModel.config_class.model_type
+        if is_ensemble and position_interpolation is not None:
+            raise ValueError("it is an ensemble, whose members have a position interpolation each")
+        model_class = M2SSceneEnsembleModel if is_ensemble else M2SSceneModel
+        encoder = model_class.from_pretrained(source, **settings).eval()
+        image_processor = AutoImageProcessor.from_pretrained(
+            source, backend="pil", revision=revision, trust_remote_code=False
+        )
     if "@" in name and revision:
         encoder.config.name_or_path = name  # records name the revision that was asked for
     return encoder, image_processor, model_revision(source, revision)
+
+
+@contextlib.contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Turn what goes wrong inside into a `ModelError` that names the model; transformers' messages often do not."""
+    from huggingface_hub.errors import HTTPError
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, HTTPError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]  # a timeout has no message
+        raise ModelError(f"model {name} cannot be loaded: {reason}") from error
 
 
 def _download(name: str) -> tuple[str, str]:

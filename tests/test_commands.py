@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from m2s import endings, main, shared
 from m2s.commands import parse, run_command
@@ -277,9 +278,9 @@ COMMANDS = commands()
 NO_INPUTS: dict[str, str | None] = {
     "benchmarks.co_watch": "--count gone",
     "benchmarks.embedding": "--assets gone --model gone",
-    "benchmarks.encoders": "--model gone",
+    "benchmarks.encoders": None,  # read after other measurements, as in features, memory and shots
     "benchmarks.export": "--photographs gone --video gone --model gone",
-    "benchmarks.features": None,  # read after other measurements, as in benchmarks.memory and benchmarks.shots
+    "benchmarks.features": None,
     "benchmarks.film_world": None,
     "benchmarks.memory": None,
     "benchmarks.metrics": None,
@@ -424,6 +425,7 @@ def test_wrong_words_of_every_verb(words, capsys):
 def test_inputs_that_are_not_there(name, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    AcceleratorState._reset_state(reset_partial_state=True)
     module = importlib.import_module(name)
     with pytest.raises(SystemExit) as ending:
         module.main(NO_INPUTS[name].split())

@@ -24,7 +24,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionMode
 from transformers.optimization import get_cosine_schedule_with_warmup
 
 from modeling_m2s.cards_m2s import write_training
-from modeling_m2s.pretrained_m2s import model_revision, name_without_folders
+from modeling_m2s.pretrained_m2s import loading, model_revision, name_without_folders
 from modeling_m2s.storage_m2s import atomic_write, default_values, write_json
 from train.arguments import RunArguments
 from train.distillation.compress import BASIS_IMAGES, check_compressible, compress, principal_directions
@@ -95,8 +95,9 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
     )
     set_seed(recipe.seed)
-    teacher = CLIPVisionModelWithProjection.from_pretrained(data.teacher)
-    processor = CLIPImageProcessorPil.from_pretrained(data.teacher)
+    with loading(data.teacher):
+        teacher = CLIPVisionModelWithProjection.from_pretrained(data.teacher)
+        processor = CLIPImageProcessorPil.from_pretrained(data.teacher)
     student = build_student(recipe, teacher)
     model = Distillation(student, processor.image_mean, processor.image_std)
     revision = model_revision(data.teacher, getattr(teacher.config, "_commit_hash", None))
