@@ -66,9 +66,10 @@ class MiningArguments(LeakGuardArguments):
     def __post_init__(self) -> None:
         is_learned = self.space in ("model", "both")
         if is_learned != (self.model is not None):
-            raise ValueError(
-                f"space={self.space} with model={self.model}: give --model for space=model and space=both, only then"
+            fix = (
+                "needs --model, a folder of a movie-similarity model" if is_learned else "uses no --model; leave it out"
             )
+            raise ValueError(f"--space {self.space} {fix}")
         if self.center and not is_learned:
             raise ValueError(f"center with space={self.space}: only a learned space is centered; leave --center out")
         if self.batch_pairs is not None and self.batch_pairs < 1:

@@ -56,7 +56,7 @@ class WorldSettings:
             raise ValueError("a world has at least one film, and films have a length and a frame rate")
         for name in ("focus", "type_share", "look_strength", "taste"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not a share")
+                raise ValueError(f"{name}={getattr(self, name)} must be a share, from 0 to 1")
 
 
 class Photograph(NamedTuple):

@@ -109,7 +109,7 @@ class EmbedScenesArguments:
     def __post_init__(self) -> None:
         """Raises: ValueError: not exactly one source of frames or vectors, or a number out of range."""
         if (self.scenes is None) == (not self.task) or bool(self.task) != (self.labels is not None):
-            raise ValueError("give --task with --labels, or --scenes")
+            raise ValueError("name the scenes: give --task with --labels, or --scenes")
         given = [name for name in ("shots", "videos", "pictures", "features") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"give one of --shots, --videos, --pictures and --features, not {len(given)} of them")

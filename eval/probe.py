@@ -95,11 +95,11 @@ class ProbeArguments:
         if self.seeds < 1:
             raise ValueError(f"seeds={self.seeds} must be at least 1")
         if self.output.suffix != ".json":
-            raise ValueError(f"output={self.output} must end in .json")
+            raise ValueError(f"--output {self.output} must end in .json")
         if self.export and self.probes and "mlp" not in self.probes:
-            raise ValueError("export saves MLPs: add mlp to probes, or leave probes out")
+            raise ValueError("--export saves MLPs: add mlp to --probes, or leave --probes out")
         if self.hub_dataset and not self.card:
-            raise ValueError("hub_dataset goes onto a card: give --card")
+            raise ValueError("--hub-dataset goes onto a model card: give the model's folder by --card")
 
 
 def main(argv: list[str] | None = None) -> None:

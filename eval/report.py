@@ -38,7 +38,7 @@ class ReportArguments:
     def __post_init__(self) -> None:
         """Raises: ValueError: embeddings without shots."""
         if self.embeddings and not self.shots:
-            raise ValueError("embeddings tell where scenes are, but keyframes are in shots: give --shots as well")
+            raise ValueError("--embeddings tells where scenes are; their pictures are in shots: give --shots as well")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -404,7 +404,7 @@ class Run(NamedTuple):
 
 
 class Runs(Dataset):
-    """Scenes of videos as `Run`s, in order. No run spans two videos; see `ShotRuns` in `data_scripts.feature_extraction`."""
+    """Scenes of videos as `Run`s, in order. No run spans two videos; see `feature_extraction.ShotRuns`."""
 
     def __init__(self, media: Media, scenes: Mapping[str, Sequence[LabeledScene]]):
         self.media, self.scenes = media, scenes

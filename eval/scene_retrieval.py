@@ -72,12 +72,12 @@ class SceneRetrievalArguments:
         if (self.model is None) == (self.features is None):
             raise ValueError("give --model or --features, one of them")
         if self.card and not (self.model and Path(self.model).is_dir()):
-            raise ValueError("card is for a model's folder, named by --model")
+            raise ValueError("--card writes on a model's card: give the model's folder by --model")
         for name, least in (("num_films", 1), ("num_training_scenes", 1), ("context_shots", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if self.context_shots and not self.features:
-            raise ValueError("context_shots is for the mean of single shots, named by --features")
+            raise ValueError("--context-shots is for means of single shots: give their features by --features")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -317,7 +317,7 @@ def test_what_cannot_be_measured(world, held_out, tmp_path):
     for options in ({}, {"model": "m2s-clip-tiny", "features": tmp_path}):
         with pytest.raises(ValueError, match="one of them"):
             arguments(held_out, **options)
-    with pytest.raises(ValueError, match="context_shots is for the mean of single shots"):
+    with pytest.raises(ValueError, match="context-shots is for means of single shots"):
         arguments(held_out, model="m2s-clip-tiny", context_shots=2)
     path = tmp_path / "films.txt"
     path.write_text("tt1\ntt2\n")

@@ -102,7 +102,7 @@ def test_cuts_are_found_where_they_are(tmp_path):
         ("num_films", 0, "at least one film"),
         ("num_themes", 9, "from 1 to 8"),
         ("favored", 13, "more than there are places or events"),
-        ("focus", 1.5, "focus=1.5 is not a share"),
+        ("focus", 1.5, "focus=1.5 must be a share"),
         ("width", 161, "both sides must be even"),
         ("height", 16, "at least 32"),
     ],

@@ -242,7 +242,7 @@ def test_features_that_are_no_numbers_are_refused(catalog, films):
         ([("tt0000001", "tt0000001", "genre")], [], "film tt0000001 is similar to itself"),
         (SIMILAR[-1:], ["--exclude", "listed.txt"], "none of 1 film pairs can be mined: 1 films .excluded by"),
         (SIMILAR, ["--batch_pairs", "0"], "batch_pairs=0 must be at least 1"),
-        (SIMILAR, ["--space", "features"], "give --model for space=model and space=both, only then"),
+        (SIMILAR, ["--space", "features"], "uses no model: leave out --model"),
         (SIMILAR, ["--films", "none.txt"], "none.txt"),
         (SIMILAR[-1:], ["--films", "listed.txt"], "none of 1 film pairs can be mined: 1 films .not listed in --films"),
     ],

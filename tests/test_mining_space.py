@@ -394,8 +394,8 @@ def test_films_of_equal_shots_cannot_be_whitened(catalog, films):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--space", "whitened", "--model", "model"], "space=whitened with model=model: give --model for space=model"),
-        (["--space", "both"], "space=both with model=None: give --model for space=model and space=both"),
+        (["--space", "whitened", "--model", "model"], "--space whitened uses no model: leave out --model"),
+        (["--space", "both"], "--space both needs a movie-similarity model: give --model"),
         (["--space", "whitened", "--center"], "center with space=whitened: only a learned space is centered"),
         (["--space", "random", "--center"], "center with space=random: only a learned space is centered"),
     ],

@@ -342,7 +342,7 @@ def test_wrong_input_is_one_line(tmp_path, embedded, quick):
         ({"--probes": "svm"}, "probes 'svm' must be of mlp, linear, knn, nearest"),
         ({"--probes": "knn", "--export": tmp_path / "m"}, "export saves MLPs"),
         ({"--seeds": 0}, "seeds=0 must be at least 1"),
-        ({"--output": tmp_path / "out.txt"}, r"output=.*out\.txt must end in \.json"),
+        ({"--output": tmp_path / "out.txt"}, r"output .*out\.txt must end in \.json"),
     ):
         flags = {**good, "--output": tmp_path / "out.json", **changes}
         words = [str(word) for flag, value in flags.items() if value is not None for word in (flag, value)]
@@ -389,5 +389,5 @@ def test_scenes_of_a_task_are_embedded_and_probed_by_two_commands(tmp_path, quic
     assert found["tasks"]["photographs"]["probes"]["nearest"]["figures"]["accuracy"]["mean"] == 1
     assert found["encoder"]["name"] == "m2s-clip-tiny (frames)" and found["encoder"]["settings"]["encoder"] == "frames"
     for words in (["--labels", "x"], ["--task", "own"], ["--scenes", "x.csv", *task], []):
-        with pytest.raises(SystemExit, match="give --task with --labels, or --scenes"):
+        with pytest.raises(SystemExit, match="name the scenes: give --task with --labels, or --scenes"):
             embed_scenes.main([*words, *pictures, "--output", str(tmp_path / "e")])

@@ -103,7 +103,7 @@ def test_what_cannot_be_gone_on_from_is_told(bench):
         (["--resume", "someone/told", "--temperature", "0.5"], "temperature is 0.07 there, 0.5 now"),
         (["--resume", "someone/nothing"], "resume someone/nothing: no checkpoint could be downloaded ("),
         (["--resume", "someone/told@main"], "resume someone/told@main: holds no checkpoint; train with --push-to-hub"),
-        (["--push-checkpoints"], "push_checkpoints needs --push-to-hub USER/NAME"),
+        (["--push-checkpoints"], "--push-checkpoints needs --push-to-hub USER/NAME"),
         (["--push-to-hub", "some one"], "'some one' is no name of a repository"),
     ):
         status, _, found = bench.run("refused", *flags)

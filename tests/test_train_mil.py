@@ -405,7 +405,7 @@ def test_whitening_is_by_the_root_of_the_pseudoinverse_and_keeps_lengths():
     largest[:4, :4] = moments[:4, :4]
     np.testing.assert_allclose(root @ root, np.linalg.pinv(largest) * np.trace(moments) / 4, rtol=1e-3, atol=1e-2)
     np.testing.assert_allclose(np.trace(root @ moments @ root), np.trace(moments), rtol=1e-6)
-    with pytest.raises(ValueError, match="whiten: no shot has features"):
+    with pytest.raises(ValueError, match="whiten: no shot has features, so their statistics are unknown"):
         inverse_root(torch.zeros(7, 7))
 
 

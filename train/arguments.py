@@ -36,7 +36,7 @@ class RunArguments:
     def __post_init__(self) -> None:
         """Raises: ValueError: a number of steps below 1, an invalid name of a repository, or no token for it."""
         if self.push_checkpoints and not self.push_to_hub:
-            raise ValueError("push_checkpoints needs --push-to-hub USER/NAME")
+            raise ValueError("--push-checkpoints needs --push-to-hub USER/NAME")
         if self.push_to_hub:  # fail now, not after hours of training
             from modeling_m2s.push_m2s import require_repo_id, require_token
 

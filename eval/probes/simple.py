@@ -114,7 +114,7 @@ def _select(
         if best is None or reached > best[0]:
             best = reached, value, predict_test, scores
     if best is None:
-        raise ProbeError(f"{task.labeled.task}: no value of {setting} to choose from")
+        raise ProbeError(f"{task.labeled.task}: the recipe gives no value of {setting} to choose from")
     reached, value, predict_test, scores = best
     return ProbeResult(
         task=task.labeled.task,

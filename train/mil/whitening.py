@@ -66,7 +66,7 @@ def inverse_root(moments_DD: torch.Tensor) -> torch.Tensor:
         ValueError: all moments are zero.
     """
     if not moments_DD.any():
-        raise ValueError("whiten: no shot has features")
+        raise ValueError("whiten: no shot has features, so their statistics are unknown")
     shares_D, directions_DD = torch.linalg.eigh(moments_DD / moments_DD.trace())
     kept = shares_D > SMALLEST_SHARE
     return directions_DD[:, kept] / (shares_D[kept] * kept.sum()).sqrt() @ directions_DD[:, kept].T
