@@ -66,9 +66,7 @@ class MiningArguments(LeakGuardArguments):
     def __post_init__(self) -> None:
         is_learned = self.space in ("model", "both")
         if is_learned != (self.model is not None):
-            fix = (
-                "needs --model, a folder of a movie-similarity model" if is_learned else "uses no --model; leave it out"
-            )
+            fix = "needs a movie-similarity model: give --model" if is_learned else "uses no model: leave out --model"
             raise ValueError(f"--space {self.space} {fix}")
         if self.center and not is_learned:
             raise ValueError(f"center with space={self.space}: only a learned space is centered; leave --center out")

@@ -220,7 +220,7 @@ def test_shards_run_at_once_and_leave_no_lock(films, whole, tmp_path):
         (["--movies", "{0}/movies"], "none of its 1 films has a video"),
         (["--movies", "{0}/movies", "--keyframes", "k"], "--keyframes and --shot-lists go together"),
         (["--keyframes", "k", "--shot_lists", "{0}"], r"0 shot lists tt….txt"),
-        (["--movies", "{0}/movies", "--detector", "x"], "detector='x' is unknown"),
+        (["--movies", "{0}/movies", "--detector", "x"], "--detector: invalid choice: 'x'"),
         (["--movies", "{0}/movies", "--shard", "4/4"], "shard='4/4' is not i/N"),
     ],
 )
