@@ -374,7 +374,7 @@ def test_ctrl_c_is_one_line_and_the_next_run_completes(index, films, tiny_folder
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert err.strip() == "m2s: interrupted; the same command continues where it stopped"
+    assert err.strip() == "m2s: interrupted; run the same command again to continue"
     assert embed(films, tiny_folder, output) == 0
     assert tree(output) == tree(index)
 
