@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
+from data_scripts.leak_guard import LeakGuard
 from data_scripts.make_catalog import CatalogArguments
 from data_scripts.metadata_files import FilmFacts, MetadataError, MetadataFile, Problems, read_metadata
 from modeling_m2s.index_m2s import find_films
@@ -21,6 +22,8 @@ from modeling_m2s.video_m2s import VideoError, printable
 # How a source's film was found in other sources, or why it was not.
 BY_ID, BY_TMDB_ID, BY_TITLE, BY_NEAR_YEAR = "by id", "by TMDB id", "by title and year", "by title and nearly the year"
 ALONE, AMBIGUOUS, REPEATED = "in no other source", "not joined: several films of that title and year", "repeated"
+# Columns whose known values the record counts.
+KNOWN = ("title", "year", "genres", "synopsis", "video")
 # Messages about videos, by their key in the record.
 VIDEO_NOTES = {
     "unmatched": "videos that match no metadata, films under their own names",
@@ -66,42 +69,48 @@ def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:
 
     Returns:
         Its record, with `sources` (how many films of each source were found in others, and how), `known` (how many
-        films have a year, genres, …), `videos` (which did not match, …) and `excluded`.
+        films have a year, genres, …), `videos` (which did not match, …) and `leak_guard` (how many were excluded).
 
     Raises:
-        MetadataError: a source that cannot be read; file and line are named.
-        StorageError: the folder was made with other options, is in use or cannot be written.
+        MetadataError: a source or list that cannot be read; file and line are named.
+        StorageError: the folder was made with other options or lists, is in use or cannot be written.
         ValueError: there is no film.
     """
     if not arguments.videos and not arguments.metadata:
         raise ValueError("no films: give --videos, --metadata or both")
     if not 0 <= arguments.year_tolerance <= 2:
         raise ValueError(f"year_tolerance={arguments.year_tolerance} is not 0, 1 or 2")
-    sources, entries = read_sources(arguments)
+    guard = LeakGuard.read(arguments.exclude, arguments.require_imdb_id)
+    sources, entries = read_sources(arguments, guard)
     groups = group_films(entries, arguments.year_tolerance)
     count_ways(groups)
+    for name, members in groups.items():
+        if isinstance(name, str):
+            guard.learn(name, (entry.facts for entry in members))
     catalog = {name: members for name, members in groups.items() if any(not e.source.is_lookup for e in members)}
-    rows, videos = film_rows(catalog)
-    excluded = {}
-    if arguments.require_imdb_id:
-        excluded = {"without IMDb id": sum(not is_imdb_id(row["movie_id"]) for row in rows)}
-        rows = [row for row in rows if is_imdb_id(row["movie_id"])]
+    rows, videos = film_rows(catalog, guard)
     if not rows:
-        raise ValueError(f"no film is left for the catalog (left out: {excluded})")
-    known = {column: sum(bool(row[column]) for row in rows) for column in rows[0] if column != "movie_id"}
+        raise ValueError("no film for the catalog: the sources name none")
+    known = {column: sum(bool(row[column]) for row in rows) for column in KNOWN}
     known = {"imdb_id": sum(is_imdb_id(row["movie_id"]) for row in rows), **known}
+    facts: dict[str, Any] = {"sources": [source.record() for source in sources], "known": known, "videos": videos}
+    facts["leak_guard"] = guard.record(row["excluded"] for row in rows)
+    if arguments.license:
+        facts["license"] = arguments.license
+    settings = {"year_tolerance": arguments.year_tolerance, "require_imdb_id": arguments.require_imdb_id}
     with exclusive(arguments.output):
         dataset = FilmDataset(arguments.output, "movies")
-        dataset.begin({"year_tolerance": arguments.year_tolerance, "require_imdb_id": arguments.require_imdb_id})
+        dataset.begin({**settings, "exclude": guard.digest}, {"exclude": None})
         dataset.reopen()
-        records = [source.record() for source in sources]
-        license = {"license": arguments.license} if arguments.license else {}
-        dataset.write_all(rows, sources=records, known=known, videos=videos, excluded=excluded, **license)
+        dataset.write_all(rows, **facts)
         return dataset.record
 
 
-def read_sources(arguments: CatalogArguments) -> tuple[list[Source], list[Entry]]:
-    """All facts in the order in which they count; from lookup files, only those that can concern the other films."""
+def read_sources(arguments: CatalogArguments, guard: LeakGuard) -> tuple[list[Source], list[Entry]]:
+    """All facts in the order in which they count; from lookup files, only those that can concern the other films.
+
+    The guard learns the titles of listed films also from facts that are left out.
+    """
     metadata = read_metadata(arguments.metadata)
     given = {file.path.resolve() for file in metadata}
     lookup = [file for file in read_metadata(arguments.lookup) if file.path.resolve() not in given]
@@ -124,6 +133,7 @@ def read_sources(arguments: CatalogArguments) -> tuple[list[Source], list[Entry]
             if relevant(facts):
                 entries.append(Entry(sources[n], facts))
             else:
+                guard.learn(facts.movie_id, [facts])
                 sources[n].ways[ALONE] += 1
     return [*sources, *([scanned] if arguments.videos else [])], [*entries, *videos]
 
@@ -251,7 +261,7 @@ def count_ways(groups: Groups) -> None:
             entry.source.ways[way] += 1
 
 
-def film_rows(groups: Groups) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def film_rows(groups: Groups, guard: LeakGuard) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows of `movies` by id, and notes on videos: unmatched, second files, named by two films, or missing."""
     ids = movie_ids(groups)
     rows: list[dict[str, Any]] = []
@@ -279,6 +289,7 @@ def film_rows(groups: Groups) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                 "genres": list(next((film.genres for film in facts if film.genres), ())),
                 "synopsis": next((film.synopsis for film in facts if film.synopsis), ""),
                 "video": video,
+                "excluded": guard.reason(ids[name], facts),
             }
         )
     return rows, notes
@@ -352,8 +363,12 @@ def print_summary(record: dict[str, Any], output: Path) -> None:
         if found:
             shown = ", ".join([*list(found)[:5], *(["…"] if len(found) > 5 else [])])
             print(f"{VIDEO_NOTES[kind]}: {len(found):,} ({shown})")
-    for reason, number in record["excluded"].items():
-        print(f"{number:,} films left out: {reason}")
+    guard = record["leak_guard"]
+    if guard["lists"] or guard["require_imdb_id"]:
+        found = ", ".join(f"{number:,} {reason}" for reason, number in guard["excluded"].items())
+        print(f"films excluded from training: {found or 'none'} ({guard['num_listed']:,} listed)")
+    else:
+        print("films excluded from training: none, as no --exclude names films that benchmarks test on")
     known = ", ".join(f"{number:,} with {column.replace('_', ' ')}" for column, number in record["known"].items())
     print(f"{record['num_films']:,} films in {output}: {known}")
     if record["known"]["video"]:

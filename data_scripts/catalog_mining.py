@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from data_scripts.inputs import finished
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.inputs import finished, leak_guard_of
 from data_scripts.metadata_files import text_lines
 from data_scripts.mine_scene_pairs import MiningArguments
 from data_scripts.mining_space import (
@@ -65,14 +64,14 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
     """
     features = ShotFeatures(arguments.features)
     pairs = read_film_pairs(arguments.similar, arguments.sources)
-    guard = arguments.leak_guard()
-    skipped = films_to_skip(pairs, features, guard, arguments)
+    leak_guard = leak_guard_of(finished(arguments.similar, "similar_movies"))
+    skipped = films_to_skip(pairs, features, arguments)
     mined = [pair for pair in pairs if not {pair.movie_id_a, pair.movie_id_b} & skipped.keys()]
     if not mined:
         reasons = Counter(skipped.values())
         raise ValueError(f"{arguments.similar}: none of {len(pairs)} film pairs can be mined: {_listed(reasons)}")
     dataset = FilmDataset(arguments.output, "scene_pairs")
-    miner = Miner(features, arguments, state)
+    miner = Miner(features, arguments, leak_guard, state)
     with exclusive(arguments.output) if state.is_main_process else contextlib.nullcontext():
         if state.is_main_process:
             begin(dataset, miner, mined, similar=pairs)
@@ -87,7 +86,7 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
             dataset.write_film(movie_id, rows, {**facts, "asked": asked[movie_id]})
         state.wait_for_everyone()
         if state.is_main_process:
-            finish(dataset, films, skipped, film_pairs=len(pairs), leak_guard=guard.record())
+            finish(dataset, films, skipped, film_pairs=len(pairs), leak_guard=leak_guard)
 
 
 def begin(dataset: FilmDataset, miner: "Miner", mined: list[FilmPair], similar: list[FilmPair]) -> None:
@@ -117,7 +116,9 @@ class Miner:
         StorageError: the model was trained on features of another encoder.
     """
 
-    def __init__(self, features: ShotFeatures, arguments: MiningArguments, state: PartialState):
+    def __init__(
+        self, features: ShotFeatures, arguments: MiningArguments, leak_guard: Mapping[str, Any], state: PartialState
+    ):
         self.features, self.arguments = features, arguments
         has_gpu = state.device.type == "cuda"  # other accelerators have no float64
         if arguments.device == "cuda" and not has_gpu:
@@ -134,6 +135,8 @@ class Miner:
             "features": features.record["settings"],
             **self.space.settings(arguments.seed),
         }
+        # Statistics of earlier pairs may hold films that are now excluded.
+        self.settings |= {name: leak_guard[name] for name in ("exclude", "require_imdb_id") if leak_guard.get(name)}
         if arguments.model:
             weights = (arguments.model / "model.safetensors").read_bytes()
             self.settings["model"] = hashlib.sha256(weights).hexdigest()[:12]
@@ -212,9 +215,7 @@ def read_film_pairs(folder: Path, sources: Sequence[str] = ()) -> list[FilmPair]
     return [FilmPair(*films, "+".join(sorted(names))) for films, names in sorted(found.items())]
 
 
-def films_to_skip(
-    pairs: Iterable[FilmPair], features: ShotFeatures, guard: LeakGuard, arguments: MiningArguments
-) -> dict[str, str]:
+def films_to_skip(pairs: Iterable[FilmPair], features: ShotFeatures, arguments: MiningArguments) -> dict[str, str]:
     """Films of the pairs that cannot be mined, with the reason.
 
     Raises:
@@ -224,9 +225,7 @@ def films_to_skip(
     listed = None if arguments.films is None else {line.split("#")[0].strip() for line in text_lines(arguments.films)}
     skipped, missing = {}, []
     for movie_id in sorted({film for pair in pairs for film in pair[:2]}):
-        if guard.excludes(movie_id):
-            skipped[movie_id] = "excluded by the leak guard"
-        elif listed is not None and movie_id not in listed:
+        if listed is not None and movie_id not in listed:
             skipped[movie_id] = "not listed in --films"
         elif movie_id not in num_shots:
             missing.append(movie_id)

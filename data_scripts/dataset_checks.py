@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_scripts.inputs import candidates_of
 from modeling_m2s.index_m2s import film_rows
 from modeling_m2s.schemas_m2s import SCHEMAS
 from modeling_m2s.storage_m2s import RECORD_NAME, FilmDataset, StorageError, shard_names
@@ -100,28 +101,29 @@ def check_shot_features(dataset: FilmDataset) -> Iterator[str]:
 
 
 def check_similar_movies(dataset: FilmDataset) -> Iterator[str]:
-    """Ranks count from 1 for each film and source; no film is its own neighbor; all films are in the catalog."""
-    catalog = _ids(dataset, "movies")
+    """Ranks count from 1 for each film and source; no film is its own neighbor; the catalog allows all films."""
+    named = candidates_of(dataset)
     for table in _shards(dataset):
         for (movie_id, source), rows in groupby(table.to_pylist(), key=lambda row: (row["movie_id"], row["source"])):
             for rank, row in enumerate(rows, 1):
                 other = row["similar_movie_id"]
+                named |= {movie_id, other}
                 if row["rank"] != rank:
                     yield f"{movie_id}, {source}: rank {row['rank']} where rank {rank} is due"
                 if other == movie_id or not np.isfinite(row["score"]):
                     yield f"{movie_id}, {source}, rank {rank}: similar to {other} with score {row['score']}"
-                for name in {movie_id, other} if catalog else ():
-                    if name not in catalog:
-                        yield f"{movie_id}, {source}, rank {rank}: {name} is not in the movies beside it"
+    yield from _not_allowed(dataset, named)
 
 
 def check_scene_pairs(dataset: FilmDataset) -> Iterator[str]:
-    """The scenes of a pair are from two films and lie within the shots that `shot_features` holds for them."""
+    """The scenes of a pair are from two films that the catalog allows, and lie within the shots in `shot_features`."""
     lengths = _num_shots(dataset, "shot_features")
+    named: set[str] = set()
     for table in _shards(dataset):
         for row in table.to_pylist():
             a, b = ((row[f"movie_id_{side}"], row[f"first_shot_{side}"]) for side in "ab")
             name = f"{a[0]}:{a[1]} and {b[0]}:{b[1]}"
+            named |= {a[0], b[0]}
             if a[0] == b[0] or row["num_shots"] < 1 or not np.isfinite(row["score"]):
                 yield f"{name}: {row['num_shots']} shots with score {row['score']}"
             for movie_id, first in (a, b) if lengths else ():
@@ -129,6 +131,7 @@ def check_scene_pairs(dataset: FilmDataset) -> Iterator[str]:
                     yield f"{name}: {movie_id} is not in the shot_features beside it"
                 elif not 0 <= first <= lengths[movie_id] - row["num_shots"]:
                     yield f"{name}: beyond the {lengths[movie_id]} shots of {movie_id}"
+    yield from _not_allowed(dataset, named)
 
 
 CHECKS: dict[str, Callable[[FilmDataset], Iterator[str]]] = {
@@ -152,9 +155,16 @@ def _beside(dataset: FilmDataset, kind: str) -> FilmDataset | None:
     return other if other.record.get("complete") else None
 
 
-def _ids(dataset: FilmDataset, kind: str) -> set[str]:
-    other = _beside(dataset, kind)
-    return set(other.read(["movie_id"])["movie_id"].to_pylist()) if other else set()
+def _not_allowed(dataset: FilmDataset, movie_ids: set[str]) -> Iterator[str]:
+    """The films that a dataset for training must not name: the catalog beside it lacks or excludes them [4.3]."""
+    if not (movies := _beside(dataset, "movies")):
+        return
+    excluded = {row["movie_id"]: row["excluded"] for row in movies.read(["movie_id", "excluded"]).to_pylist()}
+    for movie_id in sorted(movie_ids):
+        if movie_id not in excluded:
+            yield f"{movie_id} is not in the movies beside it"
+        elif reason := excluded[movie_id]:
+            yield f"{movie_id} is excluded from training by the movies beside it ({reason})"
 
 
 def _num_shots(dataset: FilmDataset, kind: str) -> dict[str, int]:

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
 from data_scripts.film_names import imdb_id
-from data_scripts.inputs import finished
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.inputs import finished, leak_guard_of
 from data_scripts.metadata_files import read_table
 from data_scripts.neighbors import Neighbors, best_neighbors, weighted
 from data_scripts.similar_movies import WATCHED, SimilarMoviesArguments
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
+from modeling_m2s.dataset_cards_m2s import shards_digest
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 from modeling_m2s.video_m2s import fingerprint
 
@@ -68,8 +68,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
         StorageError: the datasets are not finished, or the output was made with other settings.
         OSError: there is no such text encoder.
     """
-    guard = arguments.leak_guard()
-    catalog, counts = read_catalog(arguments, guard)
+    catalog, counts = read_catalog(arguments)
     shown = [movie for name in arguments.show for movie in catalog.find(name)]
     encoder = TextEncoder(arguments.text_encoder) if arguments.text_encoder else None
     settings, inputs = settings_of(arguments, encoder), inputs_of(arguments)
@@ -91,7 +90,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
             counts["sources"][source] = {**facts, **describe(found[source], catalog)}
         # The dataset begins only here, so that a failed run does not block a later one with other settings.
         dataset.begin(settings)
-        dataset.write_all(as_table(found, catalog), inputs=inputs, leak_guard=guard.record(), counts=counts)
+        dataset.write_all(as_table(found, catalog), **inputs, candidates=catalog.movie_ids, counts=counts)
     print_summary(counts, arguments.output)
     for movie in shown:
         print_neighbors(movie, found, catalog)
@@ -99,13 +98,11 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
     return dataset.record
 
 
-def read_catalog(arguments: SimilarMoviesArguments, guard: LeakGuard) -> tuple[Catalog, dict[str, Any]]:
+def read_catalog(arguments: SimilarMoviesArguments) -> tuple[Catalog, dict[str, Any]]:
     """The films that may be similar, and how many films are left out for each reason."""
     rows = finished(arguments.movies, "movies").read().to_pylist()
     counts: dict[str, Any] = {"movies": len(rows)}
-    steps: dict[str, Callable[[dict[str, Any]], bool]] = {
-        "excluded": lambda row: not guard.excludes(row["movie_id"], row["title"], row["year"])
-    }
+    steps: dict[str, Callable[[dict[str, Any]], bool]] = {"excluded": lambda row: not row["excluded"]}
     if arguments.shots:
         filmed = finished(arguments.shots, "shots").films().keys()
         steps["without_shots"] = lambda row: row["movie_id"] in filmed
@@ -139,13 +136,14 @@ def settings_of(arguments: SimilarMoviesArguments, encoder: TextEncoder | None) 
 
 
 def inputs_of(arguments: SimilarMoviesArguments) -> dict[str, Any]:
-    """Facts that identify the inputs."""
-    movies = FilmDataset(arguments.movies, "movies").record
-    inputs: dict[str, Any] = {"movies": {"settings": movies["settings"], "num_films": movies["num_films"]}}
+    """For the record: facts that identify the inputs, and the films that the catalog excludes."""
+    movies = finished(arguments.movies, "movies")
+    catalog = {"num_films": movies.record["num_films"], "digest": shards_digest(movies)}
+    inputs: dict[str, Any] = {"movies": {"settings": movies.record["settings"], **catalog}}
     for name in ("ratings", "links"):
         if path := getattr(arguments, name):
             inputs[name] = {"file": path.name, "fingerprint": fingerprint(path)}
-    return inputs
+    return {"inputs": inputs, "leak_guard": {**leak_guard_of(movies), "catalog": catalog}}
 
 
 def ids_of_ratings(arguments: SimilarMoviesArguments, catalog: Catalog) -> dict[str, int]:

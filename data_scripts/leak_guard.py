@@ -1,93 +1,58 @@
-"""Keep the films that benchmarks test on out of everything that a model is trained on [4.3].
+"""Which films may not be trained on: those that benchmarks test on [4.3].
 
-    >>> guard = LeakGuard.read([Path("lvu_1.0"), Path("movie1K.split.v1.json")], movies=Path("catalog/movies"))
-    >>> kept, excluded = guard.split(movie_ids)
+    >>> guard = LeakGuard.read([Path("lvu_1.0"), Path("movie1K.split.v1.json")])
+    >>> guard.learn("tt0133093", [FilmFacts(title="Matrix, The", year=1999)])
+    >>> guard.reason("the-matrix-2000", [FilmFacts(title="The Matrix", year=2000)])
+    'by title and year'
+
+`make_catalog` asks once for every film and marks those with a reason. Later stages read the mark.
 
 The paper drops films whose IMDb id is in a benchmark's validation or test set. In addition (ours), a film without IMDb
-id is compared by title and year with those excluded films whose titles the catalog or metadata give. Years may differ
-by one, and a film without year is excluded by its title alone, because losing a film is better than a leak. A film
-under another title is not recognized; `require_imdb_id` excludes all films without IMDb id.
+id is compared by title and year with those listed films whose titles the catalog's sources tell. Years may differ by
+one, and a film without year is excluded by its title alone, because losing a film is better than a leak. A film under
+another title is not recognized; `require_imdb_id` excludes all films without IMDb id.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
 from data_scripts.formats.movienet_labels import film_ids_by_part
-from data_scripts.inputs import finished
-from data_scripts.metadata_files import MetadataError, read_metadata, text_lines
+from data_scripts.metadata_files import FilmFacts, MetadataError, text_lines
 
 # Every table of LVU is separated by single spaces and ends in these columns.
 LVU_COLUMNS = ["youtube_id", "imdb_id"]
-Title = tuple[str, int | None]
-
-
-@dataclass(kw_only=True)
-class LeakGuardArguments:
-    """Which films a stage leaves out."""
-
-    exclude: list[Path] = field(
-        default_factory=list,
-        metadata={"help": "label files of benchmarks, or lists of IMDb ids, whose films are left out"},
-    )
-    movies: Path | None = field(
-        default=None, metadata={"help": "the movies dataset: titles, to find films to exclude without IMDb id by"}
-    )
-    require_imdb_id: bool = field(
-        default=False,
-        metadata={"help": "leave out films without IMDb id, which --exclude knows by title and year only"},
-    )
-
-    def leak_guard(self) -> "LeakGuard":
-        """See `LeakGuard.read`."""
-        return LeakGuard.read(self.exclude, self.movies, require_imdb_id=self.require_imdb_id)
 
 
 class LeakGuard:
-    """Which films may not be trained on.
+    """Decides which films are excluded from training.
 
     Args:
-        lists: IMDb ids by the file that excludes them.
-        titles: title keys and years by film id, for the films to check and for the films on the lists.
+        lists: IMDb ids by the file that lists them.
         require_imdb_id: exclude every film without IMDb id.
     """
 
-    def __init__(
-        self, lists: dict[str, set[str]], titles: dict[str, set[Title]] | None = None, require_imdb_id: bool = False
-    ):
+    def __init__(self, lists: dict[str, set[str]], require_imdb_id: bool = False):
         self.lists = lists
         self.require_imdb_id = require_imdb_id
         self.ids = set().union(*lists.values())
-        self._titles = titles or {}
-        self._excluded_years: dict[str, set[int | None]] = defaultdict(set)
-        for movie_id in self.ids & self._titles.keys():
-            for title, year in self._titles[movie_id]:
-                self._excluded_years[title].add(year)
-        self._found: dict[str, str] = {}
+        self._with_title: set[str] = set()
+        self._years: dict[str, set[int | None]] = defaultdict(set)  # of listed films, by title
 
     @classmethod
-    def read(
-        cls,
-        paths: Sequence[Path],
-        movies: Path | None = None,
-        metadata: Sequence[Path] = (),
-        require_imdb_id: bool = False,
-    ) -> "LeakGuard":
+    def read(cls, paths: Sequence[Path], require_imdb_id: bool = False) -> "LeakGuard":
         """A guard from benchmarks' own files.
 
         Args:
             paths: LVU's folder, or a folder or file in it; MovieNet's split files; text files with one IMDb id per
                 line, with or without `tt`, and comments after `#`. Benchmarks' folders and MovieNet's files give the
                 films of val and test.
-            movies: the catalog's `movies` dataset, for titles.
-            metadata: further files with titles of excluded films, in the formats that `make_catalog` reads.
 
         Raises:
             MetadataError: a list that cannot be read, or holds no film.
-            StorageError: `movies` is no finished dataset.
         """
         lists: dict[str, set[str]] = {}
         for path in paths:
@@ -96,55 +61,52 @@ class LeakGuard:
                 lists[str(file)] = set(_read_ids(file))
                 if not lists[str(file)]:
                     raise MetadataError(f"{file}: excludes no film")
-        titles: dict[str, set[Title]] = defaultdict(set)
-        if movies is not None:
-            for row in finished(movies, "movies").read(["movie_id", "title", "year"]).to_pylist():
-                titles[row["movie_id"]].add((title_key(row["title"]), row["year"] or None))
-        for source in read_metadata(metadata):
-            for film in source.films:
-                if film.movie_id and film.title:
-                    named = {(title_key(title), film.year) for title in (film.title, *film.other_titles)}
-                    titles[film.movie_id] |= named
-        return cls(lists, dict(titles), require_imdb_id)
+        return cls(lists, require_imdb_id)
 
-    def excludes(self, movie_id: str, title: str = "", year: int | None = None) -> bool:
-        """Whether a film must be left out. `title` and `year` add to what the catalog knows of it."""
-        reason = self._reason(movie_id, title, year)
-        if reason:
-            self._found[movie_id] = reason
-        return bool(reason)
+    @property
+    def digest(self) -> str | None:
+        """A short text that changes with the listed films; None if there is no list."""
+        if not self.ids:
+            return None
+        return f"{len(self.ids)} films, {hashlib.sha256(' '.join(sorted(self.ids)).encode()).hexdigest()[:12]}"
 
-    def split(self, movie_ids: Iterable[str]) -> tuple[list[str], list[str]]:
-        """The films that may be trained on, and those that may not, each in the order given."""
-        kept: list[str] = []
-        excluded: list[str] = []
-        for movie_id in movie_ids:
-            (excluded if self.excludes(movie_id) else kept).append(movie_id)
-        return kept, excluded
+    def learn(self, movie_id: str | None, facts: Iterable[FilmFacts]) -> None:
+        """Remember the titles and years of a film, if it is listed."""
+        if movie_id in self.ids:
+            for title, year in _titles(facts):
+                self._with_title.add(movie_id)
+                self._years[title].add(year)
 
-    def record(self) -> dict[str, Any]:
+    def reason(self, movie_id: str, facts: Iterable[FilmFacts]) -> str:
+        """Why a film is excluded, by its id, else by its titles and years; empty if it may be trained on."""
+        if is_imdb_id(movie_id):
+            return "by id" if movie_id in self.ids else ""
+        if self.require_imdb_id:
+            return "without IMDb id"
+        for title, year in _titles(facts):
+            for listed_year in self._years.get(title, ()):
+                if year is None or listed_year is None or abs(year - listed_year) <= 1:
+                    return "by title and year"
+        return ""
+
+    def record(self, reasons: Iterable[str]) -> dict[str, Any]:
         """For m2s.json: the number of films on each list, and how many films were excluded for each reason."""
         return {
             "lists": {name: len(ids) for name, ids in self.lists.items()},
             "num_listed": len(self.ids),
-            "num_listed_with_title": len(self.ids & self._titles.keys()),
+            "num_listed_with_title": len(self._with_title),
             "require_imdb_id": self.require_imdb_id,
-            "excluded": dict(sorted(Counter(self._found.values()).items())),
+            "exclude": self.digest,
+            "excluded": dict(sorted(Counter(reason for reason in reasons if reason).items())),
         }
 
-    def _reason(self, movie_id: str, title: str, year: int | None) -> str | None:
-        if is_imdb_id(movie_id):
-            return "by id" if movie_id in self.ids else None
-        if self.require_imdb_id:
-            return "without IMDb id"
-        titles = set(self._titles.get(movie_id, ()))
-        if title:
-            titles.add((title_key(title), year or None))
-        for key, known_year in titles:
-            for excluded_year in self._excluded_years.get(key, ()):
-                if known_year is None or excluded_year is None or abs(known_year - excluded_year) <= 1:
-                    return "by title and year"
-        return None
+
+def _titles(facts: Iterable[FilmFacts]) -> set[tuple[str, int | None]]:
+    """Keys of all titles of a film, each with every year that a source gives it; None if no source gives one."""
+    films = list(facts)
+    years = {film.year for film in films if film.year} or {None}
+    titles = {title_key(title) for film in films for title in (film.title, *film.other_titles) if title}
+    return {(title, year) for title in titles for year in years}
 
 
 def _lists_in(folder: Path) -> list[Path]:

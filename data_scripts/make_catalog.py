@@ -2,6 +2,7 @@
 
     python -m data_scripts.make_catalog --videos films --metadata ml-latest-small --output catalog/movies
     python -m data_scripts.make_catalog --videos films --lookup title.basics.tsv.gz plots.csv --output catalog/movies
+    … --exclude lvu_1.0 movie1K.split.v1.json           benchmarks' films are marked: no training draws from them
 
 Every film of `--videos` and `--metadata` enters the catalog. `--lookup` only fills gaps of these films and adds none,
 so it may be a table of all the films in the world. Formats: data_scripts/metadata_files.py.
@@ -16,6 +17,10 @@ A video is matched by a `tt…` in its name or its folder's name, else by title 
 "Emma.1996.1080p.mkv"), or by a table's `movie_id` that equals its name. A video without a match becomes a film of its
 own under its name. If a film has several files, the catalog has the largest. A summary of what was joined, and how, is
 printed and stored in m2s.json.
+
+The column `excluded` says why a film takes no part in training (`leak_guard.py`), and all later stages obey it. Titles
+of benchmarks' films are taken from all sources, lookups too. Excluding other films takes another folder, because what
+was made from the first may hold them.
 
 The paper's catalog has 30,340 films with co-watch, genre and synopsis [4.1]; the paper does not say how it was made.
 """
@@ -42,8 +47,13 @@ class CatalogArguments:
     year_tolerance: int = field(
         default=0, metadata={"help": "years that sources may differ by, where only one film has the title"}
     )
+    exclude: list[Path] = field(
+        default_factory=list,
+        metadata={"help": "label files of benchmarks, or lists of IMDb ids, whose films take no part in training"},
+    )
     require_imdb_id: bool = field(
-        default=False, metadata={"help": "leave out films without IMDb id, which benchmarks' lists cannot name"}
+        default=False,
+        metadata={"help": "exclude from training all films without IMDb id, which benchmarks' lists cannot name"},
     )
     license: str | None = field(
         default=None,

@@ -15,8 +15,8 @@ Output:
 
 A world of photographs (`world_photographs.py`) has test films, made of pictures that are never used for training.
 films.csv gives a film's part and shots.csv a shot's picture; test_films.txt and training_films.txt in `truth` list ids.
-Give test_films.txt to `--exclude` of similar_movies, train_mil and mine_scene_pairs, and to `--held-out` of
-eval.scene_retrieval. Pictures of such a world do not show events; truth and synopses keep them.
+Give test_films.txt to `--exclude` of make_catalog and to `--held-out` of eval.scene_retrieval. Pictures of such a world
+do not show events; truth and synopses keep them.
 
 A run that was killed continues with the films that are missing. The same settings give the same bytes, with the same
 versions of this package, NumPy, Pillow and PyAV.

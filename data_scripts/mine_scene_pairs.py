@@ -17,20 +17,20 @@ before, or with replaced features, are mined again; the pairs of all others stay
 
 Means, axes and scales (`mining_space.py`) are measured on the films of the first run and stored beside the pairs in
 statistics.safetensors; another folder measures them again. The axes come from LAPACK, whose last bits may differ on
-another processor. Films that `--exclude` or `--films` leaves out give neither pairs nor statistics. Films that
-`train_mil` held out are mined too, unless `--films` leaves them out.
+another processor. Films that `--films` leaves out give neither pairs nor statistics. Films that `train_mil` held out
+are mined too, unless `--films` leaves them out. Films that the catalog excludes from training are not among the similar
+films. If other films are excluded, the pairs need another folder.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_scripts.leak_guard import LeakGuardArguments
 from m2s.commands import run_command
 
 
 @dataclass(kw_only=True)
-class MiningArguments(LeakGuardArguments):
+class MiningArguments:
     """Which films are mined, in which space, and how."""
 
     features: Path = field(metadata={"help": "folder of a shot_features dataset"})

@@ -5,7 +5,8 @@
     … --sources synopsis --text-encoder sentence-transformers/all-MiniLM-L6-v2 --show "Toy Story" Heat
 
 Writes the dataset `similar_movies`, directed pairs of films: by default three per film and source, as in the paper
-[4.1].
+[4.1]. Films that the catalog excludes from training are in no pair. The record lists the films that were drawn from,
+`candidates`, and no later stage takes others.
 
     co_watch    films that the same persons watched next, most often first (the paper's)
     co_rating   films that the same persons rated, whatever the order (ours)
@@ -18,7 +19,6 @@ Writes the dataset `similar_movies`, directed pairs of films: by default three p
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_scripts.leak_guard import LeakGuardArguments
 from m2s.commands import run_command
 
 SOURCES = ("co_rating", "co_watch", "genre", "synopsis")
@@ -29,10 +29,10 @@ POPULARITY_CORRECTION = {"co_watch": 0.0, "co_rating": 0.5}
 
 
 @dataclass(kw_only=True)
-class SimilarMoviesArguments(LeakGuardArguments):
+class SimilarMoviesArguments:
     """Which sources make films similar, and for which films."""
 
-    movies: Path = field(metadata={"help": "the movies dataset"})
+    movies: Path = field(metadata={"help": "the movies dataset, whose excluded films are left out"})
     output: Path = field(metadata={"help": "folder of the similar_movies dataset"})
     sources: list[str] = field(metadata={"help": f"one or more of {', '.join(SOURCES)}"})
     ratings: Path | None = field(

@@ -138,12 +138,10 @@ class ExperimentWorld:
         return self.arguments.momentum_recipe if row.by_momentum else self.arguments.recipe
 
     def prepare(self) -> None:
-        """World, catalog, features, who is held out, and all pairs that are mined without a trained encoder."""
+        """World, features, who is held out, and all pairs that are mined without a trained encoder."""
         self.make_world(self.folder / "world")
         if any(TRAINED[name].keyframes > 1 for name in self.names):
             self.make_world(self.folder / "world_of_keyframes", "--keyframes-per-shot", 3)
-        metadata = ["--metadata", self.folder / "world/metadata"]
-        self.run("data_scripts.make_catalog", *metadata, output=self.folder / "movies")
         shots = ["--shots", self.folder / "world/shots"]
         self.run("data_scripts.extract_features", *shots, output=self.folder / "shot_features")
         self.hold_out()
@@ -186,22 +184,30 @@ class ExperimentWorld:
             count = FilmDataset(self.folder / "pairs/whitened", "scene_pairs").record["num_rows"]
             write_true_pairs(output, read_truth(truth), read_films(self.training), count, self.seed)
             return
-        films, excluded = self.training, self.held_out
+        films, excluded, catalog = self.training, self.held_out, "movies"
         if mined.share < 1:
             films, excluded = self.folder / f"films/{name}.txt", self.folder / f"films/not_{name}.txt"
             self.draw_films(mined.share, films, excluded)
+            catalog = f"movies_{name}"
+        movies = self.catalog(catalog, excluded)
         label = "_".join([*mined.sources, *([name] if mined.share < 1 else [])])
-        similar = self.similar_films(mined.sources, 30, excluded, label)
+        similar = self.similar_films(mined.sources, 30, movies, label)
         if mined.random_films:
             write_random_films(self.folder / "similar/random_films", similar, read_films(films), self.seed)
             similar = self.folder / "similar/random_films"
         words: list[Any] = ["--space", mined.space, *mined.flags]
         if mined.space in ("model", "both"):
-            words += ["--model", self.movie_similarity(mined.sources, excluded, label) / "model"]
+            words += ["--model", self.movie_similarity(mined.sources, movies, label) / "model"]
         inputs = ["--features", features, "--similar", similar, "--films", films, "--seed", self.seed]
         # Films are small: all fit into memory, and many go at a time.
         large = ["--cached-films", self.arguments.num_films, "--batch-pairs", 32]
         self.run("data_scripts.mine_scene_pairs", *inputs, *words, *large, output=output)
+
+    def catalog(self, name: str, excluded: Path) -> Path:
+        """The catalog from which some films are excluded."""
+        words = ["--metadata", self.folder / "world/metadata", "--exclude", excluded]
+        self.run("data_scripts.make_catalog", *words, output=self.folder / name)
+        return self.folder / name
 
     def draw_films(self, share: float, films: Path, excluded: Path) -> None:
         """Write a list of some training films, and one of all other films."""
@@ -212,17 +218,17 @@ class ExperimentWorld:
         write_films(films, [movie_id for movie_id in training if movie_id in chosen])
         write_films(excluded, sorted({*training, *read_films(self.held_out)} - chosen))
 
-    def similar_films(self, sources: tuple[str, ...], top_k: int, excluded: Path, label: str) -> Path:
+    def similar_films(self, sources: tuple[str, ...], top_k: int, movies: Path, label: str) -> Path:
         metadata, output = self.folder / "world/metadata", self.folder / f"similar/{label}_{top_k}"
-        words = ["--movies", self.folder / "movies", "--exclude", excluded, "--sources", *sources]
+        words = ["--movies", movies, "--sources", *sources]
         if "co_watch" in sources:
             words += ["--ratings", metadata / "ratings.csv", "--links", metadata / "links.csv"]
         self.run("data_scripts.similar_movies", *words, "--top-k", top_k, "--seed", self.seed, output=output)
         return output
 
-    def movie_similarity(self, sources: tuple[str, ...], excluded: Path, label: str) -> Path:
+    def movie_similarity(self, sources: tuple[str, ...], movies: Path, label: str) -> Path:
         """The movie-similarity network; it learns more from the nearest films, contrast from more films."""
-        similar, output = self.similar_films(sources, 10, excluded, label), self.folder / f"mil/{label}"
+        similar, output = self.similar_films(sources, 10, movies, label), self.folder / f"mil/{label}"
         inputs = ["--features", self.folder / "shot_features", "--similar", similar, "--seed", self.seed]
         self.run("train.train_mil", self.arguments.mil_recipe, *inputs, "--held-out", 0.2, output=output)
         return output

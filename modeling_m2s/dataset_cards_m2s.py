@@ -39,6 +39,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
             "genres": "genres",
             "synopsis": "synopsis; empty if unknown",
             "video": "video file; empty if there is none",
+            "excluded": "why the film takes no part in training; empty if it may",
         },
     ),
     "shots": (
@@ -128,7 +129,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
 }
 SHOWN_FACTS = ("film_pairs", "film_pairs_mined", "without_keyframe", "damaged", "lost_keyframes", "films_without_video")
 MOST_REASONS = 10  # reasons for leaving out films that a card lists
-TABLES = ("counts", "known", "excluded", "versions", "inputs")
+TABLES = ("counts", "known", "versions", "inputs")
 
 
 def write_dataset_card(folder: Path, repo_id: str | None = None, license: str | None = None) -> Path:

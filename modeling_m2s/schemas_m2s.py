@@ -1,8 +1,13 @@
 """The schema of each dataset: columns and types, the order of rows, the sizes of files."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from datasets import Features, Image, List, Value
 except ImportError as error:
     raise ImportError(f"datasets on disk need more packages: pip install 'movies2scenes[video]' ({error})") from error
@@ -13,17 +18,34 @@ class Schema:
     """A kind of dataset: its columns, how many films go into a shard and how many rows into a row group.
 
     Rows are sorted by the columns `order`, and no two rows are equal in all of them. The first of these columns names
-    the film.
+    the film. `added` gives a value for each column that files of an earlier release lack.
     """
 
     features: Features
     films_per_shard: int
     rows_per_group: int
     order: tuple[str, ...] = ("movie_id",)
+    added: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def film_column(self) -> str:
         return self.order[0]
+
+    def read(self, path: Path, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a Parquet file; columns that it lacks have the value of `added` in every row."""
+        if not self.added:
+            return pq.read_table(path, columns=columns)
+        present = pq.read_schema(path).names
+        table = self.complete(pq.read_table(path, columns=[name for name in columns or present if name in present]))
+        return table.select(columns) if columns else table
+
+    def complete(self, table: pa.Table) -> pa.Table:
+        """A table of any release with all columns of this one."""
+        for name, value in self.added.items():
+            if name not in table.column_names:
+                column = self.features.arrow_schema.field(name)
+                table = table.append_column(column, pa.repeat(pa.scalar(value, column.type), len(table)))
+        return table
 
 
 SCHEMAS = {
@@ -36,10 +58,12 @@ SCHEMAS = {
                 "genres": List(Value("string")),
                 "synopsis": Value("string"),
                 "video": Value("string"),
+                "excluded": Value("string"),
             }
         ),
         films_per_shard=10**6,
         rows_per_group=1024,
+        added={"excluded": ""},
     ),
     "shot_features": Schema(
         Features(

@@ -285,13 +285,13 @@ class FilmDataset:
             for group in range(file.num_row_groups):
                 after = row + file.metadata.row_group(group).num_rows
                 if row < stop and start < after:
-                    table = file.read_row_group(group)
+                    table = self.schema.complete(file.read_row_group(group))
                     yield table.slice(max(0, start - row), min(after, stop) - max(row, start))
                 row = after
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows of a finished dataset, in order."""
-        tables = [pq.read_table(path, columns=columns) for path in self._shard_paths()]
+        tables = [self.schema.read(path, columns) for path in self._shard_paths()]
         return pa.concat_tables(tables) if tables else self.schema.features.arrow_schema.empty_table()
 
     def pack(self, number: int, movie_ids: list[str]) -> None:
@@ -363,7 +363,7 @@ class FilmDataset:
         previous, num_rows, num_films = None, 0, 0
         for path in paths:
             try:
-                films, table = _films_in(path), pq.read_table(path)
+                films, table = _films_in(path), self.schema.read(path)
             except StorageError as error:
                 problems.append(str(error))
                 continue

@@ -52,7 +52,7 @@ def write_features(folder: Path, films: dict[str, np.ndarray], encoder: str = "c
     dataset.write_all(rows)
 
 
-def write_similar(folder: Path, similar: list[tuple[str, str, str]]) -> None:
+def write_similar(folder: Path, similar: list[tuple[str, str, str]], **facts: object) -> None:
     ranks: dict[tuple[str, str], int] = {}
     rows = []
     for movie_id, other, source in sorted(similar, key=lambda row: (row[0], row[2])):
@@ -61,7 +61,7 @@ def write_similar(folder: Path, similar: list[tuple[str, str, str]]) -> None:
         rows.append({"movie_id": movie_id, "similar_movie_id": other, **place})
     dataset = FilmDataset(folder, "similar_movies")
     dataset.begin({})
-    dataset.write_all(rows)
+    dataset.write_all(rows, **facts)
 
 
 def write_catalog(folder: Path, films: dict[str, np.ndarray]) -> None:

@@ -85,11 +85,12 @@ def mil(tmp_path_factory) -> Path:
     """One step of movie similarity, with a benchmark's films left out."""
     folder = tmp_path_factory.mktemp("mil")
     write_features(folder / "shot_features", theme_features())
-    write_similar(folder / "similar_movies", same_theme())
-    (folder / "lvu").mkdir()
-    (folder / "lvu/test.txt").write_text("tt1000004\ntt0000001\n")
+    catalog = {"num_films": 31, "digest": "0123456789abcdef"}
+    guard = {"lists": {f"{folder}/lvu/test.txt": 2}, "num_listed": 2, "excluded": {"by id": 1}, "catalog": catalog}
+    allowed = sorted(theme_features().keys() - {"tt1000004"})
+    write_similar(folder / "similar_movies", same_theme(), candidates=allowed, leak_guard=guard)
     words = {"features": folder / "shot_features", "similar": folder / "similar_movies", "output": folder / "mil"}
-    words |= {"epochs": 1, "held_out": 0.3, "exclude": folder / "lvu/test.txt", **SIZES}
+    words |= {"epochs": 1, "held_out": 0.3, **SIZES}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")
         train_mil([str(word) for name, value in words.items() for word in (f"--{name}", value)])
@@ -217,7 +218,7 @@ def test_a_hostile_film_stays_text_on_a_datasets_card(tmp_path):
         assert header(card) == {"pretty_name": "someone/films", "tags": ["movies2scenes", "movies"]}
         body = card.split("\n---\n", 1)[1]
         rows = [line for line in body.splitlines() if line.startswith("| ")]
-        assert {line.count("|") - line.count(r"\|") for line in rows} == {5} and len(rows) == 7
+        assert {line.count("|") - line.count(r"\|") for line in rows} == {5} and len(rows) == 8
         shown = html.unescape(re.sub(r"\\(.)", r"\1", rows[2].split(" | ")[3].removesuffix(" |")))
         assert shown == on_one_line(text)
         outside = re.sub(r"(?ms)^```\w*$.*?^```$", "", body)
@@ -372,7 +373,7 @@ def test_a_dataset_card_counts_what_was_left_out(tmp_path):
     folder = tmp_path / "scene_pairs"
     write_pairs(folder)
     content = json.loads((folder / "m2s.json").read_text())
-    failed = {f"tt{n}": "fewer than 9 shots" for n in range(3)} | {"tt9": "excluded by the leak guard"}
+    failed = {f"tt{n}": "fewer than 9 shots" for n in range(3)} | {"tt9": "not listed in --films"}
     guard = {"lists": {"/data/lvu_1.0/scene/test.csv": 7}, "num_listed": 7, "excluded": {"by id": 1}}
     (folder / "m2s.json").write_text(json.dumps({**content, "failed": failed, "leak_guard": guard, "film_pairs": 12}))
     generate([str(folder)])
@@ -383,9 +384,9 @@ def test_a_dataset_card_counts_what_was_left_out(tmp_path):
         f"39 rows of {films} films; a row is two scenes of similar films. Made by `data_scripts.mine_scene_pairs`.",
         "- film pairs: 12",
         "- 3 films left out: fewer than 9 shots",
-        "- 1 films left out: excluded by the leak guard",
+        "- 1 films left out: not listed in --films",
         "scene/test.csv (7);",
-        "1 found by id and left out.",
+        "1 found by id and kept out of training.",
         'space: "features"',
     ):
         assert line in card.splitlines(), line

@@ -1,6 +1,8 @@
 """Every kind of dataset is checked as it was made, and each fault is named in one line."""
 
 import io
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +94,7 @@ FAULTS = {
     "gap": ("similar_movies", [similar("tt1", "tt2", 1), similar("tt1", "tt3", 3)], "rank 3 where rank 2 is due"),
     "itself": ("similar_movies", [similar("tt1", "tt1", 1)], "tt1, genre, rank 1: similar to tt1"),
     "score": ("similar_movies", [similar("tt1", "tt2", 1, score=float("nan"))], "similar to tt2 with score nan"),
-    "stranger": ("similar_movies", [similar("tt1", "tt9", 1)], "rank 1: tt9 is not in the movies beside it"),
+    "stranger": ("similar_movies", [similar("tt1", "tt9", 1)], "tt9 is not in the movies beside it"),
     "beyond": ("scene_pairs", [pair("tt1", "tt2", 4)], "tt1:4 and tt2:0: beyond the 12 shots of tt1"),
     "negative": ("scene_pairs", [pair("tt1", "tt2", 0, -1)], "tt1:0 and tt2:-1: beyond the 9 shots of tt2"),
     "unknown": ("scene_pairs", [pair("tt1", "tt9")], "tt1:0 and tt9:0: tt9 is not in the shot_features beside it"),
@@ -106,11 +108,28 @@ FAULTS = {
 def test_faults_are_named(fault, catalog, capsys):
     kind, rows, words = FAULTS[fault]
     folder = write(catalog, kind, rows)
+    if fault == "unknown":
+        shutil.rmtree(catalog / "movies")  # it would name the fault a second time
     with pytest.raises(SystemExit) as raised:
         main(["--folders", str(folder)])
     said = capsys.readouterr().out.splitlines()
     assert raised.value.code == 1
     assert len(said) == 1 and said[0].startswith(f"{folder}") and words in said[0]
+
+
+def test_films_that_the_catalog_excludes_are_named(catalog):
+    film = {"title": "", "year": 0, "genres": [], "synopsis": "", "video": ""}
+    reasons = {"tt1": "", "tt2": "by id", "tt3": "by title and year", "tt4": "by id"}
+    write(catalog, "movies", [{**film, "movie_id": name, "excluded": reason} for name, reason in reasons.items()])
+    similar_movies, scene_pairs = catalog / "similar_movies", catalog / "scene_pairs"
+    excluded = "is excluded from training by the movies beside it"
+    of_rows = [f"tt2 {excluded} (by id)", f"tt3 {excluded} (by title and year)"]
+    assert check_folder(similar_movies) == [f"{similar_movies}: {problem}" for problem in of_rows]
+    assert check_folder(scene_pairs) == [f"{scene_pairs}: {of_rows[0]}"]
+    record = json.loads((similar_movies / "m2s.json").read_text())
+    write_json(similar_movies / "m2s.json", {**record, "candidates": ["tt1", "tt4", "tt5"]})
+    found = [*of_rows, f"tt4 {excluded} (by id)", "tt5 is not in the movies beside it"]
+    assert check_folder(similar_movies) == [f"{similar_movies}: {problem}" for problem in found]
 
 
 SHOT_FAULTS = {

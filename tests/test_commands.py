@@ -473,12 +473,8 @@ print(json.dumps(found))
 """
 
 
-# They inherit the flags of data_scripts.leak_guard.
-SLOW_HELP = {"data_scripts.mine_scene_pairs", "data_scripts.similar_movies", "train.train_mil"}
-
-
 def test_help_loads_nothing_that_takes_seconds():
-    quick = [name for name in COMMANDS if not name.startswith("benchmarks.") and name not in SLOW_HELP]
+    quick = [name for name in COMMANDS if not name.startswith("benchmarks.")]
     names = ["m2s.main", *quick]
     done = subprocess.run([sys.executable, "-c", HELP, *names], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {name: [] for name in names}

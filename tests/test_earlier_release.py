@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+from test_train_mil import SIZES
 
 from data_scripts.check import main as check
 from data_scripts.detect_shots import main as detect_shots
@@ -21,6 +22,7 @@ from data_scripts.similar_movies import main as similar_movies
 from m2s.main import main as m2s
 from modeling_m2s import M2SMovieSimilarityModel, M2SSceneModel
 from modeling_m2s.storage_m2s import FilmDataset
+from train.train_mil import main as train_mil
 
 OLD = Path(__file__).parent / "fixtures/release_4ac07e5"
 NEW_FILM = "tt9000005"
@@ -69,6 +71,36 @@ def test_a_catalog_grows_by_a_film(release, capsys):
     pairs = FilmDataset(release / "scene_pairs", "scene_pairs").read()
     assert pairs == FilmDataset(release / "fresh", "scene_pairs").read() and len(pairs)
     check([str(release / name) for name in ("movies", "shots", "shot_features", "scene_pairs")])
+
+
+def test_nothing_is_excluded_from_an_earlier_catalog(release):
+    rows = FilmDataset(release / "movies", "movies").read().to_pylist()
+    assert len(rows) == 6 and {row["excluded"] for row in rows} == {""}
+    check([f"{release}/movies"])
+    similar_movies(["--movies", f"{release}/movies", "--sources", "synopsis", "--output", f"{release}/similar"])
+    record = FilmDataset(release / "similar", "similar_movies").record
+    assert record["candidates"] == [row["movie_id"] for row in rows]
+    assert record["leak_guard"]["lists"] == {} and record["leak_guard"]["catalog"]["num_films"] == 6
+
+
+def test_an_earlier_catalog_excludes_films_in_another_folder(release, capsys):
+    (release / "listed.txt").write_text("tt9000001\n")
+    words = ["--metadata", f"{release}/metadata", "--exclude", f"{release}/listed.txt", "--output"]
+    with pytest.raises(SystemExit, match="exclude is None there, '1 films, "):
+        make_catalog([*words, f"{release}/movies"])
+    make_catalog([*words, f"{release}/guarded"])
+    rows = FilmDataset(release / "guarded", "movies").read(["movie_id", "excluded"]).to_pylist()
+    assert [row["movie_id"] for row in rows if row["excluded"]] == ["tt9000001"]
+
+
+def test_movie_similarity_is_learned_from_earlier_similar_films(release):
+    similar = FilmDataset(release / "similar_movies", "similar_movies")
+    inputs = ["--features", f"{release}/shot_features", "--similar", str(similar.folder), "--held-out", "0"]
+    sizes = [word for name in SIZES for word in (f"--{name}", str(SIZES[name]))]
+    train_mil([*inputs, *sizes, "--epochs", "1", "--log-steps", "1", "--output", f"{release}/new_mil"])
+    trained = (release / "new_mil/training_films.txt").read_text().split()
+    table = similar.read(["movie_id", "similar_movie_id"]).to_pydict()
+    assert set(trained) == {*table["movie_id"], *table["similar_movie_id"]}
 
 
 def test_networks_load_and_pairs_are_mined_with_one(release):

@@ -438,6 +438,9 @@ def test_held_out_films_take_part_in_nothing(tmp_path, world):
     experiment.draw_films(0.5, tmp_path / "films/half.txt", tmp_path / "films/not_half.txt")
     half, rest = (set((tmp_path / f"films/{name}.txt").read_text().split()) for name in ("half", "not_half"))
     assert len(half) == 4 and half < set(training) and rest == {*held_out, *training} - half
+    movies = experiment.catalog("movies_half", tmp_path / "films/not_half.txt")
+    rows = FilmDataset(movies, "movies").read(["movie_id", "excluded"]).to_pylist()
+    assert {row["movie_id"] for row in rows if not row["excluded"]} == half and len(rows) == 10
 
 
 def photographs(folder: Path) -> Path:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_scripts.leak_guard import LeakGuard
-from data_scripts.metadata_files import MetadataError
-from modeling_m2s.storage_m2s import FilmDataset, StorageError
+from data_scripts.metadata_files import FilmFacts, MetadataError
 
 LVU_CSV = "class_id class_name youtube_id imdb_id\n0 office 3D2hC2C_Wpw tt0000001\n1 \\N -ddWKqI1 tt0000002\n"
 
@@ -17,27 +16,6 @@ def write(path: Path, content: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     return path
-
-
-@pytest.fixture
-def movies(tmp_path) -> Path:
-    """A catalog with films that are on the list, are not, and have no id."""
-    films = [
-        ("big-film-1998", "Big Film, The", 1998),
-        ("big-film-2005", "The Big Film", 2005),
-        ("other-1999", "Other", 1999),
-        ("the-big-film", "the big film!", 0),
-        ("tt0000001", "The Big Film", 1999),
-        ("tt0000005", "The Big Film", 1999),
-    ]
-    rows = [
-        {"movie_id": movie_id, "title": title, "year": year, "genres": [], "synopsis": "", "video": ""}
-        for movie_id, title, year in films
-    ]
-    dataset = FilmDataset(tmp_path / "movies", "movies")
-    dataset.begin({})
-    dataset.write_all(rows)
-    return tmp_path / "movies"
 
 
 def test_lvu_excludes_val_and_test_of_every_task(tmp_path):
@@ -80,56 +58,89 @@ def test_lists_that_cannot_be_read(tmp_path, content, message):
         LeakGuard.read([write(tmp_path / "list", content)])
 
 
-def test_folders_without_lists_or_a_catalog_are_refused(tmp_path):
+def test_folders_without_lists_and_absent_files_are_refused(tmp_path):
     write(tmp_path / "train.csv", LVU_CSV)
     with pytest.raises(MetadataError, match=r"holds none of val\.csv, test\.csv"):
         LeakGuard.read([tmp_path])
-    with pytest.raises(StorageError, match=r"no finished movies dataset"):
-        LeakGuard.read([tmp_path / "train.csv"], movies=tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match=r"absent\.csv"):
+        LeakGuard.read([tmp_path / "absent.csv"])
 
 
-def test_films_without_id_are_known_by_title_and_year(tmp_path, movies):
-    path = write(tmp_path / "ids.txt", "tt0000001\ntt0000009\n")
-    guard = LeakGuard.read([path], movies=movies)
-    names = FilmDataset(movies, "movies").read(["movie_id"])["movie_id"].to_pylist()
-    assert guard.split(names) == (
-        ["big-film-2005", "other-1999", "tt0000005"],
-        ["big-film-1998", "the-big-film", "tt0000001"],
-    )
-    assert guard.split(["tt0000001"]) == ([], ["tt0000001"])
-    assert guard.record() == {
-        "lists": {str(path): 2},
+@pytest.fixture
+def guard(tmp_path) -> LeakGuard:
+    """Two listed films, of which the sources know one under two titles, and a film that is not listed."""
+    guard = LeakGuard.read([write(tmp_path / "ids.txt", "tt0000001\ntt0000009\n")])
+    big = FilmFacts(title="The Big Film", year=1999)
+    guard.learn("tt0000001", [big, FilmFacts(title="Big, The", other_titles=("Grande & Co",))])
+    guard.learn("tt0000005", [FilmFacts(title="Other", year=1999)])
+    return guard
+
+
+@pytest.mark.parametrize(
+    ("movie_id", "title", "year", "reason"),
+    [
+        ("tt0000001", "Anything", 1950, "by id"),
+        ("tt0000009", "", None, "by id"),
+        ("tt0000005", "The Big Film", 1999, ""),  # another film of that name, as its id says
+        ("big-film-1998", "Big Film, The", 1998, "by title and year"),
+        ("big-film-2000", "THE BIG FILM!", 2000, "by title and year"),
+        ("big-film-2001", "The Big Film", 2001, ""),
+        ("big-film", "the big film", None, "by title and year"),
+        ("grande", "Grande and Co.", 1999, "by title and year"),
+        ("big", "The Big", 1998, "by title and year"),
+        ("other-1999", "Other", 1999, ""),  # not on the list
+        ("nameless", "", 1999, ""),
+    ],
+)
+def test_films_without_id_are_known_by_title_and_year(guard, movie_id, title, year, reason):
+    assert guard.reason(movie_id, [FilmFacts(title=title, year=year)]) == reason
+
+
+def test_all_titles_and_years_of_a_film_count(guard):
+    told = [FilmFacts(title="Kite", year=1990), FilmFacts(other_titles=("The Big Film",)), FilmFacts(year=2000)]
+    assert guard.reason("kite", told) == "by title and year"
+    assert guard.reason("kite", told[:2]) == ""
+
+
+def test_a_listed_film_of_unknown_year_is_known_by_its_title(guard):
+    guard.learn("tt0000009", iter([FilmFacts(title="Ageless")]))
+    assert guard.reason("ageless-1920", [FilmFacts(title="Ageless", year=1920)]) == "by title and year"
+
+
+def test_the_record_counts_films_by_reason(guard, tmp_path):
+    assert guard.record(["", "by title and year", "by id", "", "by title and year"]) == {
+        "lists": {str(tmp_path / "ids.txt"): 2},
         "num_listed": 2,
         "num_listed_with_title": 1,
         "require_imdb_id": False,
+        "exclude": guard.digest,
         "excluded": {"by id": 1, "by title and year": 2},
     }
-    without_catalog = LeakGuard.read([path])
-    assert without_catalog.split(names)[1] == ["tt0000001"]
 
 
-def test_metadata_tells_titles_of_films_that_the_catalog_lacks(tmp_path):
-    ids = write(tmp_path / "ids.txt", "tt0000007\n")
-    titles = write(tmp_path / "movies.csv", "imdbid,title,year\ntt0000007,Big & Small,1990.0\ntt0000008,Else,1990.0\n")
-    write(tmp_path / "ml/movies.csv", "movieId,title,genres\n1,Large (a.k.a. Grande) (1990),Drama\n")
-    write(tmp_path / "ml/links.csv", "movieId,imdbId,tmdbId\n1,0000007,\n")
-    guard = LeakGuard.read([ids], metadata=[titles, tmp_path / "ml"])
-    assert guard.excludes("grande-1990", "Grande", 1990)
-    assert guard.excludes("big-and-small", "Big and Small", 1991)
-    assert not guard.excludes("big-and-small-1992", "Big and Small", 1992)
-    assert not guard.excludes("else-1990", "Else", 1990)
-    assert not guard.excludes("tt0000077", "Big and Small", 1990)
+def test_the_digest_tells_lists_apart(tmp_path):
+    lists = [write(tmp_path / str(n), content) for n, content in enumerate(("1\n2\n", "2\n1\n1\n", "1\n3\n"))]
+    first, same, other = (LeakGuard.read([path]).digest for path in lists)
+    assert first == same != other and first.startswith("2 films, ")
+    assert LeakGuard.read([]).digest is None
 
 
-def test_films_without_id_can_all_be_excluded(tmp_path, movies):
-    guard = LeakGuard.read([write(tmp_path / "ids.txt", "1\n")], movies=movies, require_imdb_id=True)
-    assert guard.split(["other-1999", "tt0000005", "unheard-of"]) == (["tt0000005"], ["other-1999", "unheard-of"])
-    assert guard.record()["excluded"] == {"without IMDb id": 2}
+def test_films_without_id_can_all_be_excluded(tmp_path):
+    guard = LeakGuard.read([write(tmp_path / "ids.txt", "1\n")], require_imdb_id=True)
+    assert [guard.reason(movie_id, []) for movie_id in ("other-1999", "tt0000005", "tt0000001")] == [
+        "without IMDb id",
+        "",
+        "by id",
+    ]
 
 
-def test_no_list_excludes_nothing(movies):
-    guard = LeakGuard.read([], movies=movies)
-    assert guard.split(["tt0000001", "other-1999"]) == (["tt0000001", "other-1999"], [])
+def test_no_list_excludes_nothing():
+    guard = LeakGuard.read([])
+    guard.learn("tt0000001", [FilmFacts(title="The Big Film")])
+    assert [guard.reason(movie_id, [FilmFacts(title="The Big Film")]) for movie_id in ("tt0000001", "big-film")] == [
+        "",
+        "",
+    ]
 
 
 def test_the_benchmarks_own_files(assets, tmp_path):

@@ -11,7 +11,7 @@ from datasets import load_dataset
 from data_scripts.catalog import make_catalog, video_facts
 from data_scripts.make_catalog import CatalogArguments, main
 from data_scripts.make_film_world import main as make_film_world
-from modeling_m2s.storage_m2s import FilmDataset
+from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 MOVIELENS = {
     "links.csv": "movieId,imdbId,tmdbId\r\n1,0116191,1\r\n2,0118308,2\r\n3,0114709,862\r\n4,0075860,840\r\n",
@@ -86,6 +86,7 @@ def test_the_first_source_wins_also_where_the_second_has_the_id(sources):
         "genres": ["Animation"],
         "synopsis": "Toys live.",
         "video": "",
+        "excluded": "",
     }
 
 
@@ -245,11 +246,56 @@ def test_a_catalog_that_is_being_rewritten_is_not_finished(sources, monkeypatch)
     assert not FilmDataset(sources / "catalog/movies", "movies").record["complete"]
 
 
-def test_films_without_imdb_id_can_be_left_out(sources):
+def excluded(films: dict[str, dict]) -> dict[str, str]:
+    return {movie_id: row["excluded"] for movie_id, row in films.items() if row["excluded"]}
+
+
+def test_films_of_benchmarks_are_marked(sources):
+    """By id; without id by title and year, also where only a lookup tells the title of the listed film."""
+    own = "title,year,movie_id\nThird kind,1978,my_copy\nKite,2014,kite\nEmma,1999,emma_1999\n"
+    own = write(sources / "own.csv", own)
+    titles = "tconst\ttitleType\tprimaryTitle\tstartYear\tgenres\n"
+    titles += "tt1972663\tmovie\tKite\t2013\tAction\ntt1972664\tmovie\tEmma\t2000\tDrama\n"
+    lookup = write(sources / "title.basics.tsv", titles)
+    listed = write(sources / "listed.txt", "0114709\ntt0075860\ntt1972663\ntt7777777\n")
+    own_arguments = {"metadata": [sources / "ml", own], "lookup": [lookup]}
+    films, record = catalog(sources, **own_arguments, exclude=[listed])
+    by_title = {"kite": "by title and year", "my_copy": "by title and year"}
+    assert excluded(films) == {**by_title, "tt0075860": "by id", "tt0114709": "by id"}
+    assert record["leak_guard"] == {
+        "lists": {str(listed): 4},
+        "num_listed": 4,
+        "num_listed_with_title": 3,
+        "require_imdb_id": False,
+        "exclude": record["settings"]["exclude"],
+        "excluded": {"by id": 2, "by title and year": 2},
+    }
+    unmarked = make_catalog(CatalogArguments(output=sources / "unmarked", **own_arguments))
+    rows = FilmDataset(sources / "unmarked", "movies").read().to_pylist()
+    assert rows == [{**row, "excluded": ""} for row in films.values()]  # nothing else of a film changes
+    assert unmarked["sources"] == record["sources"] and unmarked["leak_guard"]["lists"] == {}
+
+
+def test_films_without_imdb_id_can_all_be_marked(sources):
     films, record = catalog(sources, metadata=[sources / "ml", sources / "wiki.json"], require_imdb_id=True)
-    assert len(films) == 4 and record["excluded"] == {"without IMDb id": 2}
-    with pytest.raises(ValueError, match=r"no film is left .*'without IMDb id': 4"):
-        make_catalog(CatalogArguments(output=sources / "none", metadata=[sources / "wiki.json"], require_imdb_id=True))
+    assert excluded(films) == dict.fromkeys(["emma-1996", "sintel-and-co-2010"], "without IMDb id")
+    assert len(films) == 6 and record["leak_guard"]["excluded"] == {"without IMDb id": 2}
+
+
+def test_other_films_are_excluded_in_another_folder(sources):
+    """A list that is forgotten or changed on the second run is refused; the same films in another file are not."""
+    listed = write(sources / "listed.txt", "0114709\n")
+    films, _ = catalog(sources, metadata=[sources / "ml"], exclude=[listed])
+    for lists in ([], [write(sources / "longer.txt", "0114709\n0075860\n")]):
+        with pytest.raises(StorageError, match=r"made with other settings: exclude is '1 films, \w+' there"):
+            catalog(sources, metadata=[sources / "ml"], exclude=lists)
+    moved = write(sources / "moved.txt", "# the same\ntt0114709\n")
+    assert catalog(sources, metadata=[sources / "ml"], exclude=[moved])[0] == films
+
+
+def test_a_source_without_films_makes_no_catalog(sources):
+    with pytest.raises(ValueError, match=r"no film for the catalog"):
+        make_catalog(CatalogArguments(output=sources / "none", metadata=[write(sources / "own.csv", "title,year\n")]))
 
 
 def test_the_same_sources_give_the_same_bytes(sources):
@@ -272,9 +318,13 @@ def test_the_command_says_what_it_did_and_what_is_next(sources, capsys):
     assert f"under their own names: 1 ({sources / 'films/clip.mp4'})\n" in printed
     assert f"5 films in {output}: 4 with imdb id, 5 with title, 4 with year, 3 with genres, 0 with synopsis" in printed
     assert f"detect_shots --movies {output} --output {sources / 'catalog/shots'}" in printed
+    assert "films excluded from training: none, as no --exclude names films" in printed
     assert load_dataset(str(output), split="train")["movie_id"][0] == "clip"
     with pytest.raises(SystemExit, match=r"data_scripts.make_catalog: error: .*year_tolerance is 0 there, 1 now"):
         main([*command, "--year_tolerance", "1"])
+    listed = write(sources / "listed.txt", "0114709\n1\n")
+    main([*command[:-1], str(sources / "guarded"), "--exclude", str(listed)])
+    assert "films excluded from training: 1 by id (2 listed)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -285,6 +335,8 @@ def test_the_command_says_what_it_did_and_what_is_next(sources, capsys):
         (["--metadata", "absent.csv"], r"absent\.csv"),
         (["--metadata", "broken.csv"], r"broken\.csv, line 2: a quote that opens in this row is not closed"),
         (["--metadata", "ml", "--year_tolerance", "9"], r"year_tolerance=9 is not 0, 1 or 2"),
+        (["--metadata", "ml", "--exclude", "nobody.txt"], r"nobody\.txt"),
+        (["--metadata", "ml", "--exclude", "wiki.json"], r"wiki\.json, line 1: .* is no IMDb id"),
     ],
 )
 def test_bad_input_ends_in_one_line(sources, monkeypatch, flags, message):

@@ -177,8 +177,8 @@ def test_films_that_cannot_be_mined_are_counted_and_said(catalog, films, capsys)
     films["tt0000002"] = films["tt0000002"][:8]
     films["tt0000004"][::5] = 0
     write_features(catalog / "shot_features", films)
-    (catalog / "listed.txt").write_text("tt0000007\n")
-    main(flags(catalog, "pairs", "--exclude", str(catalog / "listed.txt")))
+    (catalog / "listed.txt").write_text("".join(f"{name}\n" for name in films if name != "tt0000007"))
+    main(flags(catalog, "pairs", "--films", str(catalog / "listed.txt")))
     mined = {(row["movie_id_a"], row["movie_id_b"]) for row in rows(catalog, "pairs")}
     assert mined == PAIRS.keys() - {
         ("tt0000001", "tt0000002"),
@@ -189,24 +189,38 @@ def test_films_that_cannot_be_mined_are_counted_and_said(catalog, films, capsys)
     assert record["failed"] == {
         "tt0000002": "fewer than 9 shots",
         "tt0000004": "no 9 neighboring shots with keyframes",
-        "tt0000007": "excluded by the leak guard",
+        "tt0000007": "not listed in --films",
     }
     assert (record["film_pairs"], record["film_pairs_mined"]) == (6, 3)
-    assert record["leak_guard"]["excluded"] == {"by id": 1}
     said = capsys.readouterr().out
     assert "of 3 of 6 film pairs" in said and "1 films (fewer than 9 shots)" in said
 
 
-def test_films_without_imdb_id_are_excluded_by_title(catalog, films):
-    movies = FilmDataset(catalog / "movies", "movies")
-    movies.begin({})
-    row = {"year": 1999, "genres": [], "synopsis": "", "video": ""}
-    movies.write_all([{"movie_id": name, "title": "The Heat", **row} for name in ("my_heat", "tt9999999")])
-    write_features(catalog / "shot_features", {**films, "my_heat": films["tt0000001"]})
-    write_similar(catalog / "similar_movies", [*SIMILAR, ("tt0000006", "my_heat", "genre")])
-    (catalog / "listed.txt").write_text("tt9999999\n")
-    main(flags(catalog, "pairs", "--exclude", str(catalog / "listed.txt"), "--movies", str(catalog / "movies")))
-    assert json.loads((catalog / "pairs/m2s.json").read_text())["failed"] == {"my_heat": "excluded by the leak guard"}
+def test_the_guard_of_the_similar_films_is_recorded(catalog):
+    main(flags(catalog, "pairs"))
+    assert json.loads((catalog / "pairs/m2s.json").read_text())["leak_guard"]["lists"] == {}
+    guard = {"lists": {"test.csv": 2}, "exclude": "2 films, 0123456789ab", "excluded": {"by id": 1}}
+    write_similar(catalog / "similar_movies", SIMILAR, leak_guard=guard)
+    main(flags(catalog, "guarded"))
+    record = json.loads((catalog / "guarded/m2s.json").read_text())
+    assert record["leak_guard"] == guard and record["settings"]["exclude"] == guard["exclude"]
+    assert rows(catalog, "guarded") == rows(catalog, "pairs")
+
+
+def test_pairs_whose_statistics_may_hold_excluded_films_need_another_folder(catalog):
+    def exclude(**guard: object) -> None:
+        write_similar(catalog / "similar_movies", SIMILAR, leak_guard={"lists": {}, **guard})
+
+    exclude()
+    main(flags(catalog, "pairs", space="whitened"))
+    exclude(exclude="2 films, 0123456789ab")
+    with pytest.raises(SystemExit, match="pairs was made with other settings: exclude is None there, '2 films, 01"):
+        main(flags(catalog, "pairs", space="whitened"))
+    exclude(require_imdb_id=True)
+    with pytest.raises(SystemExit, match="require_imdb_id is None there, True now"):
+        main(flags(catalog, "pairs", space="whitened"))
+    exclude(require_imdb_id=False)
+    main(flags(catalog, "pairs", space="whitened"))
 
 
 def test_films_without_features_are_refused_or_skipped(catalog, films):
@@ -240,7 +254,6 @@ def test_features_that_are_no_numbers_are_refused(catalog, films):
         ([], [], "has no pairs of similar films"),
         (SIMILAR, ["--sources", "genre", "co_rating"], "has no pairs of source co_rating, only of co_watch, genre"),
         ([("tt0000001", "tt0000001", "genre")], [], "film tt0000001 is similar to itself"),
-        (SIMILAR[-1:], ["--exclude", "listed.txt"], "none of 1 film pairs can be mined: 1 films .excluded by"),
         (SIMILAR, ["--batch_pairs", "0"], "batch_pairs=0 must be at least 1"),
         (SIMILAR, ["--space", "features"], "uses no model: leave out --model"),
         (SIMILAR, ["--films", "none.txt"], "none.txt"),

@@ -19,11 +19,13 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from data_scripts import synopsis_similarity
 from data_scripts.film_similarity import Catalog, describe, draw_of_genre, similar_movies
+from data_scripts.inputs import candidates_of
 from data_scripts.make_catalog import main as make_catalog
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.neighbors import best_neighbors, weighted
 from data_scripts.similar_movies import SimilarMoviesArguments, main
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
+from modeling_m2s.dataset_cards_m2s import shards_digest
 from modeling_m2s.storage_m2s import FilmDataset
 
 FILMS = [
@@ -36,12 +38,15 @@ FILMS = [
 ]
 
 
-def write_movies(folder: Path, films=FILMS, videos=()) -> Path:
+def write_movies(folder: Path, films=FILMS, videos=(), excluded=(), **facts) -> Path:
     dataset = FilmDataset(folder, "movies")
     dataset.begin({})
     columns = ("movie_id", "title", "genres", "synopsis")
     rows = [dict(zip(columns, film, strict=True)) for film in films]
-    dataset.write_all([{**row, "year": 1999, "video": row["title"] if row["title"] in videos else ""} for row in rows])
+    for row in rows:
+        reason = "by id" if row["movie_id"] in excluded else ""
+        row |= {"year": 1999, "video": row["title"] if row["title"] in videos else "", "excluded": reason}
+    dataset.write_all(rows, **facts)
     return folder
 
 
@@ -261,19 +266,23 @@ def test_the_same_command_gives_the_same_bytes_and_another_is_refused(tmp_path):
 
 
 def test_excluded_films_neither_get_nor_are_similar_films(tmp_path):
-    movies, ratings, output = write_movies(tmp_path / "movies"), write_ratings(tmp_path), tmp_path / "similar"
-    (tmp_path / "held_out.txt").write_text("tt0000002\n0000004\ntt7777777\n")
-    files = {"ratings": Path(ratings[1]), "links": Path(ratings[3]), "exclude": [tmp_path / "held_out.txt"]}
+    ratings, output, excluded = write_ratings(tmp_path), tmp_path / "similar", ("tt0000002", "tt0000004")
+    guard = {"lists": {"held_out.txt": 3}, "num_listed": 3, "excluded": {"by id": 2}}
+    movies = write_movies(tmp_path / "movies", excluded=excluded, leak_guard=guard)
+    files = {"ratings": Path(ratings[1]), "links": Path(ratings[3])}
     sources = ["co_watch", "genre", "synopsis"]
     record = similar_movies(SimilarMoviesArguments(movies=movies, output=output, sources=sources, top_k=5, **files))
     rows = load_dataset(str(output), split="train")
-    assert not {"tt0000002", "tt0000004"} & {*rows["movie_id"], *rows["similar_movie_id"]}
+    assert not {*excluded} & {*rows["movie_id"], *rows["similar_movie_id"]}
     assert [pair[:2] for pair in pairs_of(output, "co_watch")] == [
         ("tt0000001", "tt0000003"),
         ("tt0000003", "tt0000005"),
         ("tt0000005", "tt0000006"),
     ]
-    assert record["counts"]["excluded"] == 2 and record["leak_guard"]["num_listed"] == 3
+    assert record["candidates"] == [film[0] for film in FILMS if film[0] not in excluded]
+    assert record["counts"]["excluded"] == 2 and record["counts"]["candidates"] == 4
+    catalog = {"num_films": 6, "digest": shards_digest(FilmDataset(movies, "movies"))}
+    assert record["leak_guard"] == {**guard, "catalog": catalog}
     assert record["counts"]["ratings"]["ratings_of_unknown_films"] == 7
 
 
@@ -294,6 +303,7 @@ def test_only_films_with_shots_when_asked(tmp_path):
     assert {*pairs["movie_id"], *pairs["similar_movie_id"]} == {"tt0000001", "tt0000002"}
     counts = FilmDataset(tmp_path / "similar", "similar_movies").record["counts"]
     assert (counts["movies"], counts["without_shots"], counts["candidates"]) == (6, 3, 3)
+    assert candidates_of(FilmDataset(tmp_path / "similar", "similar_movies")) == set(shots.films())
 
 
 def test_films_without_synopsis_are_not_similar_by_synopsis(tmp_path):

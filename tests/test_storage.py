@@ -309,6 +309,27 @@ def test_a_setting_that_a_dataset_lacks_is_its_default(tmp_path):
         FilmDataset(tmp_path, "shots").begin(asdict(now))
 
 
+def test_a_column_that_an_earlier_release_did_not_write_is_read(tmp_path):
+    """With its value in every row, whichever columns are asked for, in their order."""
+    movies = FilmDataset(tmp_path / "movies", "movies")
+    movies.begin({})
+    film = {"title": "", "year": 0, "genres": [], "synopsis": "", "video": "", "excluded": "by id"}
+    movies.write_all([{**film, "movie_id": name} for name in ("a", "b", "c")])
+    assert movies.read(["excluded"]).to_pydict() == {"excluded": ["by id"] * 3}
+    path = movies.shard_path(0)
+    table, metadata = pq.read_table(path), pq.read_metadata(path).metadata
+    with pq.ParquetWriter(path, table.drop_columns("excluded").schema) as writer:
+        writer.write_table(table.drop_columns("excluded"))
+        writer.add_key_value_metadata({"m2s.films": metadata[b"m2s.films"]})
+    assert movies.check() == []
+    assert movies.read(["excluded"]).to_pydict() == {"excluded": [""] * 3}
+    assert movies.read(["excluded", "movie_id"]).to_pydict() == {"excluded": [""] * 3, "movie_id": ["a", "b", "c"]}
+    assert movies.read(["movie_id"]).column_names == ["movie_id"]
+    rows = [{"movie_id": name, **film, "excluded": ""} for name in ("a", "b", "c")]
+    assert movies.read().to_pylist() == rows
+    assert [table.to_pylist() for table in movies.read_film(movies.films()["b"])] == [rows[1:2]]
+
+
 def test_many_differences_are_not_all_told(tmp_path):
     FilmDataset(tmp_path, "shots").begin({f"s{number}": 0 for number in range(9)})
     with pytest.raises(StorageError, match=r"s5 is 0 there, 1 now; and 3 more\. Use the same"):

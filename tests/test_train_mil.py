@@ -27,7 +27,6 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModel
 
-from data_scripts.leak_guard import LeakGuard
 from data_scripts.shot_features import ShotFeatures
 from m2s.commands import parse
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
@@ -76,8 +75,8 @@ def write_features(folder: Path, films: dict[str, np.ndarray], encoder: str = "c
     )
 
 
-def write_similar(folder: Path, pairs: list[tuple[str, str, str]]) -> None:
-    """Directed pairs of films with their source."""
+def write_similar(folder: Path, pairs: list[tuple[str, str, str]], **facts: object) -> None:
+    """Directed pairs of films with their source; `facts` go into the record."""
     ranks: Counter[tuple[str, str]] = Counter()
     rows = []
     for movie_id, other, source in sorted(pairs, key=lambda pair: (pair[0], pair[2])):
@@ -86,7 +85,7 @@ def write_similar(folder: Path, pairs: list[tuple[str, str, str]]) -> None:
         rows.append({"movie_id": movie_id, "similar_movie_id": other, **place})
     dataset = FilmDataset(folder, "similar_movies")
     dataset.begin({})
-    dataset.write_all(rows)
+    dataset.write_all(rows, **facts)
 
 
 def same_theme(count: int = 30, themes: int = 3) -> list[tuple[str, str, str]]:
@@ -119,15 +118,37 @@ def similar_films(num_films: int, pairs: list[tuple[int, int]]) -> SimilarFilms:
 def test_similar_pairs_are_read_once_whichever_film_names_the_other(tmp_path, features):
     ids = movie_ids(5)
     named = [(0, 1, "genre"), (1, 0, "genre"), (1, 0, "co_watch"), (3, 2, "co_watch"), (2, 4, "synopsis")]
-    write_similar(tmp_path / "similar", [(ids[a], ids[b], source) for a, b, source in named])
+    rows = [(ids[a], ids[b], source) for a, b, source in named]
+    write_similar(tmp_path / "similar", rows, candidates=features.movie_ids)
     films = SimilarFilms.read(tmp_path / "similar", features)
     assert films.pairs.tolist() == [[0, 1], [2, 3], [2, 4]] and films.movie_ids == features.movie_ids
     films = SimilarFilms.read(tmp_path / "similar", features, ["co_watch"])
     assert films.pairs.tolist() == [[0, 1], [2, 3]]
-    (tmp_path / "ids.txt").write_text(f"{ids[2]}\n")
-    films = SimilarFilms.read(tmp_path / "similar", features, (), LeakGuard.read([tmp_path / "ids.txt"]))
-    assert films.pairs.tolist() == [[0, 1]] and ids[2] not in films.movie_ids
-    assert films.counts == {"films": 29, "films_excluded": 1, "films_without_features": 0, "similar_pairs": 1}
+
+
+def test_only_films_that_similar_ones_were_drawn_from_take_part(tmp_path, features):
+    """Others are not dissimilar films either. A film may be drawn from and have no features, such as the last."""
+    ids = features.movie_ids
+    allowed = [*ids[:2], *ids[3:17], "tt7654321"]
+    write_similar(tmp_path / "similar", [(ids[0], ids[16], "genre")], candidates=allowed)
+    films = SimilarFilms.read(tmp_path / "similar", features)
+    assert films.movie_ids == allowed[:-1] and films.pairs.tolist() == [[0, 15]]
+    assert films.counts == {"films": 16, "films_left_out": 14, "films_without_features": 0, "similar_pairs": 1}
+    drawn = [films.draw(np.random.default_rng(seed), 9).films for seed in range(20)]
+    assert np.unique(drawn).tolist() == [*range(16)]
+
+
+def test_a_pair_of_a_film_that_may_not_be_drawn_does_not_count(tmp_path, features):
+    ids = features.movie_ids
+    write_similar(tmp_path / "similar", [(ids[0], ids[1], "a"), (ids[0], ids[2], "a")], candidates=ids[:2])
+    assert SimilarFilms.read(tmp_path / "similar", features).pairs.tolist() == [[0, 1]]
+
+
+def test_similar_films_of_an_earlier_release_allow_the_films_of_their_pairs(tmp_path, features):
+    ids = features.movie_ids
+    write_similar(tmp_path / "similar", [(ids[4], ids[1], "genre"), (ids[4], ids[20], "genre")])
+    films = SimilarFilms.read(tmp_path / "similar", features)
+    assert films.movie_ids == [ids[1], ids[4], ids[20]] and films.counts["films_left_out"] == 27
 
 
 def test_similar_films_without_features_are_an_error_or_counted(tmp_path, features):
@@ -689,25 +710,29 @@ def test_another_recipe_or_other_features_are_refused(bench, finished):
     }
     write_features(bench.folder / "of_another_encoder", theme_features(), encoder="other")
     others["data.features.encoder is 'clip' there, 'other' now"] = ["--features", bench.folder / "of_another_encoder"]
-    (bench.folder / "leak.txt").write_text("tt1000003\n")
-    others["data.films_and_pairs is '"] = ["--exclude", bench.folder / "leak.txt"]
+    allowed = [movie_id for movie_id in movie_ids(30) if movie_id != "tt1000003"]
+    write_similar(bench.folder / "fewer", same_theme(), candidates=allowed)
+    others["data.films_and_pairs is '"] = ["--similar", bench.folder / "fewer"]
     for message, change in others.items():
         told = bench.refused("run", *change)
         assert told.startswith(f"{bench.folder}/run was made with other settings: ") and message in told
 
 
-def test_excluded_films_are_never_read(bench):
-    """Features of an excluded film are no numbers: read once, they would end the run."""
+def test_films_that_may_not_be_drawn_are_never_read(bench):
+    """Features of such a film are no numbers: read once, for a pair or for whitening, they would end the run."""
     films = theme_features()
     films["tt1000006"][:] = np.nan
     write_features(bench.folder / "nan", films)
-    flags = ["--features", bench.folder / "nan", "--epochs", "3"]
+    flags = ["--features", bench.folder / "nan", "--epochs", "3", "--whiten"]
     assert "film tt1000006, shot 0: a feature is infinite or not a number" in bench.refused("nan_run", *flags)
-    (bench.folder / "nan.txt").write_text("tt1000006\n")
-    status, _, err = bench.run("guarded", *flags, "--exclude", bench.folder / "nan.txt")
+    allowed = [movie_id for movie_id in movie_ids(30) if movie_id != "tt1000006"]
+    guard = {"lists": {"test.csv": 1}, "num_listed": 1, "excluded": {"by id": 1}}
+    write_similar(bench.folder / "guarded", same_theme(), candidates=allowed, leak_guard=guard)
+    status, out, err = bench.run("guarded_run", *flags, "--similar", bench.folder / "guarded")
     assert status == 0, err
-    assert bench.results("guarded")["counts"]["films_excluded"] == 1
-    assert bench.results("guarded")["leak_guard"]["excluded"] == {"by id": 1}
+    assert bench.results("guarded_run")["counts"]["films_left_out"] == 1
+    assert bench.results("guarded_run")["leak_guard"] == guard
+    assert "1 films left out: the catalog excludes or lacks them" in out
 
 
 MISTAKES = {
@@ -727,7 +752,6 @@ MISTAKES = {
     "no part": (["--long_films", "end"], "argument --long-films: invalid choice: 'end'"),
     "whitening in bfloat16": (["--whiten", "--bf16"], "are lost in bfloat16"),
     "divergence": (["--learning_rate", "1e30"], "training diverged; use a l"),
-    "no list": (["--exclude", "FOLDER/nobody.txt"], "nobody.txt"),
 }
 
 

@@ -243,27 +243,25 @@ def test_test_films_are_left_out_of_every_stage_and_measured(photographs, tmp_pa
     make(photographs, world, *KEYFRAMES, "--num_films", "24", "--test_share", "0.25")
     left_out, kept = (set(path.read_text().split()) for path in (test, training))
     assert len(left_out) == 6 and len(kept) == 18
-    make_catalog(["--metadata", str(world / "metadata"), "--output", str(tmp_path / "movies")])
+    make_catalog(["--metadata", str(world / "metadata"), "--exclude", str(test), "--output", str(tmp_path / "movies")])
     extract_features(["--shots", str(world / "shots"), "--output", str(tmp_path / "features")])
 
     words = ["--movies", str(tmp_path / "movies"), "--sources", "synopsis"]
     similar_movies([*words, "--output", str(tmp_path / "similar")])
-    similar_movies([*words, "--exclude", str(test), "--output", str(tmp_path / "similar_kept")])
-    pairs = FilmDataset(tmp_path / "similar_kept", "similar_movies").read(["movie_id", "similar_movie_id"])
+    pairs = FilmDataset(tmp_path / "similar", "similar_movies").read(["movie_id", "similar_movie_id"])
     assert {movie_id for row in pairs.to_pylist() for movie_id in row.values()} <= kept
 
     inputs = ["--features", str(tmp_path / "features"), "--similar", str(tmp_path / "similar")]
-    for name, flags in (("films", ["--films", str(training)]), ("exclude", ["--exclude", str(test)])):
-        mine_scene_pairs([*inputs, *flags, "--space", "whitened", "--output", str(tmp_path / name)])
-        mined = FilmDataset(tmp_path / name, "scene_pairs").read(["movie_id_a", "movie_id_b"]).to_pylist()
-        assert mined and {movie_id for row in mined for movie_id in row.values()} <= kept
+    mine_scene_pairs([*inputs, "--space", "whitened", "--output", str(tmp_path / "pairs")])
+    mined = FilmDataset(tmp_path / "pairs", "scene_pairs").read(["movie_id_a", "movie_id_b"]).to_pylist()
+    assert mined and {movie_id for row in mined for movie_id in row.values()} <= kept
 
     size = (
         "--max_shots 32 --average_kernel 4 --average_stride 2 --max_kernel 4 --max_stride 2 --epochs 1 --held_out 0.5"
     )
-    train_mil([*inputs, *size.split(), "--exclude", str(test), "--output", str(tmp_path / "mil")])
+    train_mil([*inputs, *size.split(), "--output", str(tmp_path / "mil")])
     results = json.loads((tmp_path / "mil/results.json").read_text())
-    assert results["counts"]["films"] == 18 and results["counts"]["films_excluded"] == 6
+    assert results["counts"]["films"] == 18 and results["counts"]["films_left_out"] == 6
     assert set(results["held_out_films"]) < kept
 
     measured = ["--features", str(tmp_path / "features"), "--output", str(tmp_path / "measured.json")]

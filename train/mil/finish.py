@@ -93,8 +93,8 @@ def print_summary(results: Mapping[str, Any], data: MILData, output: Path) -> No
     counts = results["counts"]
     print(
         f"{output}/model: {results['steps']} steps on {counts['trained_pairs']} pairs of similar films; "
-        f"{counts['pairs_across']} pairs with one film held out, {counts['films_excluded']} films excluded, "
-        f"{counts['films_without_features']} without features"
+        f"{counts['pairs_across']} pairs with one film held out, {counts['films_without_features']} films "
+        f"without features, {counts['films_left_out']} films left out: the catalog excludes or lacks them"
     )
     if results["held_out"]:
         print(f"step {results['best_step']} on pairs of {counts['held_out_films']} held-out films:")

@@ -2,7 +2,8 @@
 
 Similar films come from a `similar_movies` dataset. The paper does not say which films count as dissimilar, nor how
 many. Here, one film of every similar pair is paired in every epoch with a random film that is not similar to it (ours).
-Some films are held out for measuring (ours).
+Some films are held out for measuring (ours). Only films that the similar ones were drawn from take part: the catalog
+has them and does not exclude them from training [4.3].
 """
 
 import hashlib
@@ -16,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_scripts.inputs import finished
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.inputs import candidates_of, finished
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s.storage_m2s import StorageError
 from train.mil.recipe import MILRecipe
@@ -68,21 +68,20 @@ class SimilarFilms:
         folder: Path,
         features: ShotFeatures,
         sources: Sequence[str] = (),
-        guard: LeakGuard | None = None,
         allow_missing: bool = False,
     ) -> "SimilarFilms":
-        """Films with features, except test films of benchmarks, and the similar pairs among them.
+        """Films with features that similar films were drawn from, and the similar pairs among them.
 
         Args:
             folder: a `similar_movies` dataset.
             sources: sources of similarity to use; by default all in the dataset.
-            guard: excludes films of benchmarks, also from dissimilar pairs [4.3].
             allow_missing: leave out pairs of films without features instead of raising an error.
 
         Raises:
             StorageError: no finished dataset, no such source, no pairs, or films without features.
         """
-        rows = finished(folder, "similar_movies").read(["movie_id", "similar_movie_id", "source"]).to_pylist()
+        similar = finished(folder, "similar_movies")
+        rows = similar.read(["movie_id", "similar_movie_id", "source"]).to_pylist()
         if not rows:
             raise StorageError(f"{folder}: holds no similar films")
         counts = Counter(row["source"] for row in rows)
@@ -95,16 +94,17 @@ class SimilarFilms:
                 f"{folder} names {len(missing)} films that {features.folder} has no features of, the first is "
                 f"{missing[0]}; extract theirs, or leave them out with --allow-missing"
             )
-        kept, excluded = guard.split(features.movie_ids) if guard else (features.movie_ids, [])
+        candidates = candidates_of(similar)
+        kept = [movie_id for movie_id in features.movie_ids if movie_id in candidates]
         number = {movie_id: place for place, movie_id in enumerate(kept)}
         known = {tuple(sorted((number[a], number[b]))) for a, b in named if a in number and b in number and a != b}
         facts = {
             "films": len(kept),
-            "films_excluded": len(excluded),
+            "films_left_out": len(features) - len(kept),
             "films_without_features": len(missing),
             "similar_pairs": len(known),
         }
-        return cls(list(kept), np.array(sorted(known), np.int64).reshape(-1, 2), facts)
+        return cls(kept, np.array(sorted(known), np.int64).reshape(-1, 2), facts)
 
     def split(self, share: float, seed: int) -> tuple["SimilarFilms", "SimilarFilms"]:
         """Films to train on and films to measure on, split by a hash of the film's id, with the pairs within each."""

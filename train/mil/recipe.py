@@ -4,8 +4,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from data_scripts.leak_guard import LeakGuardArguments
-
 
 @dataclass(kw_only=True)
 class NetworkRecipe:
@@ -85,7 +83,7 @@ class MILRecipe(NetworkRecipe):
 
 
 @dataclass(kw_only=True)
-class MILData(LeakGuardArguments):
+class MILData:
     """Paths of the training data, the parts to use, and how they are read."""
 
     features: Path = field(metadata={"help": "folder of the shot_features dataset"})

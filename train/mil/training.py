@@ -6,6 +6,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from data_scripts.inputs import finished, leak_guard_of
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import default_values
@@ -30,8 +31,7 @@ def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict
     accelerator = Accelerator(mixed_precision="bf16" if recipe.bf16 else "no")
     with accelerator.main_process_first():
         features = ShotFeatures(data.features)
-    guard = data.leak_guard()
-    films = SimilarFilms.read(data.similar, features, data.sources, guard, data.allow_missing)
+    films = SimilarFilms.read(data.similar, features, data.sources, data.allow_missing)
     material = Material.split(films, features, recipe, accelerator.device, data.resident)
     set_seed(recipe.seed)
     encoder = features.record["settings"]
@@ -46,7 +46,8 @@ def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict
         state = train(model, material, recipe, run, arguments)
         results = {}
         if accelerator.is_main_process:
-            record = {"data": {**facts, "sources": data.sources or "all"}, "leak_guard": guard.record()}
+            guard = leak_guard_of(finished(data.similar, "similar_movies"))
+            record = {"data": {**facts, "sources": data.sources or "all"}, "leak_guard": guard}
             if license := features.record.get("license"):
                 record["license"] = license
             results = save_results(model, material, state, recipe, record, run, arguments.push_to_hub)
