@@ -174,7 +174,9 @@ def test_what_an_unfinished_run_left_is_named(catalog):
 def test_what_is_no_dataset_is_named(content, tmp_path):
     if content is not None:
         write_json(tmp_path / "m2s.json", content)
-    reasons = r"no dataset here; .*m2s\.json|.*m2s\.json: not a record|.*m2s\.json: a dataset of kind 'songs'"
+    reasons = (
+        r"no dataset here; .*m2s\.json|.*m2s\.json: not the record of a dataset|.*m2s\.json: a dataset of kind 'songs'"
+    )
     with pytest.raises(SystemExit, match=rf"data_scripts.check: error: .*({reasons})"):
         main([str(tmp_path)])
 
