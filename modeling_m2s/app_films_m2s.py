@@ -21,7 +21,7 @@ from .index_m2s import SceneSettings, embed_films, read_shots
 from .modeling_m2s import M2SSceneForClassification
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import quiet_transformers
-from .search_m2s import Scene, SceneIndex
+from .search_m2s import Scene, SceneIndex, mean_squared_distance
 from .shots_m2s import ShotSettings
 from .storage_m2s import StorageError, require_settings
 from .video_m2s import VIDEO_SUFFIXES, printable
@@ -186,13 +186,13 @@ class Visit:
         ]
         found.sort(key=lambda each: each[1].distance)
         vectors = np.concatenate([index.vectors for index in indexes])
-        spread = float(vectors.var(0).sum()) or 1.0
+        scale = mean_squared_distance(vectors)
         numbers = {(id(each.index), each.movie_id): at for at, each in enumerate(self.films)}
         matches = []
         for index, scene in found[:top]:
             at = numbers[id(index), scene.movie_id]
             place = next(k for k, other in enumerate(self.films[at].scenes) if other.row == scene.row)
-            matches.append(Match(at, place, scene, 1 - scene.distance**2 / (2 * spread)))
+            matches.append(Match(at, place, scene, 1 - scene.distance**2 / scale))
         return matches
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from .figures_m2s import strips, timecode
 from .index_m2s import read_shots
+from .intervals_m2s import find_film
 from .pipeline_m2s import open_image
 from .storage_m2s import FilmDataset, StorageError
 
@@ -72,17 +73,7 @@ class SceneIndex:
         Raises:
             StorageError: no film matches, or several do; the message lists films to choose from.
         """
-        if name in self.films:
-            return name
-        hits = [
-            movie_id
-            for movie_id, film in self.films.items()
-            if name.lower() in movie_id.lower() or film.facts["video"].endswith(name)
-        ]
-        if len(hits) == 1:
-            return hits[0]
-        listed = ", ".join(sorted(hits or self.films)[:10])
-        raise StorageError(f"{self.folder}: {len(hits) or 'no'} films match {name!r}; there are: {listed}")
+        return find_film(self.folder, self.films, name)
 
     def scene_at(self, movie_id: str, seconds: float) -> Scene:
         """The scene of a film that spans a time; if several do, the one whose middle is nearest.
@@ -133,3 +124,8 @@ class SceneIndex:
         for rank, scene in enumerate(results, 1):
             rows.append((f"{rank}   distance {scene.distance:.2f}   {scene.describe()}", self.keyframes(scene)))
         return strips(rows)
+
+
+def mean_squared_distance(vectors: np.ndarray) -> float:
+    """The mean of the squared L2 distance over all pairs of vectors (N, D); 1 if all are equal."""
+    return 2 * float(vectors.var(0).sum()) or 1.0

@@ -319,6 +319,7 @@ NO_INPUTS: dict[str, str | None] = {
 VERBS = {
     "app": "gone",
     "embed": "gone --output new",
+    "export": "gone --format csv",
     "export-model": "gone new",
     "info": "gone",
     "push": "gone user/name",
