@@ -6,6 +6,7 @@ from pathlib import Path
 from m2s.shared import print_error
 
 HELP = "what an index holds"
+NAMES = ("shots", "films", "scene_embeddings", "shot_features", "scenes")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
     from modeling_m2s.figures_m2s import timecode
     from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
-    names = [name for name in ("shots", "films", "scene_embeddings") if (options.index / name).is_dir()]
+    names = [name for name in NAMES if (options.index / name).is_dir()]
     if not names:
         raise StorageError(f"{options.index}: no index here; m2s embed makes one")
     problems = []

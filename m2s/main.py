@@ -1,16 +1,17 @@
-"""Reads the command line and runs a verb: embed, search, export, info, app, push, export-model."""
+"""Reads the command line and runs a verb: embed, search, scenes, export, info, app, push, export-model."""
 
 import argparse
 import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from m2s import app, embed, export, export_model, info, push, search
+from m2s import app, embed, export, export_model, info, push, scenes, search
 from m2s.endings import OneLineErrors, ending, load_library
 
 VERBS = {
     "embed": embed,
     "search": search,
+    "scenes": scenes,
     "export": export,
     "info": info,
     "app": app,

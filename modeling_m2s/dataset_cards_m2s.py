@@ -76,7 +76,10 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     ),
     "shot_features": (
         "a film, with a vector of each shot",
-        ("data_scripts.extract_features",),
+        (
+            "data_scripts.extract_features",
+            "m2s scenes",
+        ),
         {
             "movie_id": "id of the film",
             "num_shots": "number of shots",
@@ -124,6 +127,18 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
             "embedding": "the vector",
             "model": "encoder",
             "revision": "revision of the encoder's weights",
+        },
+    ),
+    "scenes": (
+        "a scene of a film, without a vector",
+        ("m2s scenes",),
+        {
+            "movie_id": "id of the film",
+            "scene": "place of the scene in the film, from 0 on",
+            "first_shot": "first shot, from 0 on",
+            "num_shots": "number of shots",
+            "start_seconds": "start of the scene, seconds",
+            "end_seconds": "end of the scene, seconds",
         },
     ),
 }

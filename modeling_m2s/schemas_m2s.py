@@ -163,4 +163,19 @@ SCHEMAS = {
         rows_per_group=1024,
         order=("movie_id", "first_shot", "scene_id"),  # labeled scenes may begin with the same shot
     ),
+    "scenes": Schema(
+        Features(
+            {
+                "movie_id": Value("string"),
+                "scene": Value("int32"),
+                "first_shot": Value("int32"),
+                "num_shots": Value("int32"),
+                "start_seconds": Value("float64"),
+                "end_seconds": Value("float64"),
+            }
+        ),
+        films_per_shard=10**6,
+        rows_per_group=65536,
+        order=("movie_id", "scene"),
+    ),
 }
