@@ -71,6 +71,7 @@ bench: $(CLIP)/model.safetensors
 	$(BIN)/python -m benchmarks.moco
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.probes
+	$(BIN)/python -m benchmarks.story_scenes
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from eval.story_scenes import (
+    best_threshold,
     deviations,
     ends_of,
     figures_of,
@@ -87,3 +88,15 @@ def test_the_command_measures_a_tiny_world(tmp_path, capsys):
     assert table in capsys.readouterr().out and "| story " in table
     with pytest.raises(SystemExit, match="num_films is 4"):
         main([*words, "--num-films", "4"])
+
+
+def test_the_threshold_is_the_best_of_all():
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        scores, labels = random.random(12), (random.random(12) < 0.4).astype(int)
+
+        def f1(threshold, scores=scores, labels=labels):
+            found = scores >= threshold
+            return 2 * (found & (labels == 1)).sum() / (found.sum() + labels.sum())
+
+        assert f1(best_threshold(scores, labels)) == max(map(f1, scores))
