@@ -13,14 +13,34 @@ second.
 import multiprocessing
 import resource
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from benchmarks.harness import write_result
+from m2s.commands import run_command
 from modeling_m2s.story_scenes_m2s import SceneAxes, story_scenes
 
 DIM = 768
-LENGTHS = (1_000, 5_000, 20_000)
+
+
+@dataclass
+class StoryScenesArguments:
+    lengths: list[int] = field(
+        default_factory=lambda: [1_000, 5_000, 20_000], metadata={"help": "lengths of the films in shots"}
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    run_command("python -m benchmarks.story_scenes", StoryScenesArguments, run, argv)
+
+
+def run(arguments: StoryScenesArguments) -> None:
+    content = {}
+    for num_shots in arguments.lengths:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            content[f"{num_shots} shots"] = pool.apply(measure, (num_shots,))
+    write_result("story_scenes", "float64", content)
 
 
 def film(num_shots: int) -> np.ndarray:
@@ -45,14 +65,6 @@ def measure(num_shots: int) -> dict[str, float]:
         "processor_seconds": round(time.process_time() - started_cpu, 2),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
-
-
-def main() -> None:
-    content = {}
-    for num_shots in LENGTHS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            content[f"{num_shots} shots"] = pool.apply(measure, (num_shots,))
-    write_result("story_scenes", "float64", content)
 
 
 if __name__ == "__main__":

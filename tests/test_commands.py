@@ -291,6 +291,7 @@ NO_INPUTS: dict[str, str | None] = {
     "benchmarks.probes": None,
     "benchmarks.reading": None,
     "benchmarks.shots": None,
+    "benchmarks.story_scenes": None,
     "data_scripts.check": "gone",
     "data_scripts.check_film_world": "--world gone",
     "data_scripts.detect_shots": "--movies gone --output new",
@@ -308,6 +309,7 @@ NO_INPUTS: dict[str, str | None] = {
     "eval.probe": "--task own --labels gone --embeddings gone --output new.json",
     "eval.report": "--results gone --output new",
     "eval.scene_retrieval": "--world gone --held-out gone --model m2s-clip-tiny --output new",
+    "eval.story_scenes": None,
     "eval.training_report": "--run gone --shots gone --pairs gone --output new",
     "model_cards.distilled_clip": "gone",
     "model_cards.generate": "gone",
@@ -323,6 +325,7 @@ VERBS = {
     "export-model": "gone new",
     "info": "gone",
     "push": "gone user/name",
+    "scenes": "gone",
     "search": "gone --film a --at 0",
 }
 

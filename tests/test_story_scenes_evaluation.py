@@ -6,7 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from eval.story_scenes import (
+from eval.scene_divisions import (
     best_threshold,
     deviations,
     ends_of,
@@ -14,10 +14,10 @@ from eval.story_scenes import (
     least_alike,
     least_by_number,
     least_deviation,
-    main,
     matches,
     with_number,
 )
+from eval.story_scenes import main
 
 
 def test_deviations_are_those_of_each_run():
