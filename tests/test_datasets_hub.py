@@ -82,6 +82,12 @@ def rows_of(kind: str, movie_id: str, num_shots: int) -> list[dict[str, Any]]:
             }
             for n in range(num_shots)
         ]
+    if kind == "scenes":
+        return [
+            {"movie_id": movie_id, "scene": n, "first_shot": n, "num_shots": 1}
+            | {"start_seconds": n * 1001 / 24000, "end_seconds": (n + 1) * 1001 / 24000}
+            for n in range(num_shots)
+        ]
     if kind == "shot_features":
         features = np.random.default_rng(num_shots).normal(0, 10, (num_shots, 5)).astype("<f2").tobytes()
         row = {"movie_id": movie_id, "num_shots": num_shots, "dim": 5, "dtype": "float16", "features": features}
