@@ -62,6 +62,7 @@ bench: $(CLIP)/model.safetensors
 	$(BIN)/python -m benchmarks.export --photographs $(M2S_ASSETS)/images/photographs \
 		--video $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4
 	$(BIN)/python -m benchmarks.memory --assets $(M2S_ASSETS) --model $(CLIP)
+	$(BIN)/python -m benchmarks.embed --assets $(M2S_ASSETS) --before 66231ac
 	$(BIN)/python -m benchmarks.film_world
 	$(BIN)/python -m benchmarks.features --model $(CLIP)
 	$(BIN)/python -m benchmarks.co_watch

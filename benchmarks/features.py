@@ -30,9 +30,9 @@ from data_scripts.extract_features import FeatureArguments
 from data_scripts.feature_extraction import extract_features
 from data_scripts.shot_features import ShotFeatures
 from m2s.commands import run_command
-from modeling_m2s.index_m2s import read_shots
 from modeling_m2s.pipeline_m2s import open_image
 from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source
+from modeling_m2s.shot_store_m2s import read_shots
 from modeling_m2s.storage_m2s import FilmDataset
 
 SHOTS_PER_FILM = 48

@@ -7,12 +7,14 @@ Each run makes two films of a minute at the default size. The result is films pe
 
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.harness import alternate, write_result
 from data_scripts.film_world import write_keyframes, write_video
 from data_scripts.world_plan import WorldSettings, plan_world
 from m2s.commands import run_command
+from modeling_m2s.storage_m2s import write_json
 
 NUM_FILMS = 2
 
@@ -32,7 +34,8 @@ def run() -> None:
                 write_video(settings, film, folder / f"{film.movie_id}.mp4")
 
         def keyframes() -> None:
-            shutil.rmtree(folder / "shots", ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(folder / "world.json", asdict(settings))
             write_keyframes(settings, films, folder)
 
         times = alternate({"videos": videos, "keyframes only": keyframes}, runs=3)

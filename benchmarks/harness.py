@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from modeling_m2s import shot_store_m2s
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset
 
@@ -52,11 +53,8 @@ def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDatas
     dataset = FilmDataset(folder, "shots")
     dataset.begin({})
     for movie_id, keyframes in films.items():
-        rows = [
-            {**vars(Shot(n, n, n + 1, float(n), n + 1.0, [n])), "movie_id": movie_id, "keyframes": [{"bytes": jpeg}]}
-            for n, jpeg in enumerate(keyframes)
-        ]
-        dataset.write_film(movie_id, rows, {})
+        shots = [Shot(n, n, n + 1, float(n), n + 1.0, [n], [jpeg]) for n, jpeg in enumerate(keyframes)]
+        shot_store_m2s.write_shots(dataset, movie_id, shots, {})
     dataset.finish(films, {})
     return dataset
 

@@ -6,6 +6,7 @@ The long film is Big Buck Bunny five times over, its packets joined without reco
 resident set, sampled every 50 ms, separately for the process that runs the model and for the processes that decode.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -17,28 +18,32 @@ import psutil
 
 from benchmarks.harness import write_result
 from m2s.commands import run_command
+from tests.make_videos import concatenate
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from make_videos import concatenate
+ROOT = Path(__file__).parents[1]
 
 
-def peak_memory(film: Path, model: str, output: Path) -> dict[str, float]:
-    """Largest resident sets in MiB while `m2s embed` runs on a film."""
-    command = [sys.executable, "-m", "m2s", "embed", film, "--model", model, "--output", output]
+def peak_memory(films: Path, model: str, output: Path, checkout: Path = ROOT) -> dict[str, float]:
+    """Largest resident sets in MiB of a checkout's `m2s embed` on a film or a folder, and its wall and CPU seconds."""
+    command = [sys.executable, "-m", "m2s", "embed", films, "--model", model, "--output", output]
     started = time.monotonic()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, cwd=checkout, env=environment)
     parent = psutil.Process(process.pid)
     peaks = {"model_process": 0.0, "decoding_process": 0.0}
+    busy: dict[int, float] = {}
     while process.poll() is None:
         try:
             rows = [("model_process", parent), *(("decoding_process", p) for p in parent.children(recursive=True))]
             for role, member in rows:
                 peaks[role] = max(peaks[role], member.memory_info().rss / 2**20)
+                busy[member.pid] = sum(member.cpu_times()[:2])
         except psutil.Error:
             pass
         time.sleep(0.05)
     assert process.returncode == 0
-    return {**{role: round(peak, 1) for role, peak in peaks.items()}, "seconds": round(time.monotonic() - started, 1)}
+    seconds = {"seconds": time.monotonic() - started, "cpu_seconds": sum(busy.values())}
+    return {name: round(value, 1) for name, value in {**peaks, **seconds}.items()}
 
 
 @dataclass

@@ -53,10 +53,11 @@ from transformers import BaseImageProcessor
 
 from benchmarks.harness import RESULTS, write_result, write_shots
 from benchmarks.mil import status_kib
-from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.scene_mining import WINDOW
 from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel
+from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder
 from modeling_m2s.storage_m2s import FilmDataset
 from train.arguments import RunArguments

@@ -15,7 +15,7 @@ from data_scripts.film_names import imdb_id, is_imdb_id, title_key
 from data_scripts.leak_guard import LeakGuard
 from data_scripts.make_catalog import CatalogArguments
 from data_scripts.metadata_files import FilmFacts, MetadataError, MetadataFile, Problems, read_metadata
-from modeling_m2s.index_m2s import find_films
+from modeling_m2s.find_films_m2s import find_films
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
 from modeling_m2s.video_m2s import VideoError, printable
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_scripts.inputs import candidates_of
-from modeling_m2s.index_m2s import film_rows
 from modeling_m2s.schemas_m2s import SCHEMAS
+from modeling_m2s.shot_store_m2s import film_rows
 from modeling_m2s.storage_m2s import RECORD_NAME, FilmDataset, StorageError, shard_names
 
 

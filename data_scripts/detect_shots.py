@@ -2,7 +2,7 @@
 
     python -m data_scripts.detect_shots --movies catalog/movies --output catalog/shots
     python -m data_scripts.detect_shots --movies catalog/movies --output catalog/shots --runner ray
-    python -m data_scripts.detect_shots --movies catalog/movies --output catalog/shots --shard 0/16    # one job of 16
+    python -m data_scripts.detect_shots --movies catalog/movies --output catalog/shots --job 0/16      # one job of 16
 
 MovieNet's keyframes and shot lists can be imported without videos:
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 from data_scripts.extract_features import FeatureArguments
 from data_scripts.inputs import finished, license_of
 from data_scripts.readers.decoded import decoded
-from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.readers.scene_frames import SceneFrames
+from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder, name_without_folders
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, exclusive
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from tqdm import tqdm
 from data_scripts.world_photographs import PARTS, PhotographPainter, PhotographSettings, plan_films
 from data_scripts.world_pictures import FilmPainter, Painter
 from data_scripts.world_plan import PlannedFilm, PlannedShot, WorldSettings, plan_ratings, with_frames
+from modeling_m2s.shot_store_m2s import ShotStore, write_shots
 from modeling_m2s.shots_m2s import Shot, keyframe_places
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, atomic_write, exclusive, require_settings, write_json
-from modeling_m2s.workers_m2s import run_isolated
+from modeling_m2s.video_m2s import fingerprint
+from modeling_m2s.workers_m2s import Outcome, run_isolated
 
 # mbtree is off, because with it x264 encodes the same frames to different bytes from run to run.
 ENCODER = {"preset": "veryfast", "crf": "23", "g": "48", "threads": "1", "x264-params": "mbtree=0"}
@@ -123,66 +126,85 @@ def write_keyframes(
     Raises:
         StorageError: a film could not be drawn.
     """
-    dataset = FilmDataset(folder / "shots", "shots")
     world = {**asdict(settings), **(facts or {})}
-    dataset.begin({"film_world": world, "keyframes_per_shot": keyframes_per_shot, "short_side": settings.height})
-    done = dataset.films()
-    missing = [film for film in films if film.movie_id not in done]
-    announce(settings, len(missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
-    themes = {film.movie_id: film.theme for film in missing}
-    drawn = draw_keyframes(settings, missing, workers, photographs, keyframes_per_shot)
-    for movie_id, rows in tqdm(drawn, total=len(missing), disable=None):
-        dataset.write_film(movie_id, rows, {"theme": themes[movie_id]})
-    dataset.finish([film.movie_id for film in films], {})
+    store = ShotStore(
+        folder / "shots",
+        {"film_world": world, "keyframes_per_shot": keyframes_per_shot, "short_side": settings.height},
+    )
+    # A film's file is the record of the world, which says all about it.
+    store.plan({film.movie_id: folder / "world.json" for film in films})
+    announce(settings, len(store.missing), len(films), KEYFRAME_BYTES_PER_SECOND, folder / "shots")
+    draw = partial(store_keyframes, settings, photographs, keyframes_per_shot)
+    run = partial(run_in_groups, {film.movie_id: film for film in films}, workers)
+    with tqdm(total=len(store.missing), disable=None) as bar:
+        for _ in store.run(draw, run, lambda *_: bar.update()):
+            pass
+    store.finish()
 
 
-def draw_keyframes(
-    settings: WorldSettings,
-    films: list[PlannedFilm],
+def run_in_groups(
+    films: Mapping[str, PlannedFilm],
     workers: int,
-    photographs: Path | None,
-    keyframes_per_shot: int,
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Ids of films with their rows of the `shots` dataset, as they are drawn; a single worker is this process.
+    function: Callable[..., None],
+    inputs: list[tuple[str, tuple]],
+    **_: Any,
+) -> Iterator[Outcome]:
+    """Call `function(film, *arguments)` on each input, on several ones a process; a single worker is this process.
 
     Raises:
         StorageError: a film could not be drawn.
     """
+    calls = [(films[key], *arguments) for key, arguments in inputs]
     if workers == 1:
-        for film in films:
-            yield film.movie_id, keyframe_rows(settings, film, photographs, keyframes_per_shot)
+        for film, *arguments in calls:
+            function(film, *arguments)
+            yield Outcome(film.movie_id)
         return
-    parts = [films[start : start + FILMS_A_PROCESS] for start in range(0, len(films), FILMS_A_PROCESS)]
-    jobs = [(part[0].movie_id, (settings, part, photographs, keyframes_per_shot)) for part in parts]
-    for outcome in run_isolated(rows_of_films, jobs, workers, preload=PRELOAD):
+    groups = [calls[start : start + FILMS_A_PROCESS] for start in range(0, len(calls), FILMS_A_PROCESS)]
+    jobs = [(group[0][0].movie_id, (function, group)) for group in groups]
+    for outcome in run_isolated(call_on_each, jobs, workers, preload=PRELOAD):
         if outcome.error:
             raise StorageError(f"{outcome.key} or one of the films after it: {outcome.error}")
-        yield from outcome.value
+        yield from map(Outcome, outcome.value)
 
 
-def rows_of_films(
+def call_on_each(
+    function: Callable[..., None], calls: list[tuple[PlannedFilm, ...]], report: Callable[[float], None]
+) -> list[str]:
+    """Call a function on several films and return their ids; a worker calls it."""
+    for film, *arguments in calls:
+        function(film, *arguments)
+    return [film.movie_id for film, *_ in calls]
+
+
+def store_keyframes(
     settings: WorldSettings,
-    films: list[PlannedFilm],
     photographs: Path | None,
     keyframes_per_shot: int,
-    report: Callable[[float], None],
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Ids of films with their rows; a worker calls it."""
-    return [(film.movie_id, keyframe_rows(settings, film, photographs, keyframes_per_shot)) for film in films]
-
-
-def keyframe_rows(
-    settings: WorldSettings, film: PlannedFilm, photographs: Path | None = None, keyframes_per_shot: int = 1
-) -> list[dict[str, Any]]:
-    """A film's rows of the `shots` dataset."""
-    pictures, rows = painter(settings, film.look, photographs), []
+    film: PlannedFilm,
+    movie_id: str,
+    world: str,
+    folder: str,
+) -> None:
+    """Draw a film's keyframes and write them as its part of a `shots` dataset; it has no video, only its world."""
+    pictures, shots, end = painter(settings, film.look, photographs), [], 0
     for number, (shot, start, end) in enumerate(with_frames(film)):
         places = [int(place) for place in keyframe_places(end - start, keyframes_per_shot)]
         seconds = start / settings.frame_rate, end / settings.frame_rate
-        found = Shot(number, start, end, *seconds, [start + place for place in places], [])
-        keyframes = [{"bytes": jpeg(pictures.frame(shot, number, place)), "path": None} for place in places]
-        rows.append({**vars(found), "movie_id": film.movie_id, "keyframes": keyframes})
-    return rows
+        keyframes = [jpeg(pictures.frame(shot, number, place)) for place in places]
+        shots.append(Shot(number, start, end, *seconds, [start + place for place in places], keyframes))
+    facts = {
+        "theme": film.theme,
+        "video": "",
+        "fingerprint": fingerprint(world),
+        "num_frames": end,
+        "frame_rate": float(settings.frame_rate),
+        "duration_seconds": end / settings.frame_rate,
+        "width": settings.width,
+        "height": settings.height,
+        "damage": None,
+    }
+    write_shots(FilmDataset(Path(folder), "shots"), movie_id, shots, facts)
 
 
 def jpeg(pixels_YXC: np.ndarray) -> bytes:

@@ -9,7 +9,7 @@ Output:
     world/
       world.json            the settings; a folder of another world is refused
       videos/tt….mp4        films with real cuts (without --keyframes-only)
-      shots/                or: the `shots` dataset with the true boundaries, one keyframe per shot
+      shots/, films/        or: the `shots` dataset with the true boundaries, one keyframe per shot, and its index
       metadata/             ratings.csv, movies.csv, links.csv as MovieLens has them; wikipedia.json as Wikipedia's dump
       truth/                films.csv (theme, look) and shots.csv (scene, place, event, types)
 

@@ -23,6 +23,7 @@ from PIL import Image
 from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.runner_arguments import RunnerArguments
 from modeling_m2s.images_m2s import rgb
+from modeling_m2s.shot_store_m2s import write_shots
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, default_values
 from modeling_m2s.video_m2s import fit_size, printable, resize
@@ -126,7 +127,7 @@ def store_keyframes(
     frame_rates: Mapping[str, float],
     report: Callable[[float], None] | None = None,
 ) -> None:
-    """A worker's job: write one film's keyframes as its part of a `shots` dataset.
+    """The work on a film: write its keyframes as its part of a `shots` dataset.
 
     Raises:
         ValueError: the file is not a shot list, or no keyframe can be read.
@@ -138,7 +139,7 @@ def store_keyframes(
         packed = images.with_name(f"{movie_id}.tar")
         raise ValueError(f"no folder {printable(images)}" + (f"; unpack {packed.name}" if packed.exists() else ""))
     frame_rate = frame_rates.get(movie_id, settings.frame_rate)
-    rows, lost, size = [], [], None
+    shots, lost, size = [], [], None
     for index, (start, last, *places) in enumerate(entries):
         shot = Shot(index, start, last + 1, start / frame_rate, (last + 1) / frame_rate)
         for number in KEPT_IMAGES[settings.keyframes_per_shot]:
@@ -151,9 +152,7 @@ def store_keyframes(
             size = size or stored_size
             shot.keyframe_frames.append(places[number])
             shot.keyframes.append(jpeg)
-        rows.append(
-            {**vars(shot), "movie_id": movie_id, "keyframes": [{"bytes": k, "path": None} for k in shot.keyframes]}
-        )
+        shots.append(shot)
         if report and index % 64 == 0:
             report(index / len(entries))
     if size is None:
@@ -169,7 +168,7 @@ def store_keyframes(
         "damage": f"{len(lost)} keyframes are missing or cannot be decoded, the first: {lost[0]}" if lost else None,
         "lost_keyframes": len(lost),
     }
-    FilmDataset(Path(folder), "shots").write_film(movie_id, rows, facts)
+    write_shots(FilmDataset(Path(folder), "shots"), movie_id, shots, facts)
 
 
 def read_shot_list(path: Path) -> list[list[int]]:

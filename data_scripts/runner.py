@@ -2,7 +2,7 @@
 
     --runner local --workers 8        eight films at a time, each in a process of its own
     --runner ray                      on the cluster of RAY_ADDRESS or of `ray start`, else on a Ray of this machine
-    --shard 3/16                      films 3, 19, 35, … only: one of 16 jobs that may run at once, on many machines
+    --job 3/16                        films 3, 19, 35, … only: one of 16 jobs that may run at once, on many machines
 
 With both runners, a film that crashes its process is one film's failure, with the same message, so that a dataset's
 bytes do not depend on where it was made. A lost machine costs only time.

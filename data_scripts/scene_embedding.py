@@ -8,8 +8,9 @@ import torch
 from torch.utils.data import Dataset
 
 from data_scripts.readers.decoded import decoded
-from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel
+from modeling_m2s.frames_m2s import normalize
 
 SHOTS_PER_SCENE = 9
 

@@ -9,7 +9,7 @@ from data_scripts.detect_shots import DetectShotsArguments
 from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.inputs import finished, license_of
 from data_scripts.runner import RunnerArguments
-from modeling_m2s.index_m2s import store_shots
+from modeling_m2s.shot_store_m2s import store_video
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
 from modeling_m2s.storage_m2s import FilmDataset, default_values
 
@@ -37,7 +37,7 @@ def detect_catalog_shots(
     without = len(catalog) - len(videos)
     if without:
         print(f"{without} of {len(catalog)} films of the catalog have no video")
-    store = partial(store_shots, settings=settings, allow_damaged=allow_damaged)
+    store = partial(store_video, settings=settings, allow_damaged=allow_damaged)
     license = license_of(FilmDataset(movies, "movies"))
     facts = {"versions": DECODER_VERSIONS, "films_without_video": without, **license}
     return store_catalog(videos, output, asdict(settings), store, runner, defaults=default_values(settings), **facts)
@@ -62,8 +62,8 @@ def print_summary(summary: StageSummary, arguments: DetectShotsArguments) -> Non
     )
     if summary.damaged:
         print(f"damaged films: {summary.damaged}, lost keyframes: {summary.lost_keyframes}; see the index of films")
-    if arguments.shard:
-        print(f"next: when all {arguments.shard.partition('/')[2]} shards are done, the same command without --shard")
+    if arguments.job_of:
+        print(f"next: when all {arguments.job_of[1]} jobs are done, the same command without --job")
         return
     features = shlex.quote(str(arguments.output.parent / "shot_features"))
     print(

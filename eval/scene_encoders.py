@@ -39,9 +39,9 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, CLIPImageProcessorPil
 from transformers.utils import cached_file
 
-from data_scripts.readers.scene_frames import Preparation, normalize
 from data_scripts.scene_embedding import evenly_spaced
 from data_scripts.whitening import Whitening
+from modeling_m2s.frames_m2s import Preparation, normalize
 from modeling_m2s.pretrained_m2s import (
     TINY_MODEL,
     ModelError,

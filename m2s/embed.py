@@ -10,6 +10,7 @@ from m2s.endings import UsageError
 from m2s.shared import TINY_MODEL, load_pipeline, print_error, quote, return_large_blocks
 
 HELP = "films to an index of scenes"
+WORKER_MODULES = ("modeling_m2s.shot_store_m2s",)  # as there, which takes seconds to load
 FORMATTER = argparse.ArgumentDefaultsHelpFormatter
 
 
@@ -30,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--short-side", type=int, help="shorter side of stored keyframes in pixels (default: 224 or the model's size)"
     )
-    parser.add_argument(
-        "--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="number of films decoded at a time"
-    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of films decoded at a time")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
     parser.add_argument(
         "--dtype",
@@ -44,15 +43,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from modeling_m2s.index_m2s import SceneSettings, embed_films, find_films
     from modeling_m2s.pipeline_m2s import scene_windows
-    from modeling_m2s.shots_m2s import ShotSettings
+    from modeling_m2s.workers_m2s import warm_up
 
     started = time.monotonic()
     return_large_blocks()
     scene_windows(1, options.shots_per_scene, options.stride)
     if options.workers < 1:
         raise UsageError(f"--workers {options.workers} must be at least 1")
+    warm_up(WORKER_MODULES)  # before the imports below and the model, which also take seconds
+
+    from modeling_m2s.find_films_m2s import find_films
+    from modeling_m2s.index_m2s import embed_films
+    from modeling_m2s.scene_store_m2s import SceneSettings
+    from modeling_m2s.shots_m2s import ShotSettings
+
     films = find_films(options.films)
     pipeline, revision = load_pipeline(options.model, options.device, options.dtype)
     if options.model == TINY_MODEL:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         options = build_parser().parse_args(words)
+        # PyTorch reads this when it loads. By default, a model's threads keep their cores busy while they wait for each
+        # other; where decoders need those cores as well, the model then takes up to eight times the processor time.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         load_library("m2s")
         return options.run(options)
 

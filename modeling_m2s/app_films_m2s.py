@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from .errors_m2s import UserError
-from .index_m2s import SceneSettings, embed_films, read_shots
+from .index_m2s import embed_films
 from .modeling_m2s import M2SSceneForClassification
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import quiet_transformers
+from .scene_store_m2s import SceneSettings
 from .search_m2s import Scene, SceneIndex, mean_squared_distance
+from .shot_store_m2s import read_shots
 from .shots_m2s import ShotSettings
 from .storage_m2s import StorageError, require_settings
 from .video_m2s import VIDEO_SUFFIXES, printable

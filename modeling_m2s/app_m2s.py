@@ -21,9 +21,9 @@ from typing import Any
 
 from .app_films_m2s import AppError, FilmPage, Visit
 from .app_html_m2s import EMPTY, HEADER, HINT, PLAYER, about, error, film_view, progress, scene_view, tag_list
-from .index_m2s import WORKER_MODULES
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import model_name
+from .shot_store_m2s import WORKER_MODULES
 from .workers_m2s import warm_up
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported

@@ -13,9 +13,9 @@ import numpy as np
 
 from .app_html_m2s import count, span
 from .figures_m2s import SCENE_COLORS, THUMBNAIL_WIDTH, encode, timecode
-from .index_m2s import read_shots
 from .pipeline_m2s import open_image
 from .search_m2s import Scene, SceneIndex, mean_squared_distance
+from .shot_store_m2s import read_shots
 from .shots_m2s import Shot
 from .storage_m2s import StorageError
 

@@ -63,6 +63,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.scene_processor = M2SSceneProcessor(self.image_processor)
+        self.scenes_per_batch = 1 if self.device.type == "cpu" else 16
 
     def _sanitize_parameters(
         self,
@@ -104,12 +105,6 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             raise ValueError(f"batch_size={kwargs['batch_size']}: batches are of scenes here; use scenes_per_batch")
         return super().__call__(inputs, **kwargs)
 
-    def iterate(self, film: Any, **kwargs) -> Iterator[dict[str, Any]]:
-        """The scenes of one film as they are computed; arguments and entries as in a call."""
-        parameters, _, _ = self._sanitize_parameters(**kwargs)
-        for model_inputs in self.preprocess(film, **{**self._preprocess_params, **parameters}):
-            yield from self.postprocess([self.forward(model_inputs)])
-
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Embeddings (images, hidden size) of still images, each as a scene of one frame."""
         pixel_values = self.scene_processor([[image] for image in images])["pixel_values"]
@@ -132,14 +127,18 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             with video_file(film) as path:
                 film = detect_shots(path, shot_settings)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)
-        batches = list(_batches(film.shots, windows, scenes_per_batch or (1 if self.device.type == "cpu" else 16)))
+        num_keyframes = [len(shot.keyframes) for shot in film.shots]
+        batches = list(scene_batches(num_keyframes, windows, scenes_per_batch or self.scenes_per_batch))
         if not batches:
             raise ValueError(f"none of the film's {len(film.shots)} shots has a keyframe")
         for number, batch in enumerate(batches, 1):
-            scenes = [[list(map(open_image, shot.keyframes)) for shot in _shots(film.shots, w)] for w in batch]
+            scenes = [
+                [list(map(open_image, shot.keyframes)) for shot in film.shots[first : first + n] if shot.keyframes]
+                for first, n in batch
+            ]
             yield {
                 "pixel_values": self.scene_processor(scenes)["pixel_values"],
-                "scenes": [_describe(film.shots, window) for window in batch],
+                "scenes": [describe_scene(film.shots, window) for window in batch],
                 "is_last": number == len(batches),  # tells transformers where a film ends
             }
 
@@ -160,30 +159,31 @@ def open_image(jpeg: bytes) -> Image.Image:
     return Image.open(BytesIO(jpeg)).convert("RGB")
 
 
-def _shots(shots: Sequence["Shot"], window: tuple[int, int]) -> Sequence["Shot"]:
-    """The window's shots that have a keyframe."""
-    return [shot for shot in shots[window[0] : window[0] + window[1]] if shot.keyframes]
-
-
-def _batches(
-    shots: Sequence["Shot"], windows: list[tuple[int, int]], scenes_per_batch: int
+def scene_batches(
+    num_keyframes: Sequence[int], windows: list[tuple[int, int]], scenes_per_batch: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """Runs of scenes with equally many frames, so that no batch is padded; scenes without any frame are left out."""
+    """Runs of scenes with equally many frames, so that no batch is padded; scenes without any frame are left out.
+
+    Args:
+        num_keyframes: number of keyframes of each shot of the film.
+        windows: the film's scenes, as `scene_windows` gives them.
+    """
     batch: list[tuple[int, int]] = []
     batch_frames = 0
-    for window in windows:
-        num_frames = sum(len(shot.keyframes) for shot in _shots(shots, window))
+    for first, num_shots in windows:
+        num_frames = sum(num_keyframes[first : first + num_shots])
         if batch and (num_frames != batch_frames or len(batch) == scenes_per_batch):
             yield batch
             batch = []
         if num_frames:
-            batch.append(window)
+            batch.append((first, num_shots))
             batch_frames = num_frames
     if batch:
         yield batch
 
 
-def _describe(shots: Sequence["Shot"], window: tuple[int, int]) -> dict[str, Any]:
+def describe_scene(shots: Sequence["Shot"], window: tuple[int, int]) -> dict[str, Any]:
+    """The place of a scene in its film, in shots and seconds."""
     first, last = shots[window[0]], shots[window[0] + window[1] - 1]
     return {
         "first_shot": window[0],

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from .figures_m2s import strips, timecode
-from .index_m2s import read_shots
 from .intervals_m2s import find_film
 from .pipeline_m2s import open_image
+from .shot_store_m2s import read_shots
 from .storage_m2s import FilmDataset, StorageError
 
 

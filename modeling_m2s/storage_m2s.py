@@ -84,13 +84,13 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[None]:
+def exclusive(folder: Path, job: tuple[int, int] | None = None) -> Iterator[None]:
     """Lock a folder against a second run. A killed run's lock ends with it; the next run removes its temporary files.
 
     Args:
         folder: made when missing.
-        shard: (i, N) if N runs share the work on the folder. Each of them excludes a second run on the same shard and
-            any run on the whole folder.
+        job: (i, N) if N jobs share the work on the folder. Each of them excludes a second run of the same job and any
+            run on the whole folder.
 
     Raises:
         StorageError: another process holds it.
@@ -105,10 +105,10 @@ def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[No
         handle = os.open(folder, os.O_RDONLY)
         held.callback(os.close, handle)
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shard else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            if shard:
+            fcntl.flock(handle, (fcntl.LOCK_SH if job else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if job:
                 # The name is a temporary file's, so a killed run's lock is removed with its other temporary files.
-                name = f".m2s-shard-{shard[0]}-of-{shard[1]}.tmp"
+                name = f".m2s-job-{job[0]}-of-{job[1]}.tmp"
                 lock = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
                 held.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,9 +116,9 @@ def exclusive(folder: Path, shard: tuple[int, int] | None = None) -> Iterator[No
                     raise BlockingIOError
                 held.callback((folder / name).unlink, missing_ok=True)
         except BlockingIOError:
-            doing = f"is doing shard {shard[0]}/{shard[1]} of the work or all of it" if shard else "is writing"
+            doing = f"is doing job {job[0]}/{job[1]} of the work or all of it" if job else "is writing"
             raise StorageError(f"{folder}: another run {doing} here; wait for it or choose another folder") from None
-        if not shard:
+        if not job:
             _remove_temporary(folder)
             held.callback(_remove_temporary, folder)  # files of workers killed when this run was interrupted
         yield
@@ -275,7 +275,9 @@ class FilmDataset:
             stored.update((film.movie_id, film) for film in _films_in(path))
         return dict(sorted(stored.items()))
 
-    def read_film(self, film: StoredFilm, first: int = 0, num_rows: int | None = None) -> Iterator[pa.Table]:
+    def read_film(
+        self, film: StoredFilm, first: int = 0, num_rows: int | None = None, columns: list[str] | None = None
+    ) -> Iterator[pa.Table]:
         """The rows of one film, or `num_rows` from the `first` on, as a table per row group; reads no other groups."""
         start = film.first_row + first
         stop = film.first_row + film.num_rows if num_rows is None else start + num_rows
@@ -285,7 +287,7 @@ class FilmDataset:
             for group in range(file.num_row_groups):
                 after = row + file.metadata.row_group(group).num_rows
                 if row < stop and start < after:
-                    table = self.schema.complete(file.read_row_group(group))
+                    table = self.schema.complete(file.read_row_group(group, columns))
                     yield table.slice(max(0, start - row), min(after, stop) - max(row, start))
                 row = after
 

@@ -41,7 +41,8 @@ def run_isolated(
     Args:
         function: importable by name; its exceptions become errors of their input.
         inputs: keys name the inputs in the outcomes.
-        num_workers: processes at a time. Inputs are drawn as workers become free, so a slow consumer holds them back.
+        num_workers: processes at a time. They go on while the caller works on an outcome, each until its input is done;
+            a slow caller holds the inputs after that back.
         report: called here with (key, share done) when the function calls its own `report(share)`.
         preload: modules that the workers find imported.
         max_silence: seconds without a report after which a worker counts as hung and is killed.
@@ -53,55 +54,66 @@ def run_isolated(
         raise ValueError(f"num_workers={num_workers} must be at least 1")
     context = _context(preload)
     queue = iter(inputs)
-    running: dict[Any, _Worker] = {}
+    running: dict[Connection, _Worker] = {}
+
+    def start_workers() -> None:
+        while len(running) < num_workers and (job := next(queue, None)) is not None:
+            key, arguments = job
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(function, arguments, sender), daemon=True)
+            with _ctrl_c_waits():  # a half-started one would print a traceback and not be ended below
+                process.start()
+                sender.close()
+                running[receiver] = _Worker(key, process)
+
     try:
-        while True:
-            while len(running) < num_workers and (job := next(queue, None)) is not None:
-                key, arguments = job
-                receiver, sender = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(function, arguments, sender), daemon=True)
-                with _ctrl_c_waits():  # a half-started one would print a traceback and not be ended below
-                    process.start()
-                    sender.close()
-                    running[receiver] = _Worker(key, process)
-            if not running:
-                return
-            ready: Any = wait(list(running), timeout=None if max_silence is None else 1.0)
-            for receiver in ready:
-                worker = running[receiver]
-                worker.last_heard = time.monotonic()
-                try:
-                    kind, content = receiver.recv()
-                except (EOFError, OSError):  # it died, perhaps in the middle of a message
-                    kind, content = "dead", None
-                except Exception as error:  # what it sent cannot be unpickled
-                    kind, content = "failed", _describe(error)
-                    worker.process.kill()
-                if kind == "report":
-                    if report:
-                        report(worker.key, content)
-                    continue
-                del running[receiver]
-                receiver.close()
-                exit_code = worker.end()
-                if kind == "done":
-                    yield Outcome(worker.key, value=content)
-                elif kind == "failed":
-                    yield Outcome(worker.key, None, *content)
-                else:
-                    yield Outcome(worker.key, error=_cause_of_death(exit_code))
-            for receiver, worker in list(running.items()):
-                if max_silence is not None and time.monotonic() - worker.last_heard > max_silence:
-                    worker.process.kill()
-                    worker.end()
-                    del running[receiver]
-                    receiver.close()
-                    yield Outcome(worker.key, error=f"the worker process was silent for {max_silence:g} s")
+        start_workers()
+        while running:
+            for outcome in _next_outcomes(running, report, max_silence):
+                start_workers()  # before the caller works on the outcome, so that no worker waits for the caller
+                yield outcome
     finally:
         for receiver, worker in running.items():
             worker.process.kill()
             worker.end()
             receiver.close()
+
+
+def _next_outcomes(
+    running: "dict[Connection, _Worker]", report: Callable[[str, float], None] | None, max_silence: float | None
+) -> Iterator[Outcome]:
+    """Wait for messages and hand on reports. Workers that have ended, or hang, are taken out of `running`."""
+    ready: Any = wait(list(running), timeout=None if max_silence is None else 1.0)
+    for receiver in ready:
+        worker = running[receiver]
+        worker.last_heard = time.monotonic()
+        try:
+            kind, content = receiver.recv()
+        except (EOFError, OSError):  # it died, perhaps in the middle of a message
+            kind, content = "dead", None
+        except Exception as error:  # what it sent cannot be unpickled
+            kind, content = "failed", _describe(error)
+            worker.process.kill()
+        if kind == "report":
+            if report:
+                report(worker.key, content)
+            continue
+        del running[receiver]
+        receiver.close()
+        exit_code = worker.end()
+        if kind == "done":
+            yield Outcome(worker.key, value=content)
+        elif kind == "failed":
+            yield Outcome(worker.key, None, *content)
+        else:
+            yield Outcome(worker.key, error=_cause_of_death(exit_code))
+    for receiver, worker in list(running.items()):
+        if max_silence is not None and time.monotonic() - worker.last_heard > max_silence:
+            worker.process.kill()
+            worker.end()
+            del running[receiver]
+            receiver.close()
+            yield Outcome(worker.key, error=f"the worker process was silent for {max_silence:g} s")
 
 
 def warm_up(preload: tuple[str, ...]) -> None:

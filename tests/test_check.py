@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_scripts.check import main
 from data_scripts.dataset_checks import check_folder
-from modeling_m2s.index_m2s import film_rows
+from modeling_m2s.shot_store_m2s import film_rows
 from modeling_m2s.storage_m2s import FilmDataset, write_json
 
 FILMS = {"tt1": 12, "tt2": 9, "tt3": 1}

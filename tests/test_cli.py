@@ -19,7 +19,7 @@ from make_videos import damage, make_audio, make_video, truncate
 from PIL import Image
 
 from m2s.main import main
-from modeling_m2s.index_m2s import find_films
+from modeling_m2s.find_films_m2s import find_films
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.video_m2s import probe
 
@@ -113,6 +113,16 @@ def test_a_replaced_film_is_embedded_again(films, tiny_folder, tmp_path, capsys)
     assert "1 embedded now" in capsys.readouterr().out
     assert embed(mine, tiny_folder, tmp_path / "fresh") == 0
     assert tree(tmp_path / "grown") == tree(tmp_path / "fresh")
+
+
+def test_a_film_that_was_replaced_by_a_broken_one_leaves_the_index(films, tiny_folder, tmp_path, capsys):
+    mine = shutil.copytree(films, tmp_path / "films")
+    assert embed(mine, tiny_folder, tmp_path / "index") == 0
+    for output in ("index", "fresh"):
+        (mine / "gamma.mp4").write_bytes(b"no film")
+        assert embed(mine, tiny_folder, tmp_path / output) == 1
+    assert "of 3 films (3 embedded now, 1 failed" in capsys.readouterr().out
+    assert tree(tmp_path / "index") == tree(tmp_path / "fresh")
 
 
 def test_another_film_of_the_same_name_is_refused(films, tiny_folder, tmp_path, capsys):

@@ -102,11 +102,11 @@ def test_the_index_finds_each_film(films, whole):
     assert first == len(shots)
 
 
-def test_shards_leave_parts_that_the_whole_run_packs(films, whole, tmp_path, capsys):
+def test_jobs_leave_parts_that_the_whole_run_packs(films, whole, tmp_path, capsys):
     folder = write_catalog(tmp_path, films)
-    for shard in (2, 0, 1):
-        run(folder, "--shard", f"{shard}/3")
-        assert "next: when all 3 shards are done, the same command without --shard" in capsys.readouterr().out
+    for job in (2, 0, 1):
+        run(folder, "--job", f"{job}/3")
+        assert "next: when all 3 jobs are done, the same command without --job" in capsys.readouterr().out
         assert not (folder / "shots/data").exists()
     assert len(list((folder / "shots/parts").iterdir())) == 5
     run(folder)
@@ -151,7 +151,7 @@ def test_within_an_unfinished_run_a_failed_film_is_not_tried_again(films, whole,
     path.touch()
     videos = {**films, "tt0000001": path}
     folder = write_catalog(tmp_path, videos)
-    run(folder, "--shard", "0/2", status=1)
+    run(folder, "--job", "0/2", status=1)
     path.write_bytes(films["tt0000001"].read_bytes())
     run(folder, status=1)
     assert list(FilmDataset(folder / "shots", "shots").record["failed"]) == ["tt0000001"]
@@ -188,7 +188,7 @@ def test_removed_films_go_replaced_ones_are_done_again_unreachable_ones_stay(fil
 
 
 @pytest.mark.parametrize(
-    ("held", "flags"), [(None, []), (None, ["--shard", "0/2"]), ((0, 2), ["--shard", "0/2"]), ((1, 2), [])]
+    ("held", "flags"), [(None, []), (None, ["--job", "0/2"]), ((0, 2), ["--job", "0/2"]), ((1, 2), [])]
 )
 def test_a_second_run_on_the_same_films_refuses(held, flags, films, tmp_path):
     folder = write_catalog(tmp_path, films)
@@ -198,16 +198,16 @@ def test_a_second_run_on_the_same_films_refuses(held, flags, films, tmp_path):
 
 
 def doing(flags: list[str]) -> str:
-    where = "doing shard 0/2 of the work or all of it" if flags else "writing"
+    where = "doing job 0/2 of the work or all of it" if flags else "writing"
     return f"{where} here; wait for it or choose another folder"
 
 
-def test_shards_run_at_once_and_leave_no_lock(films, whole, tmp_path):
+def test_jobs_run_at_once_and_leave_no_lock(films, whole, tmp_path):
     folder = write_catalog(tmp_path, films)
     with exclusive(folder / "shots", (1, 2)):
-        run(folder, "--shard", "0/2")
-        assert [path.name for path in folder.rglob(".m2s-*")] == [".m2s-shard-1-of-2.tmp"]
-    run(folder, "--shard", "1/2")
+        run(folder, "--job", "0/2")
+        assert [path.name for path in folder.rglob(".m2s-*")] == [".m2s-job-1-of-2.tmp"]
+    run(folder, "--job", "1/2")
     run(folder)
     assert outputs(folder) == outputs(whole)
 
@@ -221,7 +221,7 @@ def test_shards_run_at_once_and_leave_no_lock(films, whole, tmp_path):
         (["--movies", "{0}/movies", "--keyframes", "k"], "--keyframes and --shot-lists go together"),
         (["--keyframes", "k", "--shot_lists", "{0}"], r"0 shot lists tt….txt"),
         (["--movies", "{0}/movies", "--detector", "x"], "--detector: invalid choice: 'x'"),
-        (["--movies", "{0}/movies", "--shard", "4/4"], "shard='4/4' is not i/N"),
+        (["--movies", "{0}/movies", "--job", "4/4"], "job='4/4' is not i/N"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(flags, words, tmp_path):
@@ -263,7 +263,7 @@ def crash_after(monkeypatch):
     monkeypatch.setitem(SCHEMAS, "shots", replace(SCHEMAS["shots"], films_per_shard=2))
     state = {"films": 10**6, "order": random.Random(0), "seen": []}
 
-    def serial(function, inputs, *_):
+    def serial(function, inputs, **_):
         inputs = list(inputs)
         if state["order"]:
             state["order"].shuffle(inputs)
@@ -280,18 +280,18 @@ def crash_after(monkeypatch):
     return state
 
 
-def bring(output: Path, films: dict[str, str], sources: Path, shard: str | None = None) -> None:
+def bring(output: Path, films: dict[str, str], sources: Path, job: str | None = None) -> None:
     sources.mkdir(exist_ok=True)
     for name, text in films.items():
         if not (sources / name).exists() or (sources / name).read_text() != text:
             (sources / name).write_text(text)
     paths = {name: sources / name for name in films}
-    store_catalog(paths, output / "shots", {}, store_fake, RunnerArguments(shard=shard))
+    store_catalog(paths, output / "shots", {}, store_fake, RunnerArguments(job=job))
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_bytes_do_not_depend_on_history(seed, crash_after, tmp_path):
-    """Catalogs that grow, shrink, replace and break films, runs of shards, crashes after any film."""
+    """Catalogs that grow, shrink, replace and break films, runs of jobs, crashes after any film."""
     generator = random.Random(seed)
     crash_after["order"] = generator
     for _ in range(6):
@@ -329,7 +329,7 @@ def test_films_that_a_catalog_gains_at_its_end_cost_none_of_the_others(first, cr
 
 
 def test_a_full_disk_ends_the_run_not_the_film(tmp_path, crash_after, monkeypatch):
-    def full(*arguments, **options):
+    def full(function, inputs, **_):
         yield Outcome("b", error="parts/b: cannot be written (No space left on device)", error_type="StorageError")
 
     films = {"a": "3", "b": "4"}

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_scripts.check import main as check_dataset
 from data_scripts.make_film_world import main as make_film_world
-from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.readers.scene_frames import SceneFrames
 from eval.experiment_rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
 from eval.experiment_tables import tables
 from eval.experiment_worlds import ExperimentWorld, best_spaces, judge_claim, surest_shares
@@ -25,6 +25,7 @@ from eval.scene_pair_sets import write_random_films, write_true_pairs
 from eval.scene_retrieval import SceneRetrievalArguments
 from eval.scene_retrieval import main as measure_scenes
 from eval.world_retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
+from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 

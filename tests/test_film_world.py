@@ -14,6 +14,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from data_scripts.check import main as check_datasets
 from data_scripts.check_film_world import main as check
 from data_scripts.film_world_checks import check_co_watch
 from data_scripts.make_film_world import main
@@ -35,7 +36,7 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_loss(tmp_path):
     for name in ("a", "b"):
         main([*SMALL, "--keyframes_only", "true", "--output", str(tmp_path / name)])
     whole = tree(tmp_path / "a")
-    assert whole == tree(tmp_path / "b") and len(whole) > 6
+    assert whole == tree(tmp_path / "b") and len(whole) > 8
     (tmp_path / "b/metadata/ratings.csv").unlink()
     main([*SMALL, "--keyframes_only", "true", "--output", str(tmp_path / "b")])
     assert tree(tmp_path / "b") == whole
@@ -64,6 +65,13 @@ def test_keyframes_are_a_shots_dataset_at_the_true_boundaries(tmp_path):
         truth = [(row["movie_id"], int(row["start_frame"]), int(row["end_frame"])) for row in csv.DictReader(file)]
     assert list(zip(rows["movie_id"], rows["start_frame"], rows["end_frame"], strict=True)) == truth
     assert rows[0]["keyframes"][0].size == (160, 90)
+    for film in load_dataset(str(tmp_path / "films"), split="train"):
+        shots = [row for row in truth if row[0] == film["movie_id"]]
+        assert (film["num_shots"], film["num_frames"]) == (len(shots), shots[-1][2])
+        assert (film["frame_rate"], film["duration_seconds"]) == (12, shots[-1][2] / 12)
+        assert (film["width"], film["height"]) == (160, 90)
+        assert (film["video"], film["damage"]) == ("", None) and film["fingerprint"]
+    check_datasets([str(tmp_path / "shots"), str(tmp_path / "films")])
 
 
 def test_several_keyframes_a_shot_are_the_middles_of_its_parts(tmp_path):

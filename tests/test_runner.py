@@ -1,5 +1,6 @@
 """The same function gives the same outcomes in processes of this machine and on a Ray cluster that loses a node."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -15,32 +16,33 @@ from test_detect_shots import outputs, write_catalog
 from data_scripts.runner import run_films
 from data_scripts.runner_arguments import RunnerArguments
 from m2s.commands import run_command
+from modeling_m2s.shot_store_m2s import ShotStore
 from modeling_m2s.storage_m2s import FilmDataset
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 7, 11])
-def test_shards_share_the_films(number):
-    films = {f"tt{n}": n for n in (3, 1, 4, 15, 9, 2, 6)}
-    shards = [RunnerArguments(shard=f"{index}/{number}").films_of_shard(films) for index in range(number)]
-    assert sorted(name for shard in shards for name in shard) == sorted(films)
-    assert max(map(len, shards)) - min(map(len, shards)) <= 1
-    assert all(films[name] == value for shard in shards for name, value in shard.items())
-    assert list(RunnerArguments().films_of_shard(films)) == sorted(films)
+def test_jobs_share_the_films(number, tmp_path):
+    films = {f"tt{n}": tmp_path for n in (3, 1, 4, 15, 9, 2, 6)}
+    store, jobs = ShotStore(tmp_path / "shots", {}), []
+    for index in range(number):
+        store.plan(films, job=RunnerArguments(job=f"{index}/{number}").job_of)
+        jobs.append(list(store.missing))
+    assert [name for turn in itertools.zip_longest(*jobs) for name in turn if name] == sorted(films)
 
 
-@pytest.mark.parametrize("shard", ["", "1", "1/", "/2", "2/2", "0/0", "-1/2", "1/2/3", "a/b", "1.0/2", "²/3"])
-def test_what_is_no_shard_is_refused(shard):
+@pytest.mark.parametrize("job", ["", "1", "1/", "/2", "2/2", "0/0", "-1/2", "1/2/3", "a/b", "1.0/2", "²/3"])
+def test_what_is_no_job_is_refused(job):
     with pytest.raises(ValueError, match="is not i/N with i from 0 to N-1"):
-        RunnerArguments(shard=shard)
+        RunnerArguments(job=job)
 
 
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--workers", "-1"], "workers=-1 must be at least 1, or 0"),
-        (["--shard", "3/3"], "shard='3/3' is not i/N"),
+        (["--job", "3/3"], "job='3/3' is not i/N"),
     ],
 )
 def test_bad_flags_end_in_one_line(flags, words):
@@ -68,7 +70,7 @@ BEHAVIORS = ["fine", "crash", "raise", "well", "raise", "good"]
 
 def outcomes(arguments: RunnerArguments) -> list[tuple]:
     inputs = [(str(n), (how,)) for n, how in enumerate(BEHAVIORS)]
-    found = list(run_films(behave, inputs, arguments, preload=("modeling_m2s.index_m2s",)))
+    found = list(run_films(behave, inputs, arguments, preload=("modeling_m2s.shot_store_m2s",)))
     return sorted((outcome.key, outcome.value, outcome.error, outcome.error_type) for outcome in found)
 
 
@@ -129,7 +131,7 @@ def test_a_node_that_is_lost_with_a_film_in_work_costs_time_only(cluster, tmp_pa
     thread = threading.Thread(target=lose_a_node, daemon=True)
     thread.start()
     inputs = [(name, (str(tmp_path), name)) for name in "abc"]
-    found = run_films(wait_to_go, inputs, RunnerArguments(runner="ray"), preload=("modeling_m2s.index_m2s",))
+    found = run_films(wait_to_go, inputs, RunnerArguments(runner="ray"), preload=("modeling_m2s.shot_store_m2s",))
     assert sorted((outcome.key, outcome.value, outcome.error) for outcome in found) == [(n, n, None) for n in "abc"]
     thread.join()
     assert len(list(tmp_path.iterdir())) == 5  # one of three films was started twice

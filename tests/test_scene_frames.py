@@ -17,8 +17,9 @@ from range_server import RangeServer, serve
 from torch.utils.data import DataLoader
 from transformers import CLIPImageProcessorPil
 
-from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.readers.stored_shots import ParquetShots
+from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 SQUARE = {"height": 32, "width": 32}

@@ -1,6 +1,6 @@
 """A stage that is killed at random moments, and finished, ends with the bytes of a run that nobody disturbed.
 
-Also a disk that is full, and the locks of shards.
+Also a disk that is full, and the locks of jobs.
 """
 
 import os
@@ -99,16 +99,16 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(num_bytes, where
     assert outputs(full) == outputs(whole)
 
 
-def hold_shard(folder: Path, connection) -> None:
+def hold_job(folder: Path, connection) -> None:
     with exclusive(folder, (0, 2)):
         hold(folder / "other", connection)
 
 
-def test_a_killed_shard_lets_go_and_its_lock_file_goes(tmp_path):
-    process, connection = start(hold_shard, tmp_path)
+def test_a_killed_job_lets_go_and_its_lock_file_goes(tmp_path):
+    process, connection = start(hold_job, tmp_path)
     assert connection.recv() == "held"
-    lock = tmp_path / ".m2s-shard-0-of-2.tmp"
-    with pytest.raises(StorageError, match="doing shard 0/2"):
+    lock = tmp_path / ".m2s-job-0-of-2.tmp"
+    with pytest.raises(StorageError, match="doing job 0/2"):
         exclusive(tmp_path, (0, 2)).__enter__()
     with pytest.raises(StorageError, match="another run is writing here"):
         exclusive(tmp_path).__enter__()
@@ -122,5 +122,13 @@ def test_a_killed_shard_lets_go_and_its_lock_file_goes(tmp_path):
     lock.touch()
     with exclusive(tmp_path):
         assert not lock.exists()
-        with pytest.raises(StorageError, match="doing shard 1/2 of the work or all of it"):
+        with pytest.raises(StorageError, match="doing job 1/2 of the work or all of it"):
             exclusive(tmp_path, (1, 2)).__enter__()
+
+
+@pytest.mark.slow
+def test_kills_of_every_stage_cost_nothing():
+    """As many as `M2S_KILLS` says; `tests/kill_stages.py` alone makes as many as it is asked for."""
+    command = [sys.executable, "-m", "tests.kill_stages", "--kills", os.environ.get("M2S_KILLS", "27")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr

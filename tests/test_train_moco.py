@@ -29,8 +29,9 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModel
 
-from data_scripts.readers.scene_frames import SceneFrames, normalize
+from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
+from modeling_m2s.frames_m2s import normalize
 from train.arguments import RunArguments
 from train.moco.loop import Training, learning_rate_scale
 from train.moco.model import ContrastHead, SceneContrast, step_operations

@@ -203,9 +203,21 @@ def test_inputs_are_drawn_as_workers_become_free(num_workers):
             drawn.append(number)
             yield str(number), (number,)
 
-    for finished, _ in enumerate(run_isolated(square, draw(), num_workers, preload=PRELOAD)):
+    for finished, _ in enumerate(run_isolated(square, draw(), num_workers, preload=PRELOAD), 1):
         assert len(drawn) <= finished + num_workers
     assert len(drawn) == 7
+
+
+def leave_file(path: str, report: Callable) -> None:
+    Path(path).touch()
+
+
+def test_the_next_input_is_worked_on_while_an_outcome_is(tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    outcomes = run_isolated(leave_file, [(path.name, (str(path),)) for path in paths], 1, preload=PRELOAD)
+    with contextlib.closing(outcomes):
+        assert next(outcomes).key == "a"
+        wait_until(paths[1].exists)
 
 
 def meet(folder: str, name: str, others: list[str], report: Callable) -> None:

@@ -1,0 +1,45 @@
+"""Films by their files: paths of video files and folders to film ids."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .video_m2s import VIDEO_SUFFIXES, VideoError, printable
+
+
+def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
+    """Absolute paths of video files by film id: given files as they are, given folders with all videos below them.
+
+    A film's id is its file's name below the given folder, without suffix. If two files would share it, the id is the
+    first of these that no other file has: name with suffix, whole path, whole path with a hash of its bytes.
+
+    Raises:
+        VideoError: a folder cannot be read or holds no video.
+    """
+    found: dict[Path, tuple[str, ...]] = {}
+    for path in map(Path, paths):
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in _walk(path) if file.suffix.lower() in VIDEO_SUFFIXES)
+            if not files:
+                raise VideoError(path, f"no video files in this folder ({' '.join(VIDEO_SUFFIXES)})")
+        for file in files:
+            name = file.relative_to(path) if path.is_dir() else Path(file.name)
+            file = Path(os.path.abspath(file))
+            digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
+            whole = printable(file)
+            found[file] = (printable(name.with_suffix("")), printable(name), whole, f"{whole} ({digest})")
+    # All kinds of names are counted together, so no id of one film is any name of another.
+    shared = Counter(name for names in found.values() for name in set(names))
+    films = {next(name for name in names if shared[name] == 1): file for file, names in found.items()}
+    return dict(sorted(films.items()))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError):
+        raise VideoError(error.filename or folder, error.strerror or str(error))
+
+    for parent, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(parent) / name for name in names)
