@@ -50,25 +50,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(options: Options) -> None:
-    load = os.getloadavg()[0]
+    load, videos = os.getloadavg()[0], sorted((options.assets / "videos").absolute().iterdir())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run(["git", "worktree", "add", "--detach", folder / "before", options.before], cwd=ROOT, check=True)
         try:
-            content = compare(folder, options.assets / "videos", options.copies, options.runs)
+            content = compare(folder, videos, options.copies, options.runs)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", folder / "before"], cwd=ROOT, check=True)
     facts = {"before": options.before, "load_average_at_start": round(load, 2)}
     write_result("embed", "float32", {**facts, **content}, options.output)
 
 
-def compare(folder: Path, videos: Path, copies: int, runs: int) -> dict[str, Any]:
+def compare(folder: Path, videos: list[Path], copies: int, runs: int) -> dict[str, Any]:
     """Scenes a second of `ROOT` and of the checkout in `folder`, and their memory on a long film."""
     checkouts = {"before": folder / "before", "after": ROOT}
     for copy in range(copies):
         (folder / f"films/{copy}").mkdir(parents=True)
-        for video in videos.iterdir():
-            (folder / f"films/{copy}" / video.name).symlink_to(video.absolute())
+        for video in videos:
+            (folder / f"films/{copy}" / video.name).symlink_to(video)
     rows: dict[str, list[dict[str, float]]] = {side: [] for side in checkouts}
     scenes: dict[str, dict[str, np.ndarray]] = {}
     for run in range(runs):
@@ -80,7 +80,8 @@ def compare(folder: Path, videos: Path, copies: int, runs: int) -> dict[str, Any
     assert scenes["before"].keys() == scenes["after"].keys()
     differences = [np.abs(scenes["after"][name] - vector).max() for name, vector in scenes["before"].items()]
     seconds = {side: statistics.median(row["seconds"] for row in rows[side]) for side in checkouts}
-    long = concatenate(videos / "big_buck_bunny_full_448x252.mp4", 5, folder / "long.mp4")
+    film = next(video for video in videos if video.name.startswith("big_buck_bunny_full"))
+    long = concatenate(film, 5, folder / "long.mp4")
     memory = {
         side: peak_memory(long, TINY_MODEL, folder / f"{side}_long", checkout) for side, checkout in checkouts.items()
     }

@@ -277,6 +277,7 @@ COMMANDS = commands()
 # None: the command makes its inputs.
 NO_INPUTS: dict[str, str | None] = {
     "benchmarks.co_watch": "--count gone",
+    "benchmarks.embed": "--assets gone --before HEAD",
     "benchmarks.embedding": "--assets gone --model gone",
     "benchmarks.encoders": None,  # read after other measurements, as in features, memory and shots
     "benchmarks.export": "--photographs gone --video gone --model gone",
