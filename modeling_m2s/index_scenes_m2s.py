@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from .figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode, timecode
-from .index_m2s import read_shots
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
+from .shot_store_m2s import read_shots
 from .shots_m2s import Film, Shot
 from .storage_m2s import FilmDataset, StorageError, StoredFilm, atomic_write, exclusive, file_name
 from .story_scenes_m2s import LONGEST_SCENE, SceneAxes, story_scenes

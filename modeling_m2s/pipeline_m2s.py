@@ -105,6 +105,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             raise ValueError(f"batch_size={kwargs['batch_size']}: batches are of scenes here; use scenes_per_batch")
         return super().__call__(inputs, **kwargs)
 
+    def iterate(self, film: Any, **kwargs) -> Iterator[dict[str, Any]]:
+        """The scenes of one film as they are computed; arguments and entries as in a call."""
+        parameters, _, _ = self._sanitize_parameters(**kwargs)
+        for model_inputs in self.preprocess(film, **{**self._preprocess_params, **parameters}):
+            yield from self.postprocess([self.forward(model_inputs)])
+
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Embeddings (images, hidden size) of still images, each as a scene of one frame."""
         pixel_values = self.scene_processor([[image] for image in images])["pixel_values"]

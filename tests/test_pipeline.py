@@ -198,6 +198,19 @@ def test_lists_of_films_give_what_each_gives_alone(embed):
         assert_same_scenes(scenes, embed(film, shots_per_scene=4), tolerance=0)
 
 
+def test_scenes_come_as_they_are_computed(embed):
+    """The first batches are there before the keyframes of the last, which are broken, are looked at."""
+    film = make_film([1] * 12)
+    options = {"shots_per_scene": 3, "stride": 2, "scenes_per_batch": 2}
+    complete = embed(film, **options)
+    assert_same_scenes(list(embed.iterate(film, **options)), complete, tolerance=0)
+    film.shots[-1].keyframes = [jpeg(0)[:30]]
+    scenes = embed.iterate(film, **options)
+    assert_same_scenes([next(scenes) for _ in range(5)], complete[:5], tolerance=0)
+    with pytest.raises(OSError):
+        next(scenes)
+
+
 def test_still_images_are_scenes_of_one_frame(embed, tiny_folder):
     images = [picture(seed) for seed in range(5)]
     model, processor = load(tiny_folder)
