@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from data_scripts.inputs import finished
+from data_scripts.readers.arrow_copy import arrow_copy
 from modeling_m2s.storage_m2s import StorageError, require_settings
 
 DTYPE = np.dtype("<f2")
@@ -107,16 +108,9 @@ class ShotFeatures:
         require_settings(self.folder, {key: settings.get(key) for key in needed}, needed)
 
     def _arrow_copy(self, cache: Path | None) -> datasets.Dataset:
-        builder = datasets.load_dataset_builder(
-            str(self.folder),
-            cache_dir=None if cache is None else str(cache),
-            writer_batch_size=FILMS_AT_A_TIME,
-        )
-        if not Path(builder.cache_dir).exists():
-            megabytes = self.num_shots.sum() * self.dim * DTYPE.itemsize / 1e6
-            print(f"{self.folder}: an Arrow copy of {megabytes:,.1f} MB goes to {builder.cache_dir}", flush=True)
-        builder.download_and_prepare()
-        return builder.as_dataset("train")
+        megabytes = self.num_shots.sum() * self.dim * DTYPE.itemsize / 1e6
+        message = f"{self.folder}: an Arrow copy of {megabytes:,.1f} MB"
+        return arrow_copy(self._dataset.shard_paths(), cache, message, FILMS_AT_A_TIME)
 
     def _require(self, name: str, found: list[Any], expected: list[Any]) -> None:
         for movie_id, value, needed in zip(self.movie_ids, found, expected, strict=True):

@@ -1,7 +1,7 @@
 """Datasets on disk: typed Parquet shards that `datasets.load_dataset` reads, and a record of how they were made.
 
     shots/
-      m2s.json                      schema version, settings, films, what failed and why, counts
+      m2s.json                      schema version, settings, films, what failed and why, counts, checksums of shards
       data/train-00000.parquet      whole films, in the order of their ids
       parts/                        while a run lasts: one file for each finished film and for each failed one
 
@@ -16,7 +16,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ try:
 except ImportError as error:
     raise ImportError(f"datasets on disk need more packages: pip install 'movies2scenes[video]' ({error})") from error
 
+from .checksums_m2s import ChecksummedFile, checksum_of
 from .errors_m2s import UserError
 from .schemas_m2s import SCHEMAS
 
@@ -179,6 +180,7 @@ class FilmDataset:
         self.folder = Path(folder)
         self.kind = kind
         self.schema = SCHEMAS[kind]
+        self._checksums: dict[str, str] = {}  # of the shards that this object has written, by file name
 
     @property
     def record(self) -> dict[str, Any]:
@@ -221,8 +223,15 @@ class FilmDataset:
 
     def reopen(self) -> None:
         """Mark the dataset as unfinished while it is rewritten."""
-        record = self.record
-        self._write_record({"complete": False, "settings": record["settings"], "failed": record["failed"]})
+        self._reopen(changed=())
+
+    def _reopen(self, changed: Collection[Path]) -> None:
+        """Mark the dataset as unfinished, and forget the checksums of shards that are written anew or removed."""
+        record, names = self.record, {path.name for path in changed}
+        shards = [shard for shard in record.get("shards", []) if shard["file"] not in names]
+        unfinished = {"complete": False, "settings": record["settings"], "failed": record["failed"], "shards": shards}
+        if unfinished != {name: record.get(name) for name in unfinished}:
+            self._write_record(unfinished)
 
     def write_film(self, movie_id: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
         """Store a finished film as a part; from here on it is kept, whatever happens to the run."""
@@ -243,7 +252,7 @@ class FilmDataset:
 
     def part(self, movie_id: str) -> StoredFilm:
         """A film that was just written."""
-        return _films_in(self._part_path(movie_id))[0]
+        return films_in(self._part_path(movie_id))[0]
 
     def write_all(self, rows: list[dict[str, Any]] | pa.Table, **facts: Any) -> None:
         """Write a finished dataset at once, in place of what is there; `facts` go into the record.
@@ -258,11 +267,11 @@ class FilmDataset:
         for movie_id, run in itertools.groupby(table[self.schema.film_column].to_pylist()):
             first_row = index[-1]["first_row"] + index[-1]["num_rows"] if index else 0
             index.append({"movie_id": movie_id, "first_row": first_row, "num_rows": len(list(run))})
-        with atomic_write(self.shard_path(0)) as file, pq.ParquetWriter(file, table.schema) as writer:
+        with self._shard_file(0) as file, pq.ParquetWriter(file, table.schema) as writer:
             writer.write_table(table, row_group_size=self.schema.rows_per_group)
             writer.add_key_value_metadata({"m2s.films": json.dumps(index)})
         counts = {"num_films": len(index), "num_rows": len(table)}
-        shards = [{"file": self.shard_path(0).name, "films": len(index)}]
+        shards = [self._shard_entry(self.shard_path(0), len(index), {})]
         settings = self.record["settings"]
         record = {"complete": True, "settings": settings, **facts, "failed": {}, **counts, "shards": shards}
         self._write_record(record)
@@ -270,9 +279,9 @@ class FilmDataset:
     def films(self, parts: bool = True) -> dict[str, StoredFilm]:
         """Every stored film by its id, in shards and, if asked, parts; a part takes precedence over a shard."""
         stored: dict[str, StoredFilm] = {}
-        paths = [*self._shard_paths(), *(sorted((self.folder / "parts").glob("*.parquet")) if parts else [])]
+        paths = [*self.shard_paths(), *(sorted((self.folder / "parts").glob("*.parquet")) if parts else [])]
         for path in paths:
-            stored.update((film.movie_id, film) for film in _films_in(path))
+            stored.update((film.movie_id, film) for film in films_in(path))
         return dict(sorted(stored.items()))
 
     def read_film(
@@ -293,15 +302,14 @@ class FilmDataset:
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
         """All rows of a finished dataset, in order."""
-        tables = [self.schema.read(path, columns) for path in self._shard_paths()]
+        tables = [self.schema.read(path, columns) for path in self.shard_paths()]
         return pa.concat_tables(tables) if tables else self.schema.features.arrow_schema.empty_table()
 
     def pack(self, number: int, movie_ids: list[str]) -> None:
         """Turn parts into shard `number` before the dataset is finished; their films must be in no other shard."""
         films = [self.part(movie_id) for movie_id in movie_ids]
-        if self.record.get("complete"):
-            self.reopen()
-        with atomic_write(self.shard_path(number)) as file:
+        self._reopen(changed=[self.shard_path(number)])
+        with self._shard_file(number) as file:
             self._write_films(file, ((film, self.read_film(film)) for film in films))
         for film in films:
             film.path.unlink()
@@ -322,20 +330,21 @@ class FilmDataset:
         size = self.schema.films_per_shard
         plan = {self.shard_path(k): catalog[k * size : (k + 1) * size] for k in range(-(-len(catalog) // size))}
         changed = {
-            path: films
-            for path, films in plan.items()
-            if not path.exists() or [stored[movie_id].path for movie_id in films] != [path] * len(_films_in(path))
+            path: (number, films)
+            for number, (path, films) in enumerate(plan.items())
+            if not path.exists() or [stored[movie_id].path for movie_id in films] != [path] * len(films_in(path))
         }
-        obsolete = [path for path in self._shard_paths() if path not in plan]
+        obsolete = [path for path in self.shard_paths() if path not in plan]
         if changed or obsolete:
-            self.reopen()
+            self._reopen([*changed, *obsolete])
+        recorded = {shard["file"]: shard for shard in self.record.get("shards", [])}
         for movie_id in catalog:
             film = stored[movie_id]
             if film.path in changed or film.path in obsolete:
                 self._copy_to_part(film)
                 stored[movie_id] = self.part(movie_id)
-        for path, films in changed.items():
-            with atomic_write(path) as file:
+        for number, films in changed.values():
+            with self._shard_file(number) as file:
                 self._write_films(file, ((stored[movie_id], self.read_film(stored[movie_id])) for movie_id in films))
         for path in obsolete:
             path.unlink()
@@ -343,7 +352,7 @@ class FilmDataset:
             path.unlink()
         with contextlib.suppress(OSError):  # absent, or a killed run's worker has just written there
             (self.folder / "parts").rmdir()
-        shards = [{"file": path.name, "films": len(films)} for path, films in plan.items()]
+        shards = [self._shard_entry(path, len(films), recorded) for path, films in plan.items()]
         record = {
             "complete": True,
             "settings": self.record["settings"],
@@ -355,48 +364,31 @@ class FilmDataset:
 
     def check(self) -> list[str]:
         """The problems of a finished dataset, one line each; empty if there are none."""
-        problems = []
-        record = self.record
-        if not record.get("complete"):
-            return [f"{self.folder}: not finished" if record else f"{self.folder}: no {RECORD_NAME}"]
-        paths = self._shard_paths()
-        if [path.name for path in paths] != shard_names(self.folder, record):
-            problems.append(f"{self.folder}: shards on disk and in the record differ")
-        previous, num_rows, num_films = None, 0, 0
-        for path in paths:
-            try:
-                films, table = _films_in(path), self.schema.read(path)
-            except StorageError as error:
-                problems.append(str(error))
-                continue
-            except (OSError, pa.ArrowException) as error:
-                problems.append(f"{path}: cannot be read ({error})")
-                continue
-            if not table.schema.equals(self.schema.features.arrow_schema):
-                problems.append(f"{path}: columns differ from those of {self.kind}")
-                continue
-            num_rows, num_films = num_rows + len(table), num_films + len(films)
-            named = [movie_id for film in films for movie_id in [film.movie_id] * film.num_rows]
-            if named != table[self.schema.film_column].to_pylist():
-                problems.append(f"{path}: films are not where its index says")
-            for row in zip(*(table[column].to_pylist() for column in self.schema.order), strict=True):
-                if previous is not None and row <= previous:
-                    problems.append(f"{path}: row {row} does not follow {previous}")
-                previous = row
-            if "keyframes" in table.column_names:
-                problems += [f"{path}: {problem}" for problem in _undecodable(table)]
-        if (num_rows, num_films) != (record["num_rows"], record["num_films"]):
-            problems.append(
-                f"{self.folder}: {num_rows} rows of {num_films} films; the record says {record['num_rows']} of "
-                f"{record['num_films']}"
-            )
-        return problems
+        from .dataset_check_m2s import check_dataset
+
+        return check_dataset(self)
 
     def _write_record(self, content: dict[str, Any]) -> None:
         record = {"dataset": self.kind, "schema_version": SCHEMA_VERSION, **content}
         write_json(self.folder / RECORD_NAME, record)
 
-    def _write_films(self, file: IO[bytes], films: Iterable[tuple[StoredFilm, Iterable[pa.Table]]]) -> None:
+    @contextlib.contextmanager
+    def _shard_file(self, number: int) -> Iterator[ChecksummedFile]:
+        with atomic_write(self.shard_path(number)) as file:
+            checksummed = ChecksummedFile(file)
+            yield checksummed
+        self._checksums[self.shard_path(number).name] = checksummed.checksum()
+
+    def _shard_entry(self, path: Path, num_films: int, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """A shard's entry in the record. A shard that this run did not write keeps its checksum, or its lack of one."""
+        entry = {"file": path.name, "films": num_films}
+        if path.name not in self._checksums and path.name in recorded:
+            return {**recorded[path.name], **entry}
+        return {**entry, "sha256": self._checksums.get(path.name) or checksum_of(path)}
+
+    def _write_films(
+        self, file: IO[bytes] | ChecksummedFile, films: Iterable[tuple[StoredFilm, Iterable[pa.Table]]]
+    ) -> None:
         """Write films one after the other, each in row groups of its own, and their index into the file's metadata."""
         index, first_row = [], 0
         with pq.ParquetWriter(file, self.schema.features.arrow_schema) as writer:
@@ -422,7 +414,8 @@ class FilmDataset:
         """The file of a shard."""
         return self.folder / "data" / f"train-{number:05d}.parquet"
 
-    def _shard_paths(self) -> list[Path]:
+    def shard_paths(self) -> list[Path]:
+        """The files of the shards that are there, in order."""
         return sorted((self.folder / "data").glob("train-*.parquet"))
 
 
@@ -489,25 +482,14 @@ def default_values(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _films_in(path: Path) -> list[StoredFilm]:
+def films_in(path: Path) -> list[StoredFilm]:
+    """The films of a Parquet file of a dataset.
+
+    Raises:
+        StorageError: it cannot be read, or names no films.
+    """
     try:
         entries = json.loads((pq.read_metadata(path).metadata or {})[b"m2s.films"])
         return [StoredFilm(path=path, **entry) for entry in entries]
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
         raise StorageError(f"{path}: holds no films ({error}); remove it, and they are made again") from error
-
-
-def _undecodable(table: pa.Table) -> list[str]:
-    """Rows whose keyframes do not open as images."""
-    from io import BytesIO
-
-    from PIL import Image as PILImage
-
-    problems = []
-    for row in table.select(["movie_id", "shot_index", "keyframes"]).to_pylist():
-        for keyframe in row["keyframes"]:
-            try:
-                PILImage.open(BytesIO(keyframe["bytes"])).load()
-            except Exception as error:
-                problems.append(f"{row['movie_id']}, shot {row['shot_index']}: keyframe cannot be decoded ({error})")
-    return problems

@@ -1,8 +1,10 @@
 """Every kind of dataset is checked as it was made, and each fault is named in one line."""
 
+import hashlib
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from PIL import Image
 
 from data_scripts.check import main
 from data_scripts.dataset_checks import check_folder
+from modeling_m2s.schemas_m2s import SCHEMAS
 from modeling_m2s.shot_store_m2s import film_rows
-from modeling_m2s.storage_m2s import FilmDataset, write_json
+from modeling_m2s.storage_m2s import FilmDataset, read_json, write_json
 
 FILMS = {"tt1": 12, "tt2": 9, "tt3": 1}
 
@@ -184,3 +187,61 @@ def test_what_is_no_dataset_is_named(content, tmp_path):
 def test_without_folders_the_missing_flag_is_named():
     with pytest.raises(SystemExit, match=r"^data_scripts.check: error: .*required: --folders"):
         main([])
+
+
+def flip(path: Path, places: list[int]) -> None:
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["shot_features", "shots"])
+def test_bytes_that_changed_are_told_wherever_they_are(kind, tmp_path):
+    """Flipped bits of features are features, too; only the checksum tells them."""
+    if kind == "shots":
+        folder = write_shots(tmp_path, {name: [shot(name, n) for n in range(length)] for name, length in FILMS.items()})
+        folder = folder.folder
+    else:
+        folder = write(tmp_path, kind, [features(name, length) for name, length in FILMS.items()])
+    (shard,) = (folder / "data").iterdir()
+    whole = shard.read_bytes()
+    assert check_folder(folder) == []
+    assert read_json(folder / "m2s.json")["shards"][0]["sha256"] == hashlib.sha256(whole).hexdigest()
+    places = np.random.default_rng(0).integers(len(whole), size=200).tolist()
+    flip(shard, places)
+    assert f"{shard}: holds other bytes than were written; make it again" in check_folder(folder)
+    for place in [*places[:10], 0, len(whole) - 1]:
+        shard.write_bytes(whole)
+        flip(shard, [place])
+        assert check_folder(folder) != []
+
+
+def test_a_dataset_of_an_earlier_release_has_no_checksums(tmp_path):
+    """It opens, is checked as far as it goes, and grows; the shards that are written now have one."""
+    shots = write_shots(tmp_path, {name: [shot(name, 0)] for name in FILMS})
+    record = read_json(shots.folder / "m2s.json")
+    for entry in record["shards"]:
+        del entry["sha256"]
+    write_json(shots.folder / "m2s.json", record)
+    shots = FilmDataset(shots.folder, "shots")
+    assert check_folder(shots.folder) == []
+    shots.finish(list(FILMS), {})
+    assert "sha256" not in shots.record["shards"][0] and check_folder(shots.folder) == []
+    facts = {**dict.fromkeys(["num_frames", "frame_rate", "duration_seconds", "width", "height"], 1), "damage": None}
+    shots.write_film("tt4", [shot("tt4", 0)], {"video": "", "fingerprint": "", **facts})
+    shots.finish([*FILMS, "tt4"], {})
+    assert shots.record["shards"][0]["sha256"] and check_folder(shots.folder) == []
+
+
+def test_a_flipped_byte_stays_told_when_other_shards_are_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(SCHEMAS, "shots", replace(SCHEMAS["shots"], films_per_shard=1))
+    shots = write_shots(tmp_path, {name: [shot(name, 0)] for name in FILMS})
+    flip(shots.shard_path(0), [200])
+    again = FilmDataset(shots.folder, "shots")
+    facts = {**dict.fromkeys(["num_frames", "frame_rate", "duration_seconds", "width", "height"], 1), "damage": None}
+    again.write_film("tt4", [shot("tt4", 0)], {"video": "", "fingerprint": "", **facts})
+    again.pack(3, ["tt4"])
+    again.finish([*FILMS, "tt4"], {})
+    assert any("train-00000.parquet: holds other bytes" in problem for problem in check_folder(shots.folder))
+    assert all(entry["sha256"] for entry in again.record["shards"]) and len(again.record["shards"]) == 4

@@ -156,7 +156,10 @@ def test_within_an_unfinished_run_a_failed_film_is_not_tried_again(films, whole,
     run(folder, status=1)
     assert list(FilmDataset(folder / "shots", "shots").record["failed"]) == ["tt0000001"]
     run(folder)
-    assert outputs(folder)["shots/m2s.json"] == outputs(whole)["shots/m2s.json"]
+    # The shard of the film at another path has other bytes.
+    records = [FilmDataset(each / "shots", "shots").record for each in (folder, whole)]
+    assert [record.pop("shards")[0]["films"] for record in records] == [len(videos)] * 2
+    assert records[0] == records[1]
 
 
 def test_removed_films_go_replaced_ones_are_done_again_unreachable_ones_stay(films, tmp_path, capsys):

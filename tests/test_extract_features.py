@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -302,3 +303,16 @@ def test_two_processes_give_the_bytes_of_one(tmp_path):
         assert finished.returncode == 0, finished.stderr
         assert finished.stdout.count("69 shots of 4 films") == 1
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_frames_that_cannot_be_handed_over_end_the_command(tmp_path):
+    """As if /dev/shm were full: no file may be as large as a batch of frames. Finished films are kept."""
+    make_shots(tmp_path / "shots")
+    command = [sys.executable, "-m", "data_scripts.extract_features", "--shots", tmp_path / "shots"]
+    limited = f"ulimit -f 100; exec {shlex.join(map(str, [*command, '--output', tmp_path / 'features']))}"
+    ended = subprocess.run(["bash", "-c", f"{limited} --num_workers 2"], capture_output=True, text=True, timeout=240)
+    assert ended.returncode == 1, ended.stderr
+    assert "extract_features: error: a process that decodes frames cannot hand them over" in ended.stderr
+    assert "use a lower num_workers, or 0" in ended.stderr and "Traceback" not in ended.stderr
+    run(tmp_path / "shots", tmp_path / "features")
+    assert FilmDataset(tmp_path / "features", "shot_features").check() == []

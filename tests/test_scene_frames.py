@@ -218,6 +218,16 @@ def test_shots_that_are_not_there_are_refused(shots, processor, tmp_path, arrow_
         frames.read("tt9", 0, 9)
 
 
+@pytest.mark.parametrize("arrow_copy", [True, False])
+@pytest.mark.parametrize("name", ["run[2]", "a*b", "x?y"])
+def test_names_of_folders_are_no_patterns(name, arrow_copy, tmp_path, processor):
+    for folder, seed in (("run2", 1), ("axb", 1), (name, 0)):
+        write_shots(tmp_path / folder / "shots", {"tt1": long_film(3, seed)}, keyframes_per_shot=1)
+    frames = SceneFrames(tmp_path / name / "shots", processor, cache=tmp_path / "cache", arrow_copy=arrow_copy)
+    expected = expected_pixels(processor, [shot[0] for shot in long_film(3, 0)])
+    assert torch.equal(frames.read("tt1", 0, 3).pixels_FCYX, expected)
+
+
 def film_images(film: int, first: int, num_shots: int) -> list[bytes]:
     return [keyframe for (keyframe,) in long_film(150, film)[first : first + num_shots]]
 

@@ -119,3 +119,14 @@ def test_features_of_another_encoder_are_refused(tmp_path):
     features.require_encoder({"encoder": "m2s-clip-tiny", "revision": "c0ffee"})
     with pytest.raises(StorageError, match="revision is 'c0ffee' there, 'decaf' now"):
         features.require_encoder({"encoder": "m2s-clip-tiny", "revision": "decaf"})
+
+
+@pytest.mark.parametrize("name", ["run[2]", "alone [v1]", "a*b", "x?y", "[!a]", "{1,2}", "ünï [x]*"])
+def test_names_of_folders_are_no_patterns(name, tmp_path):
+    write(tmp_path / "run2/f", row("tt03", film("tt03", seed=1)))
+    write(tmp_path / "axb/f", row("tt03", film("tt03", seed=1)))
+    folder = write(tmp_path / name / "f", row("tt03", film("tt03")))
+    np.testing.assert_array_equal(ShotFeatures(folder, cache=tmp_path / "cache")["tt03"], film("tt03"))
+    np.testing.assert_array_equal(
+        ShotFeatures(tmp_path / "run2/f", cache=tmp_path / "cache")["tt03"], film("tt03", seed=1)
+    )

@@ -96,9 +96,9 @@ def test_bytes_of_large_films_survive_repacking(tmp_path):
 def test_finishing_again_writes_no_shard(tmp_path):
     """Only shards whose films changed are written again."""
     dataset = bring(tmp_path, dict.fromkeys("abcdef", 0))
-    before = [path.stat().st_ino for path in dataset._shard_paths()]
+    before = [path.stat().st_ino for path in dataset.shard_paths()]
     bring(tmp_path, dict.fromkeys("abcdef", 0) | {"d": 1})
-    after = [path.stat().st_ino for path in dataset._shard_paths()]
+    after = [path.stat().st_ino for path in dataset.shard_paths()]
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 

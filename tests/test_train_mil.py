@@ -713,6 +713,9 @@ def test_another_recipe_or_other_features_are_refused(bench, finished):
     allowed = [movie_id for movie_id in movie_ids(30) if movie_id != "tt1000003"]
     write_similar(bench.folder / "fewer", same_theme(), candidates=allowed)
     others["data.films_and_pairs is '"] = ["--similar", bench.folder / "fewer"]
+    replaced = {**theme_features(), "tt1000003": theme_features()["tt1000003"] + np.float16(1)}
+    write_features(bench.folder / "of_a_replaced_film", replaced)
+    others["data.feature_shards is '"] = ["--features", bench.folder / "of_a_replaced_film"]
     for message, change in others.items():
         told = bench.refused("run", *change)
         assert told.startswith(f"{bench.folder}/run was made with other settings: ") and message in told

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from transformers import AutoImageProcessor, AutoModel
 from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.frames_m2s import normalize
+from modeling_m2s.storage_m2s import FilmDataset
 from train.arguments import RunArguments
 from train.moco.loop import Training, learning_rate_scale
 from train.moco.model import ContrastHead, SceneContrast, step_operations
@@ -463,6 +465,22 @@ def test_another_recipe_in_the_same_folder_is_refused(bench, whole):
     told = bench.refused("whole", "--temperature", "0.3")
     assert "temperature is 0.2 there, 0.3 now" in told
     assert "queue_size is 20 there, 24 now" in bench.refused("whole", "--queue-size", "24")
+
+
+def test_a_run_of_an_earlier_release_goes_on_and_replaced_keyframes_are_refused(bench, whole, tmp_path):
+    """A film of as many shots in a film's place; the earlier release did not record which keyframes it had."""
+    shutil.copytree(bench.folder / "whole", bench.folder / "earlier")
+    recipe = json.loads((bench.folder / "earlier/recipe.json").read_text())
+    del recipe["data"]["shot_shards"]
+    (bench.folder / "earlier/recipe.json").write_text(json.dumps(recipe))
+    assert "12 steps" in bench.finished("earlier")
+    shutil.copytree(bench.folder / "shots", tmp_path / "shots")
+    shots = FilmDataset(tmp_path / "shots", "shots")
+    film = next(iter(shots.films().values()))
+    rows = [row for table in shots.read_film(film) for row in table.to_pylist()]
+    shots.write_film(film.movie_id, [{**row, "keyframes": rows[0]["keyframes"]} for row in rows], film.facts)
+    shots.finish(list(shots.films()), {})
+    assert "data.shot_shards is '" in bench.refused("whole", "--shots", tmp_path / "shots")
 
 
 def test_a_queue_larger_than_half_of_the_scenes_is_told(bench):

@@ -1,5 +1,6 @@
 """Decode frames ahead in worker processes while a model computes; every reader of frames uses this."""
 
+import multiprocessing.queues
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ def decoded(
 
     Raises:
         Exception: an item's own error, unchanged.
-        UserError: a worker process was killed.
+        UserError: a worker process was killed, or cannot hand over its items.
     """
     on_cpu = device.type == "cpu"
     if num_workers is None:
@@ -40,7 +41,7 @@ def decoded(
         num_workers=num_workers,
         pin_memory=not on_cpu,
         prefetch_factor=READY_ITEMS if num_workers else None,
-        worker_init_fn=end_with_parent,
+        worker_init_fn=_start_worker,
         collate_fn=_as_it_is,
     )
     try:
@@ -51,10 +52,7 @@ def decoded(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise UserError(
-            f"a process that decodes frames ended ({str(error).splitlines()[0]}): memory or {SHARED_MEMORY} may be "
-            "full; use a lower num_workers"
-        ) from error
+        raise _worker_error("ended", str(error).splitlines()[0]) from error
 
 
 def default_workers(item_bytes: int) -> int:
@@ -65,6 +63,27 @@ def default_workers(item_bytes: int) -> int:
         return cores
     fitting = shutil.disk_usage(SHARED_MEMORY).free // (2 * processes * READY_ITEMS * item_bytes)
     return min(cores, fitting)
+
+
+def _start_worker(worker: int) -> None:
+    end_with_parent()
+    # The queue's thread would drop the item and go on, and the reader would wait for it forever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = _hand_over_error  # type: ignore[method-assign]
+
+
+def _hand_over_error(queue: multiprocessing.queues.Queue, error: Exception, item: tuple[int, Any]) -> None:
+    """Replace an item (its number, its value) that cannot be handed over by the reason, which needs no memory."""
+    number, value = item
+    if isinstance(value, UserError):
+        os._exit(1)
+    queue.put((number, _worker_error("cannot hand them over", " ".join(str(error).split()))))
+
+
+def _worker_error(problem: str, reason: str) -> UserError:
+    return UserError(
+        f"a process that decodes frames {problem} ({reason}): memory or {SHARED_MEMORY} may be full; use a lower "
+        "num_workers, or 0"
+    )
 
 
 class _Caught(Dataset):

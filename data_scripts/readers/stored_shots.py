@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_scripts.inputs import finished
+from data_scripts.readers.arrow_copy import arrow_copy
 from modeling_m2s.storage_m2s import RECORD_NAME, StorageError, shard_names
 
 COLUMNS = ["start_frame", "end_frame", "keyframe_frames", "keyframes"]
@@ -193,12 +194,9 @@ class ArrowShots:
 
 
 def _arrow_copy(folder: Path, paths: Sequence[Path], cache: Path | None) -> datasets.Dataset:
-    builder = datasets.load_dataset_builder(str(folder), cache_dir=None if cache is None else str(cache))
-    if not Path(builder.cache_dir).exists():
-        megabytes = sum(path.stat().st_size for path in paths) / 1e6
-        print(f"{folder}: an Arrow copy of {megabytes:,.1f} MB goes to {builder.cache_dir}", flush=True)
+    megabytes = sum(path.stat().st_size for path in paths) / 1e6
     try:
-        builder.download_and_prepare()
+        return arrow_copy(paths, cache, f"{folder}: an Arrow copy of {megabytes:,.1f} MB")
     except datasets.exceptions.DatasetGenerationError as error:
         for path in paths:
             try:
@@ -206,7 +204,6 @@ def _arrow_copy(folder: Path, paths: Sequence[Path], cache: Path | None) -> data
             except (OSError, pa.ArrowException) as problem:
                 raise StorageError(f"{path}: cannot be read ({problem}); make the shots again") from error
         raise StorageError(f"{folder}: no Arrow copy can be made ({_reason(error.__cause__ or error)})") from error
-    return builder.as_dataset("train")
 
 
 def _reason(error: BaseException) -> str:

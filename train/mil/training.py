@@ -9,6 +9,7 @@ from accelerate.utils import set_seed
 from data_scripts.inputs import finished, leak_guard_of
 from data_scripts.shot_features import ShotFeatures
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
+from modeling_m2s.checksums_m2s import recorded_digest
 from modeling_m2s.storage_m2s import default_values
 from train.arguments import RunArguments
 from train.mil.finish import save_results
@@ -39,8 +40,10 @@ def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict
         M2SMovieSimilarityConfig(feature_dim=features.dim, features=encoder, **recipe.sizes())
     )
     set_seed(recipe.seed, device_specific=True)
-    facts = {"features": encoder, "films_and_pairs": films.digest(features)}
-    settings, defaults = {**asdict(recipe), "data": facts}, default_values(recipe)
+    shards = recorded_digest(features.record)
+    facts = {"features": encoder, "films_and_pairs": films.digest(features), "feature_shards": shards}
+    # A run of an earlier release does not say which features it had.
+    settings, defaults = {**asdict(recipe), "data": facts}, {**default_values(recipe), "data.feature_shards": shards}
     run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments, defaults)
     with run.held():
         state = train(model, material, recipe, run, arguments)

@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneModel
+from modeling_m2s.checksums_m2s import recorded_digest
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 from modeling_m2s.storage_m2s import default_values
 from train.arguments import RunArguments
@@ -54,14 +55,17 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
     patches = (encoder.config.vision_config.image_size // encoder.config.vision_config.patch_size) ** 2
     share = (accelerator.process_index, accelerator.num_processes)
     batches = PairBatches(pairs, frames, plan, recipe, share, patches)
+    shards = recorded_digest(frames.record)
     facts = {
         "model_revision": revision,
         "pairs": pairs.digest(),
         "shots": digest(json.dumps([frames.record.get("settings"), frames.num_shots], sort_keys=True).encode()),
+        "shot_shards": shards,
         "labels": digest(data.labels.read_bytes()) if data.labels else None,
     }
     settings = {**asdict(recipe), "model": name_without_folders(recipe.model), "data": facts}
-    defaults = default_values(recipe)
+    # A run of an earlier release does not say which keyframes it had.
+    defaults = {**default_values(recipe), "data.shot_shards": shards}
     run = RunFolder(arguments.output, settings, accelerator, arguments.log_with, arguments, defaults)
     with run.held():
         training = Training(contrast, batches, recipe, data, run, arguments, labeled)
