@@ -16,7 +16,6 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from data_scripts.inputs import finished, leak_guard_of
-from data_scripts.metadata_files import text_lines
 from data_scripts.mine_scene_pairs import MiningArguments
 from data_scripts.mining_space import (
     MiningSpace,
@@ -36,6 +35,7 @@ from data_scripts.scene_mining import (
     random_scene_pairs,
 )
 from data_scripts.shot_features import ShotFeatures
+from data_scripts.text_files import text_lines
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, exclusive, require_settings
 

@@ -1,7 +1,8 @@
 """Count how often two films are watched one after the other, or by the same person, from ratings or a watch log.
 
 The file is a CSV, plain or compressed, with a header: userId, movieId and timestamp (seconds, or ISO 8601) in any
-order, as in MovieLens' ratings.csv. Any rating counts as having watched the film, whatever its stars.
+order, as in MovieLens' ratings.csv; or one of MovieLens' older files, `ratings.dat` or `u.data`. Any rating counts as
+having watched the film, whatever its stars.
 
 The paper [4.1] ranks the films watched after a film by how often they were. It has no rule for films watched at the
 same time, and in MovieLens a sixth of a person's ratings have the same second as the rating before. Our rule (ours):
@@ -18,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +28,7 @@ import pyarrow.csv
 from scipy import sparse
 from tqdm import tqdm
 
-from data_scripts.metadata_files import MetadataError, read_table, text_lines
+from data_scripts.text_files import MetadataError, read_table, text_lines
 
 COLUMNS = ("userId", "movieId", "timestamp")
 BLOCK_BYTES = 2**24
@@ -66,17 +68,19 @@ def read_watches(path: Path, movies: Mapping[str, int], num_movies: int) -> Watc
     Raises:
         MetadataError: it is not such a file; the message names the line.
     """
-    types = _column_types(path)
+    layout = _layout(path)
     persons: dict[str, int] = {}
     unknown: set[str] = set()
+    matched: set[str] = set()
     blocks, num_rows, num_unknown = [], 0, 0
-    for block in _blocks(path, types):
+    for block in _blocks(path, layout):
         person, movie, seconds = block.columns
-        _refuse_empty(path, block, num_rows)
+        _refuse_empty(path, block, num_rows + layout.header_lines)
         people = np.array([persons.setdefault(name, len(persons)) for name in person.dictionary.to_pylist()], np.int32)
         names = movie.dictionary.to_pylist()
         known = np.array([movies.get(name, -1) for name in names], np.int32)
         unknown.update(name for name in names if name not in movies)
+        matched.update(name for name in names if name in movies)
         films = known[movie.indices.to_numpy()]
         kept = films >= 0
         times = seconds.cast(pa.int64()) if pa.types.is_timestamp(seconds.type) else seconds
@@ -92,6 +96,7 @@ def read_watches(path: Path, movies: Mapping[str, int], num_movies: int) -> Watc
         "ratings": num_rows,
         "persons": len(persons),
         "ratings_of_unknown_films": num_unknown,
+        "known_films": len(matched),
         "unknown_films": len(unknown),
         "repeated_ratings": num_rows - num_unknown - len(person),
     }
@@ -168,13 +173,34 @@ def watched_both(watches: Watches, max_films: int) -> tuple[Iterator[sparse.csr_
     return blocks(), left_out
 
 
-def _column_types(path: Path) -> dict[str, pa.DataType]:
-    """Types of `COLUMNS`; the first row tells how times are written."""
+class _Layout(NamedTuple):
+    """How a file is written: types of `COLUMNS`, what separates columns, and their names if there is no header."""
+
+    types: dict[str, pa.DataType]
+    delimiter: str = ","
+    names: tuple[str, ...] | None = None
+
+    @property
+    def header_lines(self) -> int:
+        return 0 if self.names else 1
+
+
+def _layout(path: Path) -> _Layout:
+    """The layout of a file; the first row tells how times are written."""
+    first_line = next(text_lines(path), "")
+    if re.match(r"\d+::\d+::", first_line):  # `::` is two separators with nothing between them
+        return _Layout(_types("0"), ":", ("userId", "1", "movieId", "2", "rating", "3", "timestamp"))
+    if re.fullmatch(r"\d+\t\d+\t[\d.]+\t\d+\s*", first_line):
+        return _Layout(_types("0"), "\t", ("userId", "movieId", "rating", "timestamp"))
     _, first = next(read_table(path, COLUMNS), (0, None))
     if first is None:
         raise MetadataError(f"{path}: holds a header and no ratings")
+    return _Layout(_types(first["timestamp"]))
+
+
+def _types(time: str) -> dict[str, pa.DataType]:
     name = pa.dictionary(pa.int32(), pa.string())
-    return dict(zip(COLUMNS, (name, name, _type_of_time(first[COLUMNS[2]])), strict=True))
+    return dict(zip(COLUMNS, (name, name, _type_of_time(time)), strict=True))
 
 
 def _type_of_time(example: str) -> pa.DataType:
@@ -187,12 +213,13 @@ def _type_of_time(example: str) -> pa.DataType:
     return pa.int64()  # so that the reader names the line
 
 
-def _blocks(path: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+def _blocks(path: Path, layout: _Layout) -> Iterator[pa.RecordBatch]:
     # Errors name the row only if the reader uses one thread.
-    read = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)
-    convert = pa.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=True)
+    read = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=layout.names)
+    parse = pa.csv.ParseOptions(delimiter=layout.delimiter)
+    convert = pa.csv.ConvertOptions(column_types=layout.types, include_columns=COLUMNS, strings_can_be_null=True)
     try:
-        with pa.csv.open_csv(path, read, convert_options=convert) as reader, tqdm(unit=" ratings", disable=None) as bar:
+        with pa.csv.open_csv(path, read, parse, convert) as reader, tqdm(unit=" ratings", disable=None) as bar:
             for block in reader:
                 bar.update(len(block))
                 yield block
@@ -202,11 +229,11 @@ def _blocks(path: Path, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatc
         raise MetadataError(f"{place}: {error}") from error
 
 
-def _refuse_empty(path: Path, block: pa.RecordBatch, rows_before: int) -> None:
+def _refuse_empty(path: Path, block: pa.RecordBatch, lines_before: int) -> None:
     for name, column in zip(block.schema.names, block.columns, strict=True):
         if column.null_count:
             row = pa.compute.index(column.is_null(), True).as_py()
-            raise MetadataError(f"{path}, line {_line_of(path, rows_before + row + 2)}: no {name}")
+            raise MetadataError(f"{path}, line {_line_of(path, lines_before + row + 1)}: no {name}")
 
 
 def _line_of(path: Path, row: int) -> int:

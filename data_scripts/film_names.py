@@ -6,9 +6,17 @@ import unicodedata
 ARTICLES = "the|a|an|le|la|les|un|une|el|los|las|il|lo|gli|der|die|das|den|det|o|os"
 
 
-def imdb_id(text: str | int | None) -> str | None:
-    """An id as `tt` and seven or more digits, whether or not it has the `tt`; `None` if `text` is no id."""
-    found = re.fullmatch(r"(?:tt)?(\d{1,9})(?:\.0)?", str(text or "").strip())
+def imdb_id(text: object) -> str | None:
+    """An id, known to be IMDb's, as `tt` and seven or more digits: `tt` may be missing; `None` if it is no id."""
+    found = re.fullmatch(r"(?:tt)?(\d{1,9})(?:\.0)?", str(text or "").strip(), flags=re.IGNORECASE)
+    return f"tt{int(found[1]):07d}" if found and int(found[1]) else named_imdb_id(text)
+
+
+def named_imdb_id(text: object) -> str | None:
+    """An id of any catalog, if it is IMDb's: it begins with `tt`, or is the address of a film's page there."""
+    found = re.fullmatch(
+        r"(?:.*\bimdb\.com/(?:\w+/)*title/)?tt(\d{5,9})(?:[/?#].*)?", str(text or "").strip(), re.IGNORECASE
+    )
     return f"tt{int(found[1]):07d}" if found and int(found[1]) else None
 
 
@@ -21,9 +29,12 @@ def title_key(title: str) -> str:
 
     >>> title_key("Cité des enfants perdus, La") == title_key("La Cite des Enfants Perdus")
     True
+    >>> title_key("8½") == title_key("8 1-2")
+    True
     """
     article_moved = re.sub(rf"^(.+), ({ARTICLES}|l')$", r"\2 \1", title.strip(), flags=re.IGNORECASE)
-    letters = unicodedata.normalize("NFKD", article_moved.casefold().replace("&", " and "))
+    words_apart = re.sub(r"(?<=\w)(?=[¼-¾²³¹⁰-⁹⅐-⅞])", " ", article_moved.casefold().replace("&", " and "))
+    letters = unicodedata.normalize("NFKD", words_apart)
     plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
     words = re.findall(r"[^\W_]+", re.sub(r"['’`´]", "", plain))
     return " ".join(words) or title.strip().casefold()

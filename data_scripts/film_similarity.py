@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
-from data_scripts.film_names import imdb_id
 from data_scripts.inputs import finished, leak_guard_of
-from data_scripts.metadata_files import read_table
 from data_scripts.neighbors import Neighbors, best_neighbors, weighted
+from data_scripts.rated_films import RatedFilms
 from data_scripts.similar_movies import WATCHED, SimilarMoviesArguments
 from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
 from modeling_m2s.dataset_cards_m2s import shards_digest
@@ -78,7 +77,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
             require_settings(arguments.output, dataset.record["settings"], settings)
         watches, found, counts["sources"] = None, {}, {}
         if WATCHED.intersection(arguments.sources):
-            watches = read_watches(arguments.ratings, ids_of_ratings(arguments, catalog), len(catalog))
+            watches = read_ratings(arguments, catalog)
             counts["ratings"] = watches.counts
         for source in arguments.sources:
             if source == "genre":
@@ -146,13 +145,18 @@ def inputs_of(arguments: SimilarMoviesArguments) -> dict[str, Any]:
     return {"inputs": inputs, "leak_guard": {**leak_guard_of(movies), "catalog": catalog}}
 
 
-def ids_of_ratings(arguments: SimilarMoviesArguments, catalog: Catalog) -> dict[str, int]:
-    """Maps the ids of films in the ratings to places in the catalog."""
-    places = {movie_id: n for n, movie_id in enumerate(catalog.movie_ids)}
-    if arguments.links is None:
-        return places
-    links = ((row["movieId"], imdb_id(row["imdbId"])) for _, row in read_table(arguments.links, ("movieId", "imdbId")))
-    return {name: places[movie_id] for name, movie_id in links if movie_id in places}
+def read_ratings(arguments: SimilarMoviesArguments, catalog: Catalog) -> Watches:
+    """The films that each person watched.
+
+    Raises:
+        MetadataError: a file that cannot be read, or ids that are probably not those of the catalog.
+    """
+    films = (catalog.movie_ids, catalog.titles, catalog.years)
+    rated = RatedFilms.read(arguments.ratings, arguments.links, *films)
+    watches = read_watches(arguments.ratings, rated.places, len(catalog))
+    if not arguments.allow_few_matches:
+        rated.require_matches(arguments.ratings, watches)
+    return watches
 
 
 def most_watched(source: str, watches: Watches, arguments: SimilarMoviesArguments) -> tuple[Neighbors, dict[str, int]]:

@@ -21,7 +21,8 @@ from typing import Any
 
 from data_scripts.film_names import imdb_id, is_imdb_id, title_key
 from data_scripts.formats.movienet_labels import film_ids_by_part
-from data_scripts.metadata_files import FilmFacts, MetadataError, text_lines
+from data_scripts.metadata.facts import FilmFacts
+from data_scripts.text_files import MetadataError, text_lines
 
 # Every table of LVU is separated by single spaces and ends in these columns.
 LVU_COLUMNS = ["youtube_id", "imdb_id"]

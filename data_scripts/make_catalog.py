@@ -5,18 +5,18 @@
     … --exclude lvu_1.0 movie1K.split.v1.json           benchmarks' films are marked: no training draws from them
 
 Every film of `--videos` and `--metadata` enters the catalog. `--lookup` only fills gaps of these films and adds none,
-so it may be a table of all the films in the world. Formats: data_scripts/metadata_files.py.
+so it may be a table of all the films in the world. docs/catalog.md lists the formats.
 
-Films are joined by IMDb id (or TMDB id, if a MovieLens links.csv pairs the two), else by title and year, if exactly one
-film has these. A film's id is its IMDb id if any source has it, else the id that a table gives, else made of title and
-year: big-buck-bunny-2008. Title, year, genres and synopsis each come from the first source that has one, in the order
-given, metadata before lookup before file names. Genres of several sources are not united, because sources name the same
-genre differently.
+Films are joined by IMDb id (or another catalog's id, if some source pairs the two), else by title and year, if exactly
+one film has these. An id is IMDb's only where its column or file says so, or it begins with `tt`. A film's id is its
+IMDb id if any source has it, else the `movie_id` of a table, else made of title and year: big-buck-bunny-2008. Title,
+year, genres and synopsis each come from the first source that has one, in the order given, metadata before lookup
+before file names. Genres of several sources are not united, because sources name the same genre differently.
 
-A video is matched by a `tt…` in its name or its folder's name, else by title and year there ("Emma (1996).mkv",
-"Emma.1996.1080p.mkv"), or by a table's `movie_id` that equals its name. A video without a match becomes a film of its
-own under its name. If a film has several files, the catalog has the largest. A summary of what was joined, and how, is
-printed and stored in m2s.json.
+A video is matched by a `tt…` or `[tmdbid-…]` in its name or its folder's name, else by title and year there ("Emma
+(1996).mkv", "Emma.1996.1080p.mkv"), or by a table's `movie_id` that equals its name. A video without a match becomes a
+film of its own under its name. If a film has several files, the catalog has the largest. Extras, samples and trailers
+are no films (`video_files.py`). A summary of what was joined, and how, is printed and stored in m2s.json.
 
 The column `excluded` says why a film takes no part in training (`leak_guard.py`), and all later stages obey it. Titles
 of benchmarks' films are taken from all sources, lookups too. Excluding other films takes another folder, because what

@@ -36,10 +36,19 @@ class SimilarMoviesArguments:
     output: Path = field(metadata={"help": "folder of the similar_movies dataset"})
     sources: list[str] = field(metadata={"help": f"one or more of {', '.join(SOURCES)}"})
     ratings: Path | None = field(
-        default=None, metadata={"help": "CSV of userId, movieId, timestamp: ratings or a watch log"}
+        default=None,
+        metadata={"help": "ratings or a watch log: a CSV of userId, movieId, timestamp; ratings.dat; u.data"},
     )
     links: Path | None = field(
-        default=None, metadata={"help": "CSV of movieId, imdbId, where the ids of --ratings are not the catalog's"}
+        default=None,
+        metadata={
+            "help": "CSV of movieId, imdbId for the ids of --ratings; by default those of MovieLens' films beside the "
+            "ratings, else the catalog's own"
+        },
+    )
+    allow_few_matches: bool = field(
+        default=False,
+        metadata={"help": "accept ratings that know less than half of the catalog, or mostly films that it lacks"},
     )
     text_encoder: str | None = field(
         default=None,

@@ -8,12 +8,22 @@ from pathlib import Path
 
 from .video_m2s import VIDEO_SUFFIXES, VideoError, printable
 
+# Folders in which systems keep thumbnails, versions and what was deleted.
+TRASH = {
+    *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler", "lost+found"),
+    *("system volume information", ".trashes", ".appledouble", ".snapshot"),
+}
 
-def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
+
+def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = None) -> dict[str, Path]:
     """Absolute paths of video files by film id: given files as they are, given folders with all videos below them.
 
     A film's id is its file's name below the given folder, without suffix. If two files would share it, the id is the
-    first of these that no other file has: name with suffix, whole path, whole path with a hash of its bytes.
+    first of these that no other file has: name with suffix, whole path, whole path with a hash of its bytes. Links to
+    folders are followed, each folder once. Files that only systems make, such as `._Heat.mkv`, are left out.
+
+    Args:
+        trash: filled with the files that are left out.
 
     Raises:
         VideoError: a folder cannot be read or holds no video.
@@ -22,7 +32,10 @@ def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
     for path in map(Path, paths):
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in _walk(path) if file.suffix.lower() in VIDEO_SUFFIXES)
+            videos = sorted(file for file in _walk(path) if file.suffix.lower() in VIDEO_SUFFIXES)
+            files = [file for file in videos if not _is_trash(file.relative_to(path))]
+            if trash is not None:
+                trash += sorted(set(videos) - set(files))
             if not files:
                 raise VideoError(path, f"no video files in this folder ({' '.join(VIDEO_SUFFIXES)})")
         for file in files:
@@ -37,9 +50,21 @@ def find_films(paths: Sequence[str | os.PathLike]) -> dict[str, Path]:
     return dict(sorted(films.items()))
 
 
+def _is_trash(name: Path) -> bool:
+    folders = [folder.casefold() for folder in name.parts[:-1]]
+    return name.name.startswith("._") or any(each in TRASH or each.startswith(".trash") for each in folders)
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError):
         raise VideoError(error.filename or folder, error.strerror or str(error))
 
-    for parent, _, names in os.walk(folder, onerror=refuse):
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above, or to one that was read
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         yield from (Path(parent) / name for name in names)

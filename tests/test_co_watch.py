@@ -9,7 +9,7 @@ from scipy import sparse
 
 from data_scripts import co_watch
 from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
-from data_scripts.metadata_files import MetadataError
+from data_scripts.text_files import MetadataError
 
 HEADER = "userId,movieId,rating,timestamp\n"
 
@@ -124,6 +124,7 @@ def test_files_are_read_in_the_order_of_time_and_each_film_once(content, block_b
             "ratings": 6,
             "persons": 2,
             "ratings_of_unknown_films": 1,
+            "known_films": 3,
             "unknown_films": 1,
             "repeated_ratings": 1,
         }
@@ -159,3 +160,21 @@ def test_bytes_that_are_no_text_are_refused_with_their_line(tmp_path):
     (tmp_path / "ratings.csv").write_bytes(HEADER.encode() + b"1,a,3,10\n1,\xe9,3,10\n")
     with pytest.raises(MetadataError, match=r"line 3.*UTF"):
         read_watches(tmp_path / "ratings.csv", {"a": 0}, 1)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("ratings.dat", "::"), ("u.data", "\t")])
+@pytest.mark.parametrize("block_bytes", [2**24, 80])
+def test_older_layouts_of_movielens_have_no_header(name, separator, block_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(co_watch, "BLOCK_BYTES", block_bytes)
+    rows = [("1", "11", "5", "30"), ("2", "12", "3.5", "10"), ("1", "12", "1", "10"), ("2", "99", "1", "11")] * 3
+    path = tmp_path / name
+    path.write_text("".join(separator.join(row) + "\n" for row in rows))
+    watches = read_watches(path, {"11": 0, "12": 1}, 2)
+    assert (watches.person.tolist(), watches.movie.tolist()) == ([0, 0, 1], [1, 0, 1])
+    assert (watches.counts["ratings"], watches.counts["known_films"], watches.counts["unknown_films"]) == (12, 2, 1)
+    path.write_text("".join(separator.join(row) + "\n" for row in [*rows, ("1", "11", "5", "soon"), *rows]))
+    with pytest.raises(MetadataError, match=r"line 13: .*'soon'"):
+        read_watches(path, {"11": 0}, 1)
+    path.write_text("".join(separator.join(row) + "\n" for row in [*rows, ("1", "", "5", "7"), *rows]))
+    with pytest.raises(MetadataError, match=r"line 13: no movieId"):
+        read_watches(path, {"11": 0}, 1)

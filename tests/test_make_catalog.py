@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from data_scripts.catalog import make_catalog, video_facts
+from data_scripts.catalog import make_catalog
 from data_scripts.make_catalog import CatalogArguments, main
 from data_scripts.make_film_world import main as make_film_world
+from data_scripts.video_files import video_facts
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 MOVIELENS = {
@@ -140,7 +141,7 @@ def test_tmdb_films_find_their_imdb_id_through_links(sources):
     lookup = [write(sources / "tmdb.csv", tmdb), sources / "ml/movies.csv"]
     films, record = catalog(sources, metadata=[sources / "ml"], lookup=lookup)
     assert films["tt0114709"]["synopsis"] == "Toys of TMDB" and films["tt0114709"]["year"] == 1995
-    assert ways(record)[1:] == [{"by TMDB id": 1}]
+    assert ways(record)[1:] == [{"by another catalog's id": 1}]
 
 
 def test_ids_given_twice_and_films_of_no_name_are_counted(sources):
@@ -151,7 +152,7 @@ def test_ids_given_twice_and_films_of_no_name_are_counted(sources):
     assert (films["tt0114709"]["title"], films["tt0114709"]["genres"]) == ("First", ["Drama"])
     assert ways(record) == [{"in no other source": 1, "repeated": 1}, {}]
     place = f"{sources / 'tmdb.csv'}, line 2"
-    assert record["sources"][1]["problems"] == {"films without an id or a title": {"count": 1, "first": place}}
+    assert record["sources"][1]["problems"] == {"entries without a title or an id": {"count": 1, "first": place}}
 
 
 def test_links_alone_make_no_film(sources):
@@ -220,6 +221,10 @@ def test_videos_find_their_films(sources):
         "second_files": {str(folder / "a_tt0114709.mp4"): "tt0114709"},
         "of_two_films": {str(folder / "my.mkv"): ["also", "mine"]},
         "missing": [str(folder / "gone.mkv")],
+        "extras": [],
+        "trash": [],
+        "of_discs": {},
+        "later_parts": {},
     }
     assert {"gone", "mine", "tt0116191"} <= films.keys()
     assert ways(record)[-1] == {
@@ -398,3 +403,180 @@ def plain_join(metadata: Path) -> set[str]:
     leads = pd.DataFrame([(e["title"], str(e["year"])) for e in entries if e.get("extract")], columns=["title", "year"])
     joined = known.dropna().merge(leads.drop_duplicates(), on=["title", "year"])
     return set(joined["id"]) | set(pd.read_csv(cmd / "descriptions.csv").dropna()["imdbid"])
+
+
+# Films that several catalogs number; the last has another title at IMDb.
+KNOWN_FILMS = [
+    ("tt1392170", "The Hunger Games", 2012),
+    ("tt0043739", "The Lemon Drop Kid", 1951),
+    ("tt0094924", "A Cry in the Dark", 1988),
+]
+BASICS = "tconst\ttitleType\tprimaryTitle\toriginalTitle\tisAdult\tstartYear\tendYear\truntimeMinutes\tgenres\n"
+
+
+def basics(*films: tuple[str, str, int]) -> str:
+    return BASICS + "".join(
+        f"{movie_id}\tmovie\t{title}\t{title}\t0\t{year}\t\\N\t90\tDrama\n" for movie_id, title, year in films
+    )
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [("31186339", "2231378", "595909"), ("70160", "1153399", "19354"), ("0012345", "1", "114709")],
+    ids=["Wikipedia", "TMDB", "zeros"],
+)
+def test_numbers_of_another_catalog_are_no_imdb_ids(numbers, tmp_path):
+    """Also where IMDb has films of these numbers; the films are known by title and year, and so excluded."""
+    others = [(f"tt{int(number):07d}", "Another Film", 2012) for number in numbers]
+    rows = [f'{number},"{title}",{year},Text\n' for number, (_, title, year) in zip(numbers, KNOWN_FILMS, strict=True)]
+    own = write(tmp_path / "own.csv", "movie_id,title,year,synopsis\n" + "".join(rows))
+    lookup = write(tmp_path / "title.basics.tsv", basics(*KNOWN_FILMS, *others))
+    listed = write(tmp_path / "test_films.txt", "\n".join(movie_id for movie_id, *_ in KNOWN_FILMS))
+    films, record = catalog(tmp_path, metadata=[own], lookup=[lookup], exclude=[listed])
+    assert sorted(films) == sorted(movie_id for movie_id, *_ in KNOWN_FILMS)
+    assert record["leak_guard"]["excluded"] == {"by id": 3}
+    films, _ = catalog(tmp_path / "alone", metadata=[own])
+    assert sorted(films) == sorted(numbers)
+
+
+@pytest.mark.parametrize("column", ["imdb_id", "imdbId", "tconst", "IMDb ID", "imdb"])
+def test_short_numbers_are_imdb_ids_where_the_column_says_so(column, tmp_path):
+    own = write(tmp_path / "own.csv", f"{column},title,year\n114709,Toy Story,1995\n1375666,Inception,2010\n")
+    assert sorted(catalog(tmp_path, metadata=[own])[0]) == ["tt0114709", "tt1375666"]
+
+
+def tmdb(*films: tuple[int, str, str, str, str]) -> str:
+    return "id,title,release_date,genres,overview\n" + "".join(
+        f'{number},"{title}",{date},{genre},"{overview}"\n' for number, title, date, genre, overview in films
+    )
+
+
+ALONE = (
+    (509635, "Alone", "2020-09-10", "Thriller", ""),
+    (663558, "Alone", "10/16/2020", "Horror", "A man barricades himself."),
+)
+
+
+def test_a_source_tells_films_of_one_title_and_year_apart(tmp_path):
+    path = write(tmp_path / "tmdb.csv", tmdb(*ALONE, (603, "The Matrix", "1999-03-30", "Action", "A hacker.")))
+    films, record = catalog(tmp_path, metadata=[path])
+    assert {name: (row["genres"], row["synopsis"]) for name, row in films.items()} == {
+        "alone-2020": (["Thriller"], ""),
+        "alone-2020-2": (["Horror"], "A man barricades himself."),
+        "the-matrix-1999": (["Action"], "A hacker."),
+    }
+    assert ways(record) == [{"in no other source": 3}]
+
+
+@pytest.mark.parametrize("other", ["imdb", "title", "tmdb json", "movielens", "own ids"])
+def test_two_films_of_one_title_and_year_are_not_joined_by_it(other, tmp_path):
+    """Nor is either of them joined to a third source's only film of that title and year; by ids both are joined."""
+    path = write(tmp_path / "tmdb.csv", tmdb(*ALONE))
+    sources = {
+        "imdb": ("basics.tsv", basics(("tt7711170", "Alone", 2020))),
+        "title": ("own.csv", "title,year,synopsis\nAlone,2020,Whose?\n"),
+        "tmdb json": (
+            "tmdb.json",
+            json.dumps([{"id": 663558, "title": "Alone!", "release_date": "2021-01-01", "overview": "x"}]),
+        ),
+        "movielens": ("movies.csv", "movieId,title,genres\n1,Alone (2020),Drama\n2,Alone (2020),War\n"),
+        "own ids": ("own.csv", "movie_id,title,year\na,Alone,2020\nb,Alone,2020\n"),
+    }
+    films, _ = catalog(tmp_path, metadata=[path, write(tmp_path / "other" / sources[other][0], sources[other][1])])
+    assert len(films) == {"imdb": 3, "title": 3, "tmdb json": 2, "movielens": 4, "own ids": 4}[other]
+    horror = [row for row in films.values() if row["genres"] == ["Horror"]]
+    assert [row["synopsis"] for row in horror] == ["A man barricades himself."]
+
+
+def test_ids_that_a_source_pairs_join_films_of_other_titles(tmp_path):
+    """TMDB's number leads to IMDb's id through a table of links, also if only a lookup knows TMDB's number."""
+    write(tmp_path / "films/Le Film (1999).mkv")
+    named = write(tmp_path / "tmdb.csv", tmdb((77, "Le Film", "1999-01-01", "Drama", "Told.")))
+    links = write(tmp_path / "links.csv", "movieId,imdbId,tmdbId\n5,0123456,77\n")
+    basic = write(tmp_path / "title.basics.tsv", basics(("tt0123456", "The Film", 1999)))
+    films, _ = catalog(tmp_path, videos=[tmp_path / "films"], lookup=[named, links, basic])
+    assert [(name, row["title"], row["synopsis"]) for name, row in films.items()] == [("tt0123456", "Le Film", "Told.")]
+
+
+def test_a_number_of_tmdb_in_a_files_name(tmp_path):
+    write(tmp_path / "films/Whatever (1999) [tmdbid-841]/a.mkv")
+    write(tmp_path / "films/Unheard (2001) {tmdb-999}.mkv")
+    path = write(tmp_path / "tmdb.csv", tmdb((841, "Dune", "1984-12-14", "Drama", "Sand.")))
+    films, record = catalog(tmp_path, videos=[tmp_path / "films"], metadata=[path])
+    assert sorted(films) == ["Unheard (2001) {tmdb-999}", "dune-1984"] and films["dune-1984"]["video"].endswith("a.mkv")
+    assert ways(record)[1] == {"by id": 1, "in no other source": 1}
+
+
+def test_layouts_of_movielens_without_links_join_by_title_and_year(tmp_path):
+    write(
+        tmp_path / "ml-1m/movies.dat",
+        "1::Toy Story (1995)::Animation|Comedy\n2::Emma (1996)::Comedy\n3::Emma (1996)::War\n",
+    )
+    write(tmp_path / "ml-100k/u.item", "1|Toy Story (1995)|01-Jan-1995||http://x" + "|0" * 19 + "\n")
+    basic = write(tmp_path / "title.basics.tsv", basics(("tt0114709", "Toy Story", 1995)))
+    films, _ = catalog(tmp_path, metadata=[tmp_path / "ml-1m", tmp_path / "ml-100k"], lookup=[basic])
+    assert sorted(films) == ["emma-1996", "emma-1996-2", "tt0114709"]
+    assert films["tt0114709"]["genres"] == ["Animation", "Comedy"]
+
+
+def test_a_leak_guard_over_four_catalogs(tmp_path):
+    """Films of IMDb, TMDB, Wikipedia and MovieLens; which are excluded is joined here by pandas alone."""
+    import numpy as np
+    import pandas as pd
+
+    random = np.random.default_rng(0)
+    truth = pd.DataFrame(
+        {
+            "imdb": [f"tt{number:07d}" for number in random.choice(10**6, 400, replace=False) + 1],
+            "title": [f"Film {number} of the {number % 7} Seas" for number in range(400)],
+            "year": random.integers(1950, 2020, 400),
+            "tmdb": random.choice(2 * 10**6, 400, replace=False),
+            "wikipedia": random.choice(4 * 10**7, 400, replace=False),
+            "movielens": random.permutation(400) + 1,
+        }
+    )
+    # A few films of one title in two years that are apart, so that titles alone would not do.
+    truth.loc[390:, "title"] = truth.loc[:9, "title"].to_numpy()
+    truth.loc[390:, "year"] = truth.loc[:9, "year"].to_numpy() - 20
+    parts = np.array_split(random.permutation(400), 4)
+    write(
+        tmp_path / "imdb.csv",
+        truth.iloc[parts[0]].rename(columns={"imdb": "imdb_id"})[["imdb_id", "title"]].to_csv(index=False),
+    )
+    table = truth.iloc[parts[1]].assign(genres="Drama", overview="", release_date=truth["year"].map("{}-02-03".format))
+    table = table.rename(columns={"tmdb": "id"})[["id", "title", "release_date", "genres", "overview"]]
+    write(tmp_path / "tmdb.csv", table.to_csv(index=False))
+    table = truth.iloc[parts[2]].assign(genres="War").rename(columns={"wikipedia": "movie_id"})
+    write(tmp_path / "wikipedia.csv", table[["movie_id", "title", "year", "genres"]].to_csv(index=False))
+    lines = [f"{row.movielens}::{row.title} ({row.year})::Comedy\n" for row in truth.iloc[parts[3]].itertuples()]
+    write(tmp_path / "ml-1m/movies.dat", "".join(lines))
+    write(tmp_path / "title.basics.tsv", basics(*truth[["imdb", "title", "year"]].itertuples(index=False)))
+    benchmark = truth.sample(150, random_state=1)
+    listed = write(tmp_path / "test_films.txt", "\n".join(benchmark["imdb"]))
+    films, record = catalog(
+        tmp_path,
+        metadata=[tmp_path / name for name in ("imdb.csv", "tmdb.csv", "wikipedia.csv", "ml-1m")],
+        lookup=[tmp_path / "title.basics.tsv"],
+        exclude=[listed],
+    )
+    found = pd.DataFrame(films.values())
+    assert len(found) == 400
+    joined = found.merge(truth, on=["title", "year"], validate="one_to_one")
+    expected = set(joined.merge(benchmark[["imdb"]], on="imdb")["movie_id"])
+    assert set(found.loc[found["excluded"] != "", "movie_id"]) == expected and len(expected) == 150
+    assert record["leak_guard"]["excluded"] == {"by id": 150}
+    # Without IMDb's own table, films of the other catalogs are known by title and year, where a source tells these.
+    films, _ = catalog(
+        tmp_path / "again",
+        metadata=[tmp_path / name for name in ("tmdb.csv", "wikipedia.csv", "ml-1m")],
+        lookup=[
+            write(
+                tmp_path / "titles.csv",
+                benchmark.rename(columns={"imdb": "imdb_id"})[["imdb_id", "title", "year"]].to_csv(index=False),
+            )
+        ],
+        exclude=[listed],
+    )
+    excluded = {(row["title"], row["year"]) for row in films.values() if row["excluded"]}
+    in_catalog = truth.drop(index=parts[0]).merge(benchmark[["imdb"]], on="imdb")
+    assert excluded == set(in_catalog[["title", "year"]].itertuples(index=False, name=None))

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from data_scripts.film_names import imdb_id, split_title, split_year, title_key
-from data_scripts.metadata_files import MetadataError, genre_names, read_metadata, read_table
+from data_scripts.metadata.facts import genre_names
+from data_scripts.metadata.files import read_metadata
+from data_scripts.text_files import MetadataError, read_table
 
 TITLE_BASICS = (
     "tconst\ttitleType\tprimaryTitle\toriginalTitle\tisAdult\tstartYear\tendYear\truntimeMinutes\tgenres\n"
@@ -135,10 +137,10 @@ def test_movielens_takes_ids_from_the_links_beside(tmp_path):
     for path in (tmp_path, tmp_path / "movies.csv", tmp_path / "links.csv"):
         found, problems, file = films(path)
         assert file.format == "MovieLens"
-        assert [(f.movie_id, f.tmdb_id, f.title, f.year, f.genres) for f in found] == [
-            ("tt0114709", "862", "Toy Story", 1995, ("Comedy",)),
+        assert [(f.movie_id, f.source_id, f.title, f.year, f.genres) for f in found] == [
+            ("tt0114709", ("TMDB", "862"), "Toy Story", 1995, ("Comedy",)),
             ("tt0133093", None, "The Matrix", 1999, ()),
-            (None, None, "Lost", None, ("X",)),
+            (None, (f"MovieLens in {tmp_path}", "3"), "Lost", None, ("X",)),
         ]
         assert problems == {
             "movieIds repeated in links.csv": 1,
@@ -167,9 +169,9 @@ def test_imdb_has_quotes_that_mean_nothing_and_titles_that_are_no_films(tmp_path
 def test_tmdb_with_python_genres_and_broken_rows(tmp_path):
     found, problems, file = films(write(tmp_path / "movies_metadata.csv", MOVIES_METADATA))
     assert file.format == "TMDB"
-    assert [(f.movie_id, f.tmdb_id, f.title, f.year, f.genres) for f in found] == [
-        ("tt0114709", "862", "Toy Story", 1995, ("Animation", "Comedy")),
-        (None, "12", "Trailer", None, ()),
+    assert [(f.movie_id, f.source_id, f.title, f.year, f.genres) for f in found] == [
+        ("tt0114709", ("TMDB", "862"), "Toy Story", 1995, ("Animation", "Comedy")),
+        (None, ("TMDB", "12"), "Trailer", None, ()),
     ]
     assert found[0].synopsis == 'Led by Woody, Andy\'s "toys" live.\r\n\r\nHappily.'
     assert problems == {
@@ -199,7 +201,7 @@ def test_tmdb_with_python_genres_and_broken_rows(tmp_path):
 def test_tmdb_5000_and_930_thousand(tmp_path, header, row, movie_id):
     found, problems, _ = films(write(tmp_path / "tmdb.csv", f"{header}\n{row}\n"))
     film = found[0]
-    assert (film.movie_id, film.tmdb_id, film.year, film.synopsis) == (movie_id, "597", 1997, "Sinks")
+    assert (film.movie_id, film.source_id, film.year, film.synopsis) == (movie_id, ("TMDB", "597"), 1997, "Sinks")
     assert film.genres == ("Drama",) and not problems
 
 
@@ -270,25 +272,33 @@ def test_wikipedia_as_json_and_as_plots(tmp_path):
 
 def test_a_table_of_ones_own(tmp_path):
     content = (
-        "title,movie_id,year,video,mood\nEmma,tt0116191,1996,emma.mkv,\nToy,0114709,1995,,\nMine,film_7,,,\n,,2000,,\n"
+        "title,movie_id,year,video,mood\nEmma,TT0116191,1996,emma.mkv,\nToy,0114709,1995,,\nMine,film_7,,,\n,,2000,,\n"
     )
     found, problems, _ = films(write(tmp_path / "own.csv", content))
     assert [(f.movie_id, f.title, f.year, f.video) for f in found] == [
         ("tt0116191", "Emma", 1996, str(tmp_path / "emma.mkv")),
-        ("tt0114709", "Toy", 1995, ""),
+        ("0114709", "Toy", 1995, ""),
         ("film_7", "Mine", None, ""),
     ]
-    assert problems == {"columns that are not read: mood": 1, "rows without an id or a title": 1}
+    assert problems == {
+        "columns that are not read: mood": 1,
+        "numbers as movie_id, read as ids of your own (IMDb's: imdb_id)": 1,
+        "entries without a title or an id": 1,
+    }
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"", r"line 1: no columns of a known format"),
-        (b"1,Toy Story (1995),Comedy\n", r"line 1: no columns .*Is the header missing\? The line is '1,Toy Story"),
+        (b"1,Toy Story (1995),Comedy\n", r"line 1: no columns .*Is the header missing\? Its columns are '1, toy_story"),
         (b"\n<!DOCTYPE html>\n<html>", r"line 1: a web page"),
-        (b"movieId;title;genres\n1;Toy Story (1995);Comedy\n", r"line 1: columns are separated by ';'; expected ','"),
-        (b'"movieId"\t"title"\t"genres"\n', r"line 1: columns are separated by '\\t'; expected ','"),
+        (b"PK\x03\x04 films.xlsx", r"an archive or an Excel file; unpack it, or save it as CSV"),
+        (b"PAR1 and no more", r"a damaged Parquet file"),
+        (b"tconst\taverageRating\tnumVotes\n", r"holds no facts of films that a catalog needs \(IMDb title.ratings\)"),
+        (b"1::1193::5::978300760\n", r"holds no facts of films that a catalog needs \(ratings or tags\)"),
+        (b"975900\tThe film depicts a planet.\n", r"holds no facts .* \(CMU plots, which need movie.metadata.tsv"),
+        (b'{"title": "Emma"}\n{"title": }\n', r"line 2: no JSON"),
         (b"title,year\nAm\xc3\xa9lie,2001\nAm\xe9lie,2001\n", r"line 3: byte 0xe9 is not UTF-8.* -f latin1"),
         ("title,year\nEmma,1996\n".encode("utf-16"), r"line 1: byte 0xff is not UTF-8.* -f utf-16"),
         (b'title,year\nEmma,1996\n"Alien,1979\nSeven,1995\nHeat,1995\n', r"line 3: a quote .*noticed on line 5"),
@@ -310,6 +320,22 @@ def test_rows_know_their_lines(tmp_path):
         list(read_table(path, ["a", "c"]))
     with pytest.raises(MetadataError, match=r"e\.csv: empty; expected a header with a"):
         list(read_table(write(tmp_path / "e.csv", ""), ["a"]))
+
+
+def test_quotes_of_other_tables_separated_by_tabs_are_read(tmp_path):
+    found, problems, _ = films(write(tmp_path / "own.tsv", 'title\tyear\n"Say ""Hi""\tnow"\t1996\n'))
+    assert [(f.title, f.year) for f in found] == [('Say "Hi"\tnow', 1996)] and not problems
+
+
+def test_links_beside_films_of_another_format_are_read_alone(tmp_path):
+    write(tmp_path / "movies.csv", "imdbid,title,year\ntt0000001,Other,1990\n")
+    found, _, file = films(write(tmp_path / "links.csv", "movieId,imdbId,tmdbId\n1,0114709,862\n"))
+    assert file.format == "MovieLens links" and found[0].movie_id == "tt0114709"
+
+
+def test_a_video_that_is_no_name_is_none(tmp_path):
+    path = write(tmp_path / "own.json", json.dumps([{"movie_id": "a", "title": "A", "video": False}]))
+    assert [film.video for film in films(path)[0]] == [""]
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_likes(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Problem, Split, check_scenes
-from data_scripts.metadata_files import MetadataError, text_lines
+from data_scripts.text_files import MetadataError, text_lines
 
 # Splits by the names that label files have for them.
 SPLIT_NAMES: dict[str, Split] = {
@@ -58,7 +58,7 @@ def gather(task: str, problem: Problem, rows: Iterable[LabelRow], classes: Seque
 
 @contextmanager
 def label_errors() -> Iterator[None]:
-    """Raise the errors of `metadata_files` as `LabelError`; also a decorator."""
+    """Raise the errors of `text_files` as `LabelError`; also a decorator."""
     try:
         yield
     except MetadataError as error:
