@@ -1,6 +1,7 @@
 """The films of several sources joined, film by film: the work of `data_scripts.make_catalog`."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from modeling_m2s.storage_m2s import FilmDataset, exclusive
 
 # Columns whose known values the record counts.
 KNOWN = ("title", "year", "genres", "synopsis", "video")
+# A text of fewer characters that as many films have says nothing of them, in whatever language: "Aucun résumé."
+SHORT_SYNOPSIS, MANY_FILMS = 40, 3
 # Messages about videos, by their key in the record.
 VIDEO_NOTES = {
     "unmatched": "videos that match no metadata, films under their own names",
@@ -37,7 +40,8 @@ def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:
 
     Returns:
         Its record, with `sources` (how many films of each source were found in others, and how), `known` (how many
-        films have a year, genres, …), `videos` (which did not match, …) and `leak_guard` (how many were excluded).
+        films have a year, genres, …), `videos` (which did not match, …), `repeated_synopses` (short texts that several
+        films had) and `leak_guard` (how many were excluded).
 
     Raises:
         MetadataError: a source or list that cannot be read; file and line are named.
@@ -60,9 +64,11 @@ def make_catalog(arguments: CatalogArguments) -> dict[str, Any]:
     videos |= files.notes()
     if not rows:
         raise ValueError("no film for the catalog: the sources name none")
+    repeated = blank_repeated_synopses(rows)
     known = {column: sum(bool(row[column]) for row in rows) for column in KNOWN}
     known = {"imdb_id": sum(is_imdb_id(row["movie_id"]) for row in rows), **known}
     facts: dict[str, Any] = {"sources": [source.record() for source in sources], "known": known, "videos": videos}
+    facts["repeated_synopses"] = repeated
     facts["leak_guard"] = guard.record(row["excluded"] for row in rows)
     if arguments.license:
         facts["license"] = arguments.license
@@ -153,6 +159,15 @@ def _progress(file: MetadataFile) -> Iterator[FilmFacts]:
             file.problems.add("films without an id or a title", file.path, facts.line)
 
 
+def blank_repeated_synopses(rows: list[dict[str, Any]]) -> int:
+    """Take out short synopses that several films share; returns from how many films."""
+    films = Counter(row["synopsis"] for row in rows if len(row["synopsis"]) < SHORT_SYNOPSIS)
+    repeated = [row for row in rows if row["synopsis"] and films[row["synopsis"]] >= MANY_FILMS]
+    for row in repeated:
+        row["synopsis"] = ""
+    return len(repeated)
+
+
 def print_summary(record: dict[str, Any], output: Path) -> None:
     """Print a summary of the sources, how they joined, and the next command."""
     for source in record["sources"]:
@@ -164,6 +179,8 @@ def print_summary(record: dict[str, Any], output: Path) -> None:
         if found:
             shown = ", ".join([*list(found)[:5], *(["…"] if len(found) > 5 else [])])
             print(f"{VIDEO_NOTES[kind]}: {len(found):,} ({shown})")
+    if record["repeated_synopses"]:
+        print(f"synopses left out, as {MANY_FILMS} or more films have the same: {record['repeated_synopses']:,}")
     guard = record["leak_guard"]
     if guard["lists"] or guard["require_imdb_id"]:
         found = ", ".join(f"{number:,} {reason}" for reason, number in guard["excluded"].items())

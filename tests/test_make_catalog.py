@@ -580,3 +580,23 @@ def test_a_leak_guard_over_four_catalogs(tmp_path):
     excluded = {(row["title"], row["year"]) for row in films.values() if row["excluded"]}
     in_catalog = truth.drop(index=parts[0]).merge(benchmark[["imdb"]], on="imdb")
     assert excluded == set(in_catalog[["title", "year"]].itertuples(index=False, name=None))
+
+
+def test_texts_that_stand_for_no_synopsis_are_none_and_counted(tmp_path, capsys):
+    """Known ones by their words, others because many films share them; two films may well have one text."""
+    told = [
+        *["No overview found.", "No Overview", "nan", "N/A", "Plot unknown.", ""],
+        *["Aucun résumé."] * 3,
+        *["Two halves of one film."] * 2,
+        *["The tale of a harvest. There is a chase at the bridge."] * 3,  # as in film worlds
+        "A ship sinks.",
+    ]
+    films = [(n, f"Film {n}", "1990-01-01", "Drama", text) for n, text in enumerate(told, 1)]
+    main(["--metadata", str(write(tmp_path / "tmdb.csv", tmdb(*films))), "--output", str(tmp_path / "movies")])
+    dataset = FilmDataset(tmp_path / "movies", "movies")
+    kept = sorted(row["synopsis"] for row in dataset.read().to_pylist() if row["synopsis"])
+    assert kept == sorted(told[-6:])
+    assert dataset.record["repeated_synopses"] == 3 and dataset.record["known"]["synopsis"] == 6
+    printed = capsys.readouterr().out
+    assert "5 synopses that say nothing (first: " in printed
+    assert "synopses left out, as 3 or more films have the same: 3\n" in printed
