@@ -1,6 +1,7 @@
 """Runs of a command as forks of one process that has imported it, killed at a call that a test names.
 
-python tests/forked_runs.py train.train_mil        what `ForkedRuns` starts; one request a line of standard input
+python tests/forked_runs.py train.train_mil train.mil.training      what `ForkedRuns` starts; one request a line of
+                                                                    standard input
 """
 
 import importlib
@@ -29,16 +30,18 @@ class Ended(NamedTuple):
 
 @dataclass
 class ForkedRuns:
-    """A module's `main`, run in a folder for files of its own."""
+    """A command's `main`, run in a folder for files of its own; the module that does the work is imported before."""
 
     folder: Path
     server: subprocess.Popen
 
     @classmethod
-    def start(cls, module: str, folder: Path, **environment: str) -> "ForkedRuns":
+    def start(cls, command: str, work: str, folder: Path, **environment: str) -> "ForkedRuns":
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        return cls(folder, subprocess.Popen([sys.executable, __file__, module], cwd=ROOT, env=environment, **pipes))
+        return cls(
+            folder, subprocess.Popen([sys.executable, __file__, command, work], cwd=ROOT, env=environment, **pipes)
+        )
 
     def run(
         self, argv: list, die_at: tuple[str, int] | None = None, ranks: int = 1, environment: dict | None = None
@@ -127,4 +130,5 @@ def die_at_call(name: str, number: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(importlib.import_module(sys.argv[1]).main)
+    command, _ = map(importlib.import_module, sys.argv[1:])
+    serve(command.main)

@@ -400,7 +400,11 @@ def bench(tmp_path_factory) -> Iterator[Bench]:
     (folder / "images.yaml").write_text(yaml.safe_dump({**RECIPE, "images": places["images"], "crops_per_image": 1}))
     with Hub() as hub:
         runs = ForkedRuns.start(
-            "train.distill_clip", folder, TINY_FOLDER=str(folder), **hub.environment(folder / "hub")
+            "train.distill_clip",
+            "train.distillation.training",
+            folder,
+            TINY_FOLDER=str(folder),
+            **hub.environment(folder / "hub"),
         )
         yield Bench(folder, runs, hub)
         runs.stop()
@@ -525,13 +529,13 @@ def test_the_same_seed_gives_the_same_student_and_another_does_not(bench, finish
     assert bench.student("other") != bench.student("run")
 
 
-LOSSES = "train.distill_clip:distillation_losses"
+LOSSES = "train.distillation.training:distillation_losses"
 # Functions of the run, and at which of their calls it is killed; each kill after the first is of the run that goes on.
 IN_LABELING = {
-    "while it looks for the basis": [("train.distill_clip:principal_directions", 1)],
-    "before it keeps the basis": [("train.distill_clip:atomic_write", 1)],
+    "while it looks for the basis": [("train.distillation.training:principal_directions", 1)],
+    "before it keeps the basis": [("train.distillation.training:atomic_write", 1)],
     "while it writes labels": [("train.distillation.crops:save", 2)],
-    "between two files of labels, twice": [("train.distill_clip:write_chunk", 2)] * 2,
+    "between two files of labels, twice": [("train.distillation.training:write_chunk", 2)] * 2,
     "while a worker reads images": [("train.distillation.crops:Teacher.label", 1)],
 }
 IN_TRAINING = {
@@ -542,10 +546,10 @@ IN_TRAINING = {
     "while it saves the student": [("transformers:CLIPImageProcessorPil.save_pretrained", 1)],
     "before its first step": [(LOSSES, 1)],
     "before its first checkpoint": [(LOSSES, 4)],
-    "before it logs an epoch": [("train.distill_clip:measure", 2)],
+    "before it logs an epoch": [("train.distillation.training:measure", 2)],
     "after a checkpoint": [(LOSSES, 5)],
-    "after the last checkpoint": [("train.distill_clip:save_student", 1)],
-    "before the results": [("train.distill_clip:write_json", 2)],
+    "after the last checkpoint": [("train.distillation.training:save_student", 1)],
+    "before the results": [("train.distillation.training:write_json", 2)],
 }
 
 
@@ -588,7 +592,10 @@ def wait_until_free(folder: Path) -> None:
 
 def test_a_run_that_goes_on_from_a_checkpoint_does_not_compress_again(bench, finished):
     """The third run would die if it did; the second has no checkpoint yet."""
-    flags, compressing = ["--checkpoint_steps", "4", "--cache", finished / "cache"], ("train.distill_clip:compress", 1)
+    flags, compressing = (
+        ["--checkpoint_steps", "4", "--cache", finished / "cache"],
+        ("train.distillation.training:compress", 1),
+    )
     for die_at in ((LOSSES, 2), compressing, (LOSSES, 6)):
         assert bench.run("resumed", *flags, die_at=die_at)[0] == -signal.SIGKILL
     status, _, err = bench.run("resumed", *flags, die_at=compressing)
@@ -604,7 +611,7 @@ def test_a_run_goes_on_elsewhere_from_its_pushed_checkpoint(bench, finished):
     assert left > 2 and bench.hub.repos["someone/student"] == {}
     resume = [*flags, "--resume", "someone/student"]
     assert bench.run("too_short", *resume, die_at=(LOSSES, left))[0] == -signal.SIGKILL
-    status, _, err = bench.run("home", *resume, die_at=("train.distill_clip:compress", 1))
+    status, _, err = bench.run("home", *resume, die_at=("train.distillation.training:compress", 1))
     assert status == 0, err
     bench.assert_like("home", "run")
     pushed = bench.hub.repos["someone/student"]
@@ -630,7 +637,9 @@ def test_checkpoints_at_the_end_of_epochs_change_nothing(checkpoint_steps, calls
     output = f"every_{checkpoint_steps}"
     flags = ["--checkpoint_steps", checkpoint_steps, "--cache", finished / "cache"]
     for function, number in (("measure", 1), ("distillation_losses", calls)):
-        assert bench.run(output, *flags, die_at=(f"train.distill_clip:{function}", number))[0] == -signal.SIGKILL
+        assert (
+            bench.run(output, *flags, die_at=(f"train.distillation.training:{function}", number))[0] == -signal.SIGKILL
+        )
     assert (bench.folder / output / "checkpoints/step-00000006").exists()
     for _ in range(2):
         status, _, err = bench.run(output, *flags)

@@ -318,7 +318,7 @@ def test_bytes_depend_neither_on_workers_nor_on_what_was_done_before(folder, tin
 
 @pytest.fixture(scope="module")
 def forked_runs(tmp_path_factory):
-    runs = ForkedRuns.start("eval.embed_scenes", tmp_path_factory.mktemp("forked"))
+    runs = ForkedRuns.start("eval.embed_scenes", "eval.embedding", tmp_path_factory.mktemp("forked"))
     yield runs
     runs.stop()
 

@@ -39,7 +39,7 @@ from train.concatenate_encoders import main
 
 ROOT = Path(__file__).parent.parent
 NAMES = ["synopsis", "genre", "co-watch"]  # not sorted, as an order that a sorted table would lose
-REMOTE_FILES = ["configuration_m2s.py", "ensemble_m2s.py", "modeling_m2s.py", "processing_m2s.py"]
+REMOTE_FILES = ["configuration_m2s.py", "ensemble_m2s.py", "images_m2s.py", "modeling_m2s.py", "processing_m2s.py"]
 LOAD_ELSEWHERE = """
 import sys, torch
 from safetensors.torch import load_file

@@ -23,7 +23,7 @@ from modeling_m2s import M2SSceneConfig, M2SSceneForClassification, M2SSceneMode
 
 PACKAGE = Path(modeling_m2s.__file__).parent
 SENTENCE_TRANSFORMERS = ["1_Pooling/config.json", "modules.json", "sentence_bert_config.json"]
-REMOTE_FILES = ["configuration_m2s.py", "modeling_m2s.py", "processing_m2s.py"]
+REMOTE_FILES = ["configuration_m2s.py", "images_m2s.py", "modeling_m2s.py", "processing_m2s.py"]
 
 # The first lines of a script: `expect(model, processor)` asserts that they give the example's numbers.
 COMMON = """

@@ -314,7 +314,12 @@ def test_ranks_and_kills_do_not_show(catalog):
     """In the space that needs all statistics: killed before its record is there, and twice between films."""
     main(flags(catalog, "whole", space="both"))
     whole = tree(catalog / "whole")
-    runs = ForkedRuns.start("data_scripts.mine_scene_pairs", catalog, HF_DATASETS_CACHE=str(catalog / "cache"))
+    runs = ForkedRuns.start(
+        "data_scripts.mine_scene_pairs",
+        "data_scripts.catalog_mining",
+        catalog,
+        HF_DATASETS_CACHE=str(catalog / "cache"),
+    )
     shared = runs.run(flags(catalog, "shared", space="both"), ranks=2)
     assert shared.status == 0, shared.err
     assert tree(catalog / "shared") == whole

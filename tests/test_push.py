@@ -38,7 +38,7 @@ from modeling_m2s.push_m2s import collect
 from modeling_m2s.storage_m2s import SCHEMAS, FilmDataset
 
 PACKAGE = Path(modeling_m2s.__file__).parent
-CODE = ["configuration_m2s.py", "modeling_m2s.py", "processing_m2s.py", "video_processing_m2s.py"]
+CODE = ["configuration_m2s.py", "images_m2s.py", "modeling_m2s.py", "processing_m2s.py", "video_processing_m2s.py"]
 SHARDS = ["data/train-00000.parquet", "data/train-00001.parquet"]
 FILMS = {"tt1": 2, "tt2": 3}  # shots by film
 CLIENT = """
@@ -478,6 +478,7 @@ def test_a_dry_run_lists_what_would_go_up(model, client, shared_hub, tmp_path, c
         "README.md": 7,
         "config.json": arrived["config.json"],
         "configuration_m2s.py": (PACKAGE / "configuration_m2s.py").stat().st_size,
+        "images_m2s.py": (PACKAGE / "images_m2s.py").stat().st_size,
         "model.safetensors": saved["model.safetensors"],
         "modeling_m2s.py": (PACKAGE / "modeling_m2s.py").stat().st_size,
         "modules.json": saved["modules.json"],

@@ -30,7 +30,7 @@ class Bench:
     def __init__(self, folder: Path, model: Path, hub: Hub):
         self.folder, self.model, self.hub = folder, model, hub
         environment = {**hub.environment(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "cache")}
-        self.forked = ForkedRuns.start("train.train_moco", folder, **environment)
+        self.forked = ForkedRuns.start("train.train_moco", "train.moco.training", folder, **environment)
 
     def run(self, output: str, *flags: str, **how) -> tuple[int, str, str]:
         words = {"model": self.model, "output": self.folder / output, **FLAGS}

@@ -472,7 +472,7 @@ class Bench:
         self.folder, self.hub = folder, hub
         (folder / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
         environment = {**hub.environment(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "cache")}
-        self.forked = ForkedRuns.start("train.train_mil", folder, **environment)
+        self.forked = ForkedRuns.start("train.train_mil", "train.mil.training", folder, **environment)
 
     def argv(self, output: str, *flags: object) -> list[str]:
         places = {"features": "shot_features", "similar": "similar_movies", "output": output}

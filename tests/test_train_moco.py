@@ -293,7 +293,9 @@ class Bench:
     def __init__(self, folder: Path, model: Path):
         self.folder = folder
         (folder / "recipe.yaml").write_text(yaml.safe_dump({**RECIPE, "model": str(model)}))
-        self.forked = ForkedRuns.start("train.train_moco", folder, HF_DATASETS_CACHE=str(folder / "cache"))
+        self.forked = ForkedRuns.start(
+            "train.train_moco", "train.moco.training", folder, HF_DATASETS_CACHE=str(folder / "cache")
+        )
 
     def argv(self, output: str, *flags: object) -> list[str]:
         places = {"pairs": "pairs", "shots": "shots", "output": output}
