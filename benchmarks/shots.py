@@ -17,8 +17,8 @@ import scenedetect
 
 from benchmarks.harness import alternate, write_result
 from m2s.commands import run_command
+from modeling_m2s.decoding_m2s import VideoFrames, read_frames
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.video_m2s import read_frames
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from make_videos import make_video
@@ -29,7 +29,7 @@ def one_pass(path: Path) -> list[tuple[int, int]]:
 
 
 def two_steps(path: Path) -> list[tuple[int, int]]:
-    scenes = scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), start_in_scene=True)
+    scenes = scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), start_in_scene=True, backend="pyav")
     shots = [(start.frame_num, end.frame_num) for start, end in scenes]
     for image in read_frames(path, [(start + end - 1) // 2 for start, end in shots], 224, "decord"):
         cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
@@ -37,13 +37,13 @@ def two_steps(path: Path) -> list[tuple[int, int]]:
 
 
 def detection_only(path: Path) -> None:
-    scenedetect.detect(str(path), scenedetect.AdaptiveDetector())
+    scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), backend="pyav")
 
 
 def bare_decoding(path: Path) -> None:
-    capture = cv2.VideoCapture(str(path))
-    while capture.read()[0]:
-        pass
+    with VideoFrames(path) as frames:
+        for _ in frames:
+            pass
 
 
 @dataclass

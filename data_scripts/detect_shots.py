@@ -52,7 +52,13 @@ class DetectShotsArguments(RunnerArguments):
     )
     short_side: int = field(default=224, metadata={"help": "shorter side of the keyframes in pixels; never scaled up"})
     jpeg_quality: int = field(default=90, metadata={"help": "JPEG quality of the keyframes, 1 to 100"})
-    allow_damaged: bool = field(default=False, metadata={"help": "keep what can be read of damaged files"})
+    video_stream: int | None = field(
+        default=None,
+        metadata={"help": "number of the video stream of each file, from 0; by default the one that a player shows"},
+    )
+    min_readable: float = field(
+        default=0.9, metadata={"help": "share of a film, 0 to 1, that must be readable; films with less are refused"}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,6 +66,8 @@ class DetectShotsArguments(RunnerArguments):
             raise ValueError(
                 "--keyframes and --shot-lists go together: a folder of pictures, and a folder with their shots"
             )
+        if not 0 <= self.min_readable <= 1:
+            raise ValueError(f"--min-readable {self.min_readable} is a share: from 0 to 1")
         if self.movies is None and self.keyframes is None:
             raise ValueError("no films are named: give --movies, or --keyframes with --shot-lists")
 
@@ -87,8 +95,9 @@ def run(arguments: DetectShotsArguments) -> int:
         )
     else:
         assert arguments.movies
-        settings = ShotSettings(arguments.detector, arguments.threshold, arguments.min_shot_frames, *kept)
-        summary = detect_catalog_shots(arguments.movies, arguments.output, settings, arguments, arguments.allow_damaged)
+        found = (arguments.detector, arguments.threshold, arguments.min_shot_frames)
+        settings = ShotSettings(*found, *kept, arguments.video_stream)
+        summary = detect_catalog_shots(arguments.movies, arguments.output, settings, arguments, arguments.min_readable)
     print_summary(summary, arguments)
     return 1 if summary.failed else 0
 

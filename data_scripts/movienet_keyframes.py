@@ -23,10 +23,11 @@ from PIL import Image
 from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.runner_arguments import RunnerArguments
 from modeling_m2s.images_m2s import rgb
+from modeling_m2s.pictures_m2s import fit_size, resize
 from modeling_m2s.shot_store_m2s import write_shots
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset, default_values
-from modeling_m2s.video_m2s import fit_size, printable, resize
+from modeling_m2s.video_m2s import printable
 
 # Images that are kept, by `keyframes_per_shot`. The paper takes one frame per shot and does not say which; the middle
 # one is our choice.

@@ -10,12 +10,12 @@ from data_scripts.film_stage import StageSummary, store_catalog
 from data_scripts.inputs import finished, license_of
 from data_scripts.runner import RunnerArguments
 from modeling_m2s.shot_store_m2s import store_video
-from modeling_m2s.shots_m2s import DECODER_VERSIONS, ShotSettings
+from modeling_m2s.shots_m2s import DECODER_VERSIONS, MIN_READABLE, ShotSettings
 from modeling_m2s.storage_m2s import FilmDataset, default_values
 
 
 def detect_catalog_shots(
-    movies: Path, output: Path, settings: ShotSettings, runner: RunnerArguments, allow_damaged: bool = False
+    movies: Path, output: Path, settings: ShotSettings, runner: RunnerArguments, min_readable: float = MIN_READABLE
 ) -> StageSummary:
     """Bring a `shots` dataset up to date with the videos of a `movies` dataset.
 
@@ -24,7 +24,7 @@ def detect_catalog_shots(
         output: folder of the shots; the index `films` goes beside it.
         settings: must equal those of an existing dataset.
         runner: where the films are decoded.
-        allow_damaged: keep what could be read of damaged files.
+        min_readable: share of a film, from 0 to 1, that must be readable.
 
     Raises:
         ValueError: no film of the catalog has a video.
@@ -37,7 +37,7 @@ def detect_catalog_shots(
     without = len(catalog) - len(videos)
     if without:
         print(f"{without} of {len(catalog)} films of the catalog have no video")
-    store = partial(store_video, settings=settings, allow_damaged=allow_damaged)
+    store = partial(store_video, settings=settings, min_readable=min_readable)
     license = license_of(FilmDataset(movies, "movies"))
     facts = {"versions": DECODER_VERSIONS, "films_without_video": without, **license}
     return store_catalog(videos, output, asdict(settings), store, runner, defaults=default_values(settings), **facts)

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-import av
 import numpy as np
 import torch
 from PIL import Image
@@ -33,11 +32,12 @@ from data_scripts.formats.photographs import PICTURE_SUFFIXES
 from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.scene_embedding import SHOTS_PER_SCENE, Scene, evenly_spaced, read_scene
+from modeling_m2s.decoding_m2s import frame_times, read_frames
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.frames_m2s import Preparation
 from modeling_m2s.images_m2s import open_picture
 from modeling_m2s.pipeline_m2s import scene_windows
-from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, openable, printable, read_frames
+from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, printable
 
 READ = ("evenly", "windows", "all")
 # A scene may end this much after its video without a note: labels are often rounded to whole seconds.
@@ -263,33 +263,6 @@ class VideoFiles:
 
     def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack([self.prepare(Image.fromarray(image)) for image in images]))
-
-
-def frame_times(path: Path) -> tuple[np.ndarray, str]:
-    """Seconds at which a video's frames are shown, the first at 0, without decoding.
-
-    Returns:
-        The times, float64 (frames,), and the `backend` with which `read_frames` counts the same frames.
-
-    Raises:
-        VideoError: the file cannot be opened, or has no video stream.
-    """
-    try:
-        with openable(path) as name, av.open(name) as container:
-            if not container.streams.video:
-                raise VideoError(path, "the file has no video stream")
-            stream = container.streams.video[0]
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            kept = [packet for packet in packets if not packet.is_discard]
-            stamps = [packet.pts if packet.pts is not None else packet.dts for packet in kept]
-            times = np.array(sorted(stamp for stamp in stamps if stamp is not None), np.float64)
-            seconds = (times - times[:1]) * float(stream.time_base or 0)
-    except av.error.FFmpegError as error:
-        raise VideoError(path, f"not a readable video ({error.strerror})") from error
-    if not len(seconds):
-        raise VideoError(path, "its frames have no times")
-    # decord would also count frames that an edit list hides.
-    return seconds, "auto" if len(kept) == len(packets) else "pyav"
 
 
 class Pictures:

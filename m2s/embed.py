@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["float32", "bfloat16", "float16"],
         help="number format of the model's weights",
     )
-    parser.add_argument("--allow-damaged", action="store_true", help="keep what can be read of damaged films")
+    parser.add_argument(
+        "--min-readable", type=float, default=0.9, help="share of a film that must be readable; others are refused"
+    )
+    parser.add_argument(
+        "--video-stream", type=int, help="number of each file's video stream, from 0 (default: the one a player shows)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -51,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     scene_windows(1, options.shots_per_scene, options.stride)
     if options.workers < 1:
         raise UsageError(f"--workers {options.workers} must be at least 1")
+    if not 0 <= options.min_readable <= 1:
+        raise UsageError(f"--min-readable {options.min_readable} is a share: from 0 to 1")
     warm_up(WORKER_MODULES)  # before the imports below and the model, which also take seconds
 
     from modeling_m2s.find_films_m2s import find_films
@@ -69,6 +76,7 @@ def run(options: argparse.Namespace) -> int:
         min_shot_frames=options.min_shot_frames,
         keyframes_per_shot=options.keyframes_per_shot,
         short_side=max(224, size) if options.short_side is None else options.short_side,
+        video_stream=options.video_stream,
     )
     scene_settings = SceneSettings(
         revision=revision,
@@ -84,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             shot_settings,
             scene_settings,
             num_workers=options.workers,
-            allow_damaged=options.allow_damaged,
+            min_readable=options.min_readable,
             report=progress.report,
         )
     for reason in summary.failed.values():

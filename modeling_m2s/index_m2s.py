@@ -14,7 +14,7 @@ from pathlib import Path
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .scene_store_m2s import SceneSettings, SceneStore
 from .shot_store_m2s import ShotStore, store_video
-from .shots_m2s import DECODER_VERSIONS, ShotSettings
+from .shots_m2s import DECODER_VERSIONS, MIN_READABLE, ShotSettings
 from .storage_m2s import StorageError, StoredFilm, default_values, exclusive
 from .video_m2s import printable
 from .workers_m2s import run_isolated
@@ -38,7 +38,7 @@ def embed_films(
     shot_settings: ShotSettings,
     scene_settings: SceneSettings,
     num_workers: int = 1,
-    allow_damaged: bool = False,
+    min_readable: float = MIN_READABLE,
     report: Callable[[str, str, float], None] | None = None,
 ) -> Summary:
     """Bring films into an index: detect their shots, embed their scenes, draw their contact sheets.
@@ -52,7 +52,7 @@ def embed_films(
         pipeline: holds the model.
         shot_settings, scene_settings: must be those of an existing index.
         num_workers: films decoded at a time, each in a process.
-        allow_damaged: keep what could be read of damaged files.
+        min_readable: share of a film, from 0 to 1, that must be readable.
         report: called with (film id, `"shots"` or `"scenes"`, share done).
 
     Raises:
@@ -65,7 +65,7 @@ def embed_films(
         films = _under_known_ids(films, store.stored, output)
         store.plan(films, grows=True)
         _refuse_other_files(store, output)
-        find_shots = partial(store_video, settings=shot_settings, allow_damaged=allow_damaged)
+        find_shots = partial(store_video, settings=shot_settings, min_readable=min_readable)
         run = partial(run_isolated, num_workers=num_workers)
         on_shots, on_scenes = (partial(_report, report, stage) for stage in ("shots", "scenes"))
         added = 0

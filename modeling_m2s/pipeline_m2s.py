@@ -1,5 +1,6 @@
 """`pipeline("scene-embedding")`: a video file to its scenes, each with its place in time and its embedding."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from .processing_m2s import M2SSceneProcessor
 
 if TYPE_CHECKING:
     from .shots_m2s import Shot, ShotSettings
+
+logger = logging.getLogger(__name__)
 
 
 def scene_windows(num_shots: int, shots_per_scene: int = 9, stride: int | None = None) -> list[tuple[int, int]]:
@@ -128,10 +131,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
     ) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         if not hasattr(film, "shots"):
             from .shots_m2s import detect_shots
-            from .video_m2s import video_file
+            from .video_m2s import printable, video_file
 
             with video_file(film) as path:
                 film = detect_shots(path, shot_settings)
+                if film.damage:
+                    logger.warning("%s: %s", printable(path), film.damage)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)
         num_keyframes = [len(shot.keyframes) for shot in film.shots]
         batches = list(scene_batches(num_keyframes, windows, scenes_per_batch or self.scenes_per_batch))

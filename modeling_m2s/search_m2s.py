@@ -78,12 +78,16 @@ class SceneIndex:
     def scene_at(self, movie_id: str, seconds: float) -> Scene:
         """The scene of a film that spans a time; if several do, the one whose middle is nearest.
 
+        The first scene also spans the time before it: a film's sound may begin before its pictures.
+
         Raises:
             StorageError: the time is beyond the film's end.
         """
-        spanning = [s for s in self.scenes if s.movie_id == movie_id and s.start_seconds <= seconds < s.end_seconds]
+        scenes = [scene for scene in self.scenes if scene.movie_id == movie_id]
+        seconds = max(seconds, min((scene.start_seconds for scene in scenes), default=0.0))
+        spanning = [scene for scene in scenes if scene.start_seconds <= seconds < scene.end_seconds]
         if not spanning:
-            end = max((s.end_seconds for s in self.scenes if s.movie_id == movie_id), default=0.0)
+            end = max((scene.end_seconds for scene in scenes), default=0.0)
             raise StorageError(f"{movie_id} has no scene at {timecode(seconds)}; it ends at {timecode(end)}")
         return min(spanning, key=lambda s: abs((s.start_seconds + s.end_seconds) / 2 - seconds))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from .shots_m2s import Shot, ShotSettings, detect_shots
 from .storage_m2s import FilmDataset, StorageError, StoredFilm
-from .video_m2s import VideoError, decoder_messages, fingerprint, printable
+from .video_m2s import VideoError, fingerprint, printable
 from .workers_m2s import Outcome
 
 # A decoder that needs more seconds than this for 128 frames counts as hung.
@@ -235,21 +235,16 @@ def store_video(
     path: str,
     folder: str,
     settings: ShotSettings,
-    allow_damaged: bool,
+    min_readable: float,
     report: Callable[[float], None] | None = None,
 ) -> None:
     """The work on a video file: find its shots and write them as the film's part of a `shots` dataset.
 
     Raises:
-        VideoError: the file is no readable video, or it is damaged and `allow_damaged` is false.
+        VideoError: the file is no readable video, or less than `min_readable` of it could be read.
         StorageError: the part cannot be written.
     """
-    with decoder_messages() as messages:
-        film = detect_shots(path, settings, report, allow_damaged)
-    if messages:
-        film.damage = f"damaged: the decoder reported {len(messages)} errors, the first: {messages[0]}"
-        if not allow_damaged:
-            raise VideoError(path, film.damage)
+    film = detect_shots(path, settings, report, min_readable)
     facts = {name: value for name, value in vars(film).items() if name != "shots"}
     facts |= {"video": printable(path), "fingerprint": fingerprint(path)}
     write_shots(FilmDataset(Path(folder), "shots"), movie_id, film.shots, facts)

@@ -1,9 +1,11 @@
 """A video file to its shots and their keyframes, in one decode pass (paper §4.2: one frame a shot).
 
-PySceneDetect reads and judges the frames; while they pass, the few that may become keyframes are kept. The obvious
-alternative decodes twice: detect first, then seek to every keyframe. `benchmarks/shots.py` compares the two.
+PySceneDetect judges the frames; while they pass, the few that may become keyframes are kept as they were decoded. The
+obvious alternative decodes twice: detect first, then seek to every keyframe. `benchmarks/shots.py` compares the two.
 """
 
+import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -11,19 +13,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .video_m2s import VideoError, VideoInfo, fit_size, openable, probe, resize
+from .video_m2s import VideoError
 
 try:
+    import av
     import cv2
     import scenedetect
-    from scenedetect import SceneManager, VideoOpenFailure
-    from scenedetect.backends import VideoStreamCv2
+    from scenedetect import SceneManager
+    from scenedetect.common import FrameTimecode, Timecode
     from scenedetect.detector import SceneDetector
     from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetector, HistogramDetector
+    from scenedetect.video_stream import VideoStream
 except ImportError as error:
     raise ImportError(f"finding shots needs more packages: pip install 'movies2scenes[video]' ({error})") from error
 
-DECODER_VERSIONS = {"scenedetect": scenedetect.__version__, "opencv": cv2.__version__}
+from .decoding_m2s import VideoFrames
+from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame
+
+# Without a handler, PySceneDetect's messages would go to standard error beside the errors that are raised here.
+logging.getLogger("pyscenedetect").addHandler(logging.NullHandler())
+
+DECODER_VERSIONS = {"scenedetect": scenedetect.__version__, "opencv": cv2.__version__, "av": av.__version__}
 
 # PySceneDetect's own default thresholds; they differ because each detector has its own score.
 DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2}
@@ -33,8 +43,8 @@ MAX_KEYFRAMES_PER_SHOT = 31
 _MAX_CANDIDATES = 66
 # Candidates up to this size are kept as they were decoded (a reference, no work); larger ones are halved on entry.
 _MAX_REFERENCE_BYTES = 2 * 2**20
-# FFmpeg's threads cost small films more than they give, and detection keeps a second core busy.
-_SINGLE_THREAD_PIXELS = 640 * 480
+# A film of which less can be read is refused.
+MIN_READABLE = 0.9
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class ShotSettings:
             parts; a shot with fewer frames has fewer keyframes.
         short_side: shorter side of stored keyframes, in pixels; they are never scaled up.
         jpeg_quality: JPEG quality of stored keyframes, from 1 to 100.
+        video_stream: number of the stream among a file's video streams, from 0; by default the one that a player shows.
     """
 
     detector: str = "adaptive"
@@ -58,6 +69,7 @@ class ShotSettings:
     keyframes_per_shot: int = 1
     short_side: int = 224
     jpeg_quality: int = 90
+    video_stream: int | None = None
 
     def __post_init__(self):
         if self.detector not in DETECTORS:
@@ -66,6 +78,8 @@ class ShotSettings:
             raise ValueError(f"keyframes_per_shot={self.keyframes_per_shot} is not in 1…{MAX_KEYFRAMES_PER_SHOT}")
         if self.min_shot_frames < 1 or self.short_side < 1 or not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"min_shot_frames, short_side and jpeg_quality must be positive: {self}")
+        if self.video_stream is not None and self.video_stream < 0:
+            raise ValueError(f"video_stream={self.video_stream} is negative; streams are counted from 0")
         if self.threshold is None:
             object.__setattr__(self, "threshold", DETECTORS[self.detector])
 
@@ -94,7 +108,7 @@ class Shot:
 class Film:
     """A film's shots in order, and what is known of its video stream.
 
-    `width` and `height` are as displayed; `damage` says what could not be read, if the film was kept all the same.
+    `width` and `height` are as displayed; `damage` says what could not be read; None if all could.
     """
 
     shots: list[Shot]
@@ -110,68 +124,47 @@ def detect_shots(
     path: str | os.PathLike,
     settings: ShotSettings | None = None,
     report: Callable[[float], None] | None = None,
-    allow_damaged: bool = False,
+    min_readable: float = MIN_READABLE,
 ) -> Film:
     """Find the shots of a film and their keyframes in one decode pass.
 
-    Shots are exactly those of PySceneDetect's detector with the same parameters on its OpenCV backend. At most 66
-    frames of the running shot are held, however long it is; a keyframe stands within 1/64 of its shot's length from
-    the ideal place, and exactly there in shots of up to 65 frames.
+    Shots are those of PySceneDetect's detector with the same parameters on its PyAV backend. At most 66 frames of the
+    running shot are held, however long it is; a keyframe stands within 1/64 of its shot's length from the ideal place,
+    and exactly there in shots of up to 65 frames. Frames that cannot be read are left out.
 
     Args:
         path: a video file.
         settings: detector, thresholds, keyframes.
         report: called every 128 frames with the share of the film that has been read; 0 where its length is unknown.
-        allow_damaged: keep what could be read of a file whose end or middle cannot.
+        min_readable: share of the film, from 0 to 1, that must be readable.
 
     Raises:
-        VideoError: no readable video, or less of it could be read than its container announces.
+        VideoError: no readable video, or less than `min_readable` of it could be read.
     """
     settings = settings or ShotSettings()
-    info = probe(path)
-    keyframe_size = fit_size(info.display_size, settings.short_side)
-    expected = info.num_frames or None
     try:
-        with openable(path) as name:
-            stream = _KeepingStream(name)
-            if expected is None and stream.duration is not None:
-                expected = stream.duration.frame_num
-            collector = _ShotCollector(settings, stream, keyframe_size, expected, report)
+        with VideoFrames(path, settings.video_stream) as frames:
+            stream = _PassingStream(frames)
+            pictures = DisplayPictures(frames.first, settings.short_side)
+            collector = _ShotCollector(settings, stream, pictures, report)
             manager = SceneManager()
             manager.add_detector(collector)
             manager.detect_scenes(stream)
-            frame_rate = float(stream.frame_rate)
-    except (VideoOpenFailure, OSError, cv2.error) as error:
-        raise VideoError(path, f"not a readable video ({error})") from error
-    if not collector.shots:
-        raise VideoError(path, "the video stream has no frames")
-    film = Film(
+            damage = frames.damage.describe(frames.start_seconds)
+            readable = frames.damage.readable
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"not a readable video ({error.strerror})") from error
+    if readable < min_readable:
+        raise VideoError(path, f"{damage}; a min_readable of {math.floor(readable * 100) / 100} keeps the rest")
+    return Film(
         shots=collector.shots,
-        num_frames=stream.num_read,
-        frame_rate=frame_rate,
+        num_frames=stream.frame_number,
+        frame_rate=float(frames.frame_rate),
         duration_seconds=collector.shots[-1].end_seconds,
-        width=info.display_size[0],
-        height=info.display_size[1],
+        width=pictures.display_size[0],
+        height=pictures.display_size[1],
+        damage=damage,
     )
-    film.damage = _missing(film, info)
-    if film.damage and not allow_damaged:
-        raise VideoError(path, film.damage)
-    return film
-
-
-def _missing(film: Film, info: VideoInfo) -> str | None:
-    """The reason why a film counts as damaged, or None. OpenCV ends a damaged file early without an error.
-
-    Frames may be missing because an edit list hides them, so the duration must be too short as well. The container's
-    duration also covers other streams, so the limits are wider if it is the only one known.
-    """
-    durations = [seconds for seconds in (info.stream_seconds, info.container_seconds) if seconds]
-    expected = min(durations, default=0.0)
-    slack = (0.005, 0.5) if info.stream_seconds else (0.05, 2.0)
-    frames_short = not info.num_frames or film.num_frames < info.num_frames * 0.995 - 2
-    if frames_short and film.duration_seconds < expected * (1 - slack[0]) - slack[1]:
-        return f"damaged or truncated: {film.duration_seconds:.1f} of {expected:.1f} s could be read"
-    return None
 
 
 def keyframe_places(num_frames: int, num_keyframes: int) -> list[float]:
@@ -180,34 +173,49 @@ def keyframe_places(num_frames: int, num_keyframes: int) -> list[float]:
     return [(i + 0.5) * num_frames / num_keyframes - 0.5 for i in range(num_keyframes)]
 
 
-class _KeepingStream(VideoStreamCv2):
-    """PySceneDetect's OpenCV stream that also hands each decoded frame on, by reference.
+class _PassingStream(VideoStream):
+    """Frames as PySceneDetect reads them, with their times. It also hands each decoded frame on, by reference.
 
     It reads in PySceneDetect's decode thread, a few frames ahead of the detector.
     """
 
-    def __init__(self, path: str):
-        super().__init__(path)
-        self.num_read = 0
-        self.passed: deque = deque()
-        self._position = None
-        width, height = self.frame_size
-        if width * height <= _SINGLE_THREAD_PIXELS:
-            self._cap = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    BACKEND_NAME = "movies2scenes"
+    is_seekable = False
+    aspect_ratio = 1.0
+    duration = None
+    position = FrameTimecode(0, fps=1.0)
+    frame_number = 0
 
-    @property
-    def position(self):
-        # The position is read twice per frame and slow to compute (fractions), so it is kept. It stays there after the
-        # last frame.
-        return super().position if self._position is None else self._position
+    def __init__(self, frames: VideoFrames):
+        self.frames = frames
+        self.passed: deque[tuple[FrameTimecode, FilmFrame]] = deque()
+        self.position = self.base_timecode
+        self.end_ticks = 0
+        self._iterator = iter(frames)
+        self._pictures = DetectorPictures(frames.first.shape)
 
-    def read(self, decode: bool = True):
-        frame = super().read(decode)
-        if frame is not False:
-            self._position = super().position
-            self.passed.append((self.num_read, self._position, frame))
-            self.num_read += 1
-        return frame
+    path = property(lambda self: str(self.frames.path))
+    name = path
+    frame_rate = property(lambda self: self.frames.frame_rate)
+    frame_size = property(lambda self: self._pictures.size)
+    position_ms = property(lambda self: 1000.0 * self.position.seconds)
+
+    def read(self, decode: bool = True) -> np.ndarray | bool:
+        film_frame = next(self._iterator, None)
+        if film_frame is None:
+            return False
+        timecode = Timecode(film_frame.ticks, self.frames.time_base)
+        self.position = FrameTimecode(timecode, self.frames.frame_rate)
+        self.frame_number += 1
+        self.passed.append((self.position, film_frame))
+        self.end_ticks = film_frame.ticks + film_frame.duration
+        return self._pictures.read(film_frame)
+
+    def reset(self) -> None:
+        raise NotImplementedError("frames pass once")
+
+    def seek(self, target) -> None:
+        raise NotImplementedError("frames pass once")
 
 
 class _Candidates:
@@ -219,19 +227,19 @@ class _Candidates:
         self.num_keyframes = num_keyframes
         self.num_frames = 0
         self.stride = 1
-        self.kept: list[tuple[int, np.ndarray]] = []
+        self.kept: list[tuple[int, FilmFrame]] = []
 
-    def add(self, prepare: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> None:
+    def add(self, prepare: Callable[[FilmFrame], FilmFrame], film_frame: FilmFrame) -> None:
         place = self.num_frames
         self.num_frames += 1
         if place % self.stride:
             return
-        self.kept.append((place, prepare(image)))
+        self.kept.append((place, prepare(film_frame)))
         if len(self.kept) == _MAX_CANDIDATES:
             self.kept = self.kept[::2]
             self.stride *= 2
 
-    def choose(self) -> list[tuple[int, np.ndarray]]:
+    def choose(self) -> list[tuple[int, FilmFrame]]:
         places = keyframe_places(self.num_frames, self.num_keyframes)
         return [min(self.kept, key=lambda candidate: (abs(candidate[0] - place), candidate[0])) for place in places]
 
@@ -246,20 +254,19 @@ class _ShotCollector(SceneDetector):
     def __init__(
         self,
         settings: ShotSettings,
-        stream: _KeepingStream,
-        keyframe_size: tuple[int, int],
-        expected_frames: int | None,
+        stream: _PassingStream,
+        pictures: DisplayPictures,
         report: Callable[[float], None] | None,
     ):
         super().__init__()
         self.detector = settings.build_detector()
         self.settings = settings
         self.stream = stream
-        self.keyframe_size = keyframe_size
-        self.expected_frames = expected_frames
+        self.pictures = pictures
         self.report = report
-        self.waiting: deque = deque()
+        self.waiting: deque[tuple[FrameTimecode, FilmFrame]] = deque()
         self.current: _Candidates | None = None
+        self.num_seen = self.num_counted = 0
         self.shots: list[Shot] = []
 
     @property
@@ -267,17 +274,16 @@ class _ShotCollector(SceneDetector):
         return self.detector.event_buffer_length
 
     def process_frame(self, timecode, frame_img):
-        # Frames that PySceneDetect left out (of another size) are in `passed` only.
-        while (entry := self.stream.passed.popleft())[1] is not timecode:
-            self.waiting.append(entry)
-        self.waiting.append(entry)
+        self.waiting.append(self.stream.passed.popleft())
         cuts = self.detector.process_frame(timecode, frame_img)
         for cut in cuts:
             self._cut(cut)
         while len(self.waiting) > self.event_buffer_length + 1:
-            self._count(*self.waiting.popleft())
-        if self.report and entry[0] % 128 == 0:
-            self.report(min(1.0, entry[0] / self.expected_frames) if self.expected_frames else 0.0)
+            self._count()
+        if self.report and self.num_seen % 128 == 0:
+            expected = self.stream.frames.expected_frames
+            self.report(min(1.0, self.num_seen / expected) if expected else 0.0)
+        self.num_seen += 1
         return cuts
 
     def post_process(self, timecode):
@@ -285,24 +291,26 @@ class _ShotCollector(SceneDetector):
         for cut in cuts:
             self._cut(cut)
         while self.waiting:
-            self._count(*self.waiting.popleft())
-        if self.current is not None:
-            self._close((timecode + 1).seconds)
+            self._count()
+        self._close(self.stream.end_ticks)
         return cuts
 
-    def _count(self, index: int, timecode, image: np.ndarray) -> None:
+    def _count(self) -> None:
+        _, film_frame = self.waiting.popleft()
         if self.current is None:
-            self.current = _Candidates(index, timecode.seconds, self.settings.keyframes_per_shot)
-        self.current.add(self._prepare, image)
+            start_seconds = self.stream.frames.seconds(film_frame.ticks)
+            self.current = _Candidates(self.num_counted, start_seconds, self.settings.keyframes_per_shot)
+        self.current.add(self._prepare, film_frame)
+        self.num_counted += 1
 
-    def _cut(self, cut) -> None:
-        # Detectors return the timecode objects that they were given; identity tells even frames of equal time apart.
-        while self.waiting and self.waiting[0][1] is not cut:
-            self._count(*self.waiting.popleft())
+    def _cut(self, cut: FrameTimecode) -> None:
+        # Detectors return the timecode objects that they were given.
+        while self.waiting[0][0] is not cut:
+            self._count()
         if self.current is not None:
-            self._close(cut.seconds)
+            self._close(self.waiting[0][1].ticks)
 
-    def _close(self, end_seconds: float) -> None:
+    def _close(self, end_ticks: int) -> None:
         shot = self.current
         assert shot is not None
         chosen = shot.choose()
@@ -312,25 +320,19 @@ class _ShotCollector(SceneDetector):
                 start_frame=shot.start_frame,
                 end_frame=shot.start_frame + shot.num_frames,
                 start_seconds=shot.start_seconds,
-                end_seconds=end_seconds,
+                end_seconds=self.stream.frames.seconds(end_ticks),
                 keyframe_frames=[shot.start_frame + place for place, _ in chosen],
-                keyframes=[self._encode(image) for _, image in chosen],
+                keyframes=[self._encode(film_frame) for _, film_frame in chosen],
             )
         )
         self.current = None
 
-    def _prepare(self, image: np.ndarray) -> np.ndarray:
-        """Halve a large candidate to keep it; this is ten times as fast as scaling to the keyframe's size at once."""
-        if image.nbytes <= _MAX_REFERENCE_BYTES:
-            return image
-        while min(image.shape[:2]) >= 2 * min(self.keyframe_size):
-            height, width = image.shape[0] // 2, image.shape[1] // 2
-            image = cv2.resize(image[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        return image
+    def _prepare(self, film_frame: FilmFrame) -> FilmFrame:
+        return self.pictures.shrink(film_frame, _MAX_REFERENCE_BYTES)
 
-    def _encode(self, image: np.ndarray) -> bytes:
+    def _encode(self, film_frame: FilmFrame) -> bytes:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.settings.jpeg_quality]
-        return cv2.imencode(".jpg", resize(image, self.keyframe_size), quality)[1].tobytes()
+        return cv2.imencode(".jpg", self.pictures.read(film_frame), quality)[1].tobytes()
 
 
 class _ExactScores:

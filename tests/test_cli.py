@@ -19,9 +19,9 @@ from make_videos import damage, make_audio, make_video, truncate
 from PIL import Image
 
 from m2s.main import main
+from modeling_m2s.decoding_m2s import read_frames
 from modeling_m2s.find_films_m2s import find_films
 from modeling_m2s.pipeline_m2s import scene_windows
-from modeling_m2s.video_m2s import probe
 
 M2S = [sys.executable, "-m", "m2s"]
 
@@ -168,16 +168,12 @@ def bad_files(folder: Path) -> dict[Path, str]:
     make_audio(folder / "sound.mp4")
     make_video(folder / "nothing.mp4", [])
     truncate(make_video(folder / "cut.mp4", [300, 300], movflags="faststart"), 0.6)
-    damage(make_video(folder / "flipped.mp4", [300, 300]), 0.5, 3000)
-    damage(make_video(folder / "scratched.mp4", [300, 300]), 0.5, 20)
     reasons = {
         "empty": "is empty",
         "text": "not a readable video",
         "sound": "no video stream",
         "nothing": "no frames|not a readable video|no video stream",
         "cut": "damaged",
-        "flipped": "damaged",
-        "scratched": "damaged",
     }
     return {folder / f"{name}.mp4": reason for name, reason in reasons.items()}
 
@@ -196,6 +192,25 @@ def test_each_bad_file_is_one_line_and_nothing_stays(tiny_folder, tmp_path, caps
         assert list(recorded) == ([path.stem] if path.exists() else [])
 
 
+def test_films_whose_pictures_begin_late_are_found_at_zero(tiny_folder, tmp_path, capsys):
+    times = [500 + 40 * n for n in range(60)]
+    film = make_video(tmp_path / "film.mkv", [30, 30], times=times, audio=True)
+    assert embed(film, tiny_folder, tmp_path / "index", "--shots-per-scene", 1) == 0
+    assert "--at 00:00:00" in capsys.readouterr().out
+    for place in ("00:00:00", "00:00:01"):
+        assert main(["search", str(tmp_path / "index"), "--film", "film", "--at", place]) == 0
+    assert main(["search", str(tmp_path / "index"), "--film", "film", "--at", "00:00:09"]) == 1
+
+
+def test_films_with_a_hole_are_kept_and_the_hole_is_told(tiny_folder, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    damage(make_video(folder / "flipped.mp4", [300, 300]), 0.5, 3000)
+    assert embed(folder, tiny_folder, tmp_path / "index") == 0
+    (film,) = load_dataset(str(tmp_path / "index/films"), split="train")
+    assert 550 < film["num_frames"] < 600 and film["damage"].startswith("damaged: 0.")
+
+
 def test_good_films_among_bad_ones_are_done(films, tiny_folder, tmp_path, capsys):
     folder = tmp_path / "films"
     bad = bad_files(folder)
@@ -212,9 +227,9 @@ def test_good_films_among_bad_ones_are_done(films, tiny_folder, tmp_path, capsys
     assert record["num_films"] == 4 and len(record["failed"]) == len(bad)
     assert load_dataset(str(output / "films"), split="train")["movie_id"] == ["beta", "d�lta", "frame", "gamma"]
     assert main(["info", str(output), "--check"]) == 0
-    # Repaired files and `--allow-damaged` bring films in later.
+    # Repaired files and a smaller `--min-readable` bring films in later.
     shutil.copy(films / "alpha.mp4", folder / "text.mp4")
-    assert embed([folder / "text.mp4", folder / "cut.mp4"], tiny_folder, output, "--allow-damaged") == 0
+    assert embed([folder / "text.mp4", folder / "cut.mp4"], tiny_folder, output, "--min-readable", 0.3) == 0
     record = json.loads((output / "shots/m2s.json").read_text())
     assert record["num_films"] == 6 and not {"text", "cut"} & record["failed"].keys()
     damage = {film["movie_id"]: film["damage"] for film in load_dataset(str(output / "films"), split="train")}
@@ -485,4 +500,4 @@ def test_every_file_becomes_a_film(films, tmp_path):
         shutil.copy(films / "gamma.mp4", os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     found = find_films([tmp_path])
     assert len(found) == len(names)
-    assert all(probe(path).width == 128 for path in found.values())
+    assert all(read_frames(path, [0])[0].shape[1] == 128 for path in found.values())

@@ -133,14 +133,14 @@ def test_failed_films_cost_themselves_and_are_tried_again(films, tmp_path, capsy
     failed = FilmDataset(folder / "shots", "shots").record["failed"]
     assert list(failed) == list(bad)
     for (name, reason), words in zip(
-        failed.items(), ["not a readable video", "no video stream", "damaged or truncated", "No such file"], strict=True
+        failed.items(), ["not a readable video", "no video stream", "cannot be read", "No such file"], strict=True
     ):
         assert reason.startswith(str(bad[name])) and words in reason
         assert f"failed: {name}   {reason}" in said
     assert "9 shots of 5 films (5 done now, 4 failed" in said
     make_video(tmp_path / "missing.mp4", [20])
     make_video(tmp_path / "broken.mp4", [20])
-    run(folder, "--allow_damaged", "true", status=1)
+    run(folder, "--min_readable", "0.3", status=1)
     assert list(FilmDataset(folder / "shots", "shots").record["failed"]) == ["tt0000007"]
     said = capsys.readouterr().out
     assert "8 films (3 done now, 1 failed" in said and "damaged films: 1, lost keyframes: 0" in said

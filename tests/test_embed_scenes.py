@@ -22,8 +22,9 @@ from eval.embed_scenes import main
 from eval.embedding import SHRINKAGE, average_neighbors
 from eval.report_pictures import SceneKeyframes
 from eval.scene_encoders import load_scene_encoder
-from eval.scene_media import Pictures, Reading, frame_times
+from eval.scene_media import Pictures, Reading
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
+from modeling_m2s.decoding_m2s import frame_times
 from modeling_m2s.storage_m2s import FilmDataset
 
 COLUMNS = ("scene_id", "movie_id", "video", "split", "start_seconds", "end_seconds", "first_shot", "num_shots")

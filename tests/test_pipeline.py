@@ -6,12 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import cv2
+import av
 import datasets
 import numpy as np
 import pytest
 import torch
-from make_videos import make_video
+from make_videos import damage, make_video, truncate
 from PIL import Image
 from range_server import serve
 from transformers import (
@@ -243,16 +243,23 @@ def test_files_that_are_no_video_are_refused(embed, tmp_path):
             embed(str(tmp_path / name))
 
 
+def test_a_film_with_a_hole_is_read_and_one_with_a_large_hole_is_not(embed, tmp_path, caplog):
+    path = damage(make_video(tmp_path / "film.mp4", [300, 300]), 0.5, 3000)
+    assert embed(str(path)) and f"{path}: damaged: 0." in caplog.text
+    cut = truncate(make_video(tmp_path / "cut.mkv", [300, 300]), 0.6)
+    with pytest.raises(VideoError, match="cannot be read"):
+        embed(str(cut))
+
+
 class Decoder:
-    """Used as torchcodec's VideoDecoder is; its frames are those that OpenCV reads of a file."""
+    """Used as torchcodec's VideoDecoder is; its frames are those that PyAV reads of a file."""
 
     def __init__(self, path):
-        video = cv2.VideoCapture(str(path))
-        frames = []
-        while (read := video.read())[0]:
-            frames.append(torch.from_numpy(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)).permute(2, 0, 1))
-        self.frames = torch.stack(frames)
-        self.metadata = SimpleNamespace(num_frames=len(frames), average_fps=video.get(cv2.CAP_PROP_FPS))
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            frames = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]
+        self.frames = torch.stack(frames).permute(0, 3, 1, 2)
+        self.metadata = SimpleNamespace(num_frames=len(frames), average_fps=float(stream.average_rate))
 
     def get_frames_at(self, indices):
         return SimpleNamespace(data=self.frames[indices])

@@ -1,18 +1,18 @@
-"""One video file: single frames by index, what the decoder complains of, awkward names."""
+"""One video file: single frames by index, awkward names."""
 
 import os
 import shutil
 from io import BytesIO
 
-import cv2
 import numpy as np
 import pytest
-from make_videos import damage, make_video
+from make_videos import make_video
 from PIL import Image
 
-from modeling_m2s import video_m2s
+from modeling_m2s import decoding_m2s
+from modeling_m2s.decoding_m2s import read_frames
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.video_m2s import VideoError, decoder_messages, fingerprint, probe, read_frames
+from modeling_m2s.video_m2s import VideoError, fingerprint
 
 
 @pytest.mark.parametrize("backend", ["decord", "pyav", "auto"])
@@ -38,7 +38,7 @@ def test_random_access_falls_back_to_pyav(tmp_path, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("cannot load")
 
-    monkeypatch.setattr(video_m2s, "_read_decord", fail)
+    monkeypatch.setattr(decoding_m2s, "_read_decord", fail)
     assert all(np.array_equal(a, b) for a, b in zip(read_frames(path, [3, 19]), expected, strict=True))
     assert "using PyAV" in caplog.text
 
@@ -50,25 +50,13 @@ def test_random_access_refuses_frames_beyond_the_end(tmp_path, backend):
         read_frames(path, [3, 20], backend=backend)
 
 
-def test_decoder_messages_tell_of_damage_and_only_of_that(tmp_path, capfd):
-    sound = make_video(tmp_path / "film.mp4", [60, 60])
-    with decoder_messages() as messages:
-        detect_shots(sound)
-        os.write(2, b"another line\n")
-    assert messages == []
-    assert "another line" in capfd.readouterr().err
-    with decoder_messages() as messages:
-        detect_shots(damage(sound, 0.5, 300), allow_damaged=True)
-    assert messages
-
-
 def test_file_names_that_are_not_utf8(tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/f\xe9lm.mp4")
     shutil.move(make_video(tmp_path / "film.mp4", [30, 25]), path)
     assert [shot.end_frame for shot in detect_shots(path).shots] == [30, 55]
     assert read_frames(path, [3])[0].shape == (96, 128, 3)
     with pytest.raises(VideoError, match=r"f�lm\.mp4x: No such file"):
-        probe(path + "x")
+        detect_shots(path + "x")
 
 
 def test_fingerprints_tell_files_apart(tmp_path):
@@ -80,8 +68,3 @@ def test_fingerprints_tell_files_apart(tmp_path):
     for changed in (bytes([data[0] ^ 1]) + data[1:], data[:-1] + bytes([data[-1] ^ 1]), data + b"x", data[:-1]):
         second.write_bytes(changed)
         assert fingerprint(first) != fingerprint(second)
-
-
-def test_opencv_is_the_decoder_of_both():
-    """The equality above is one of decoders too: PySceneDetect's default backend is OpenCV's FFmpeg."""
-    assert "FFMPEG" in [cv2.videoio_registry.getBackendName(b) for b in cv2.videoio_registry.getStreamBackends()]
