@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+CHANNELS = (1, 3, 4)  # of gray, RGB and RGBA
 FLOAT_SPANS = (1, 255, 65535)  # files of floating-point pixels keep to no common range
 
 
@@ -46,16 +47,19 @@ def rgb_frame(frame: Image.Image | np.ndarray | torch.Tensor) -> Image.Image | n
     Args:
         frame: a PIL image, a numpy array (height, width) or (height, width, 1, 3 or 4), or a torch tensor (height,
             width) or (1, 3 or 4, height, width); values are uint8, integers from 0 to 65535, or floats from 0 to 1.
+            An array may also have its channels where a tensor has them, and a tensor where an array has them.
 
     Raises:
         ValueError: pixel values are outside of their range.
     """
     if isinstance(frame, Image.Image):
         return rgb(frame)
-    if isinstance(frame, torch.Tensor):
+    if is_tensor := isinstance(frame, torch.Tensor):
         frame = (frame.float() if frame.is_floating_point() else frame).cpu().numpy()
-        frame = np.moveaxis(frame, 0, -1) if frame.ndim == 3 else frame
     pixels = eight_bits(frame)
+    if pixels.ndim == 3:
+        first, last = (pixels.shape[axis] in CHANNELS for axis in (0, -1))
+        pixels = np.moveaxis(pixels, 0, -1) if first and (is_tensor or not last) else pixels
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     return rgb(Image.fromarray(pixels)) if pixels.ndim == 2 or pixels.shape[-1] == 4 else pixels

@@ -715,7 +715,7 @@ MISTAKES = {
     "a large batch": (["--batch_size", "20"], "19 crops do not fill a batch of 20"),
     "no image opens": (["--images", "FOLDER/bad"], "none of the images opens"),
     "not a video": (["--videos", "FOLDER/text.mp4"], "FOLDER/text.mp4: not readable"),
-    "a missing video": (["--videos", "FOLDER/missing.mp4"], "No such file or directory: 'FOLDER/missing.mp4'"),
+    "a missing video": (["--videos", "FOLDER/missing.mp4"], "FOLDER/missing.mp4: No such file or directory"),
     "no teacher": (["--teacher", "FOLDER/nobody"], "FOLDER/nobody"),
 }
 

@@ -131,3 +131,8 @@ def test_tensors_of_half_precision_are_frames(dtype):
 def test_values_out_of_range_are_refused(pixels, message, tiny_folder):
     with pytest.raises(ValueError, match=message):
         M2SSceneProcessor.from_pretrained(tiny_folder)([[pixels]])
+
+
+@pytest.mark.parametrize("frame", [np.moveaxis(RGB, -1, 0), torch.from_numpy(RGB)])
+def test_channels_are_found_where_the_other_library_has_them(frame):
+    assert np.array_equal(rgb_frame(frame), RGB)

@@ -495,7 +495,7 @@ def test_a_dry_run_lists_what_would_go_up(model, client, shared_hub, tmp_path, c
     assert main(["push", str(output), "someone/run", "--dry-run"]) == 0
     assert capsys.readouterr().out == (
         "".join(f"{size:>15,}  {path}\n" for path, size in expected.items())
-        + f"{sum(expected.values()):>15,}  bytes in 15 files of a model\nnothing was uploaded (--dry-run)\n"
+        + f"{sum(expected.values()):>15,}  bytes in 16 files of a model\nnothing was uploaded (--dry-run)\n"
     )
 
 
