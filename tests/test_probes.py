@@ -436,7 +436,7 @@ def test_bad_recipes_are_refused(tmp_path):
         with pytest.raises(ValueError, match=next(iter(fields))):
             replace(RECIPE, **fields)
     (tmp_path / "recipe.yaml").write_text("momentum: 0.9\n")
-    with pytest.raises(UserError, match="no such field: momentum"):
+    with pytest.raises(ValueError, match="no such field: momentum"):
         read_recipe(tmp_path / "recipe.yaml")
 
 

@@ -78,8 +78,7 @@ def read_recipe(path: Path | str) -> ProbeRecipe:
     """Read a recipe from a YAML file.
 
     Raises:
-        UserError: it cannot be read, or names an unknown field.
-        ValueError: as `ProbeRecipe`.
+        ValueError: it cannot be read or names an unknown field, or as `ProbeRecipe`.
     """
     return parse(ProbeRecipe, [str(path)])[0]
 
