@@ -41,7 +41,7 @@ SMALL, LARGE = 200_000, 10_000_000
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     count: Path | None = field(
         default=None, metadata={"help": "only count this file of ratings, in this process, and print the figures"}

@@ -36,7 +36,7 @@ from tests.make_videos import concatenate
 
 @dataclass
 class Options:
-    """What is compared, and how often."""
+    """Inputs of the comparison, and its repetitions."""
 
     assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
     before: str = field(metadata={"help": "the commit to compare with"})

@@ -25,7 +25,7 @@ GFLOP_PER_SCENE = 416.7  # nine frames of ViT-B/16, forward
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
     model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})

@@ -35,7 +35,7 @@ def keyframes() -> list[bytes]:
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})
     runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})

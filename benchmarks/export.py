@@ -46,7 +46,7 @@ Way = Callable[[torch.Tensor, torch.Tensor], np.ndarray]  # pixel_values, frame_
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     photographs: Path = field(metadata={"help": "folder of photographs with manifest.tsv"})
     video: Path = field(metadata={"help": "a video, for scenes to retrieve"})

@@ -41,7 +41,7 @@ DISTINCT_IMAGES = 64
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})

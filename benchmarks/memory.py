@@ -48,7 +48,7 @@ def peak_memory(films: Path, model: str, output: Path, checkout: Path = ROOT) ->
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
     model: str = field(metadata={"help": "folder of CLIP ViT-B/16"})

@@ -130,7 +130,7 @@ def compared(times: dict[str, dict[str, float]], other: str) -> dict[str, Any]:
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     vectors: int = field(default=1_000_000, metadata={"help": "number of vectors to search"})
     threads: int = field(default=1, metadata={"help": "number of threads"})

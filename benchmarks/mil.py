@@ -191,7 +191,7 @@ def gpu_rate(device: torch.device, num_films: int = 3000, steps: int = 100) -> d
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
     pairs: int = field(default=8, metadata={"help": "number of film pairs in a step"})

@@ -202,7 +202,7 @@ def cost_of_rounding() -> dict[str, float]:
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     device: str = field(default="cpu", metadata={"help": "cpu or cuda"})
     runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})

@@ -78,7 +78,7 @@ T = TypeVar("T", bound=Training)
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     batch_size: int = field(default=64, metadata={"help": "number of pairs in a step"})
     steps: int = field(default=6, metadata={"help": "timed steps of a run, after as many to warm up"})

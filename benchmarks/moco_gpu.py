@@ -125,7 +125,7 @@ class Sizes:
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     device: Literal["cuda", "cpu"] = field(
         default="cuda", metadata={"help": "device to measure; cpu tries the script at tiny sizes"}

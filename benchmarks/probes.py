@@ -135,7 +135,7 @@ def assert_same() -> None:
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     epochs: int = field(default=2, metadata={"help": "number of epochs to train"})
     runs: int = field(default=3, metadata={"help": "number of runs of each candidate, in turn"})

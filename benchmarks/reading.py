@@ -53,7 +53,7 @@ KEYFRAMES = ((398, 224, 224), (320, 180, 112))  # width, height, and the side th
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
 

@@ -48,7 +48,7 @@ def bare_decoding(path: Path) -> None:
 
 @dataclass
 class Options:
-    """What is measured, and how often."""
+    """Inputs of the measurement, and its repetitions."""
 
     assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
     runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})

@@ -179,9 +179,8 @@ class M2SSceneEmbeddings(CLIPVisionEmbeddings):
         positions = self.interpolate_positions(rank_BF, num_frames_B).to(dtype).flatten(1, 2)
         patches_BTD = patches_BTD + positions
 
-        class_position = self.position_embedding(self.position_ids[0, :1])
-        class_token = (self.class_embedding + class_position).expand(num_scenes, 1, -1)
-        return torch.cat([class_token, patches_BTD], dim=1)
+        class_token = self.class_embedding + self.position_embedding(self.position_ids[0, :1])
+        return torch.cat([class_token.expand(num_scenes, 1, -1), patches_BTD], dim=1)
 
 
 class M2SSceneVisionModel(CLIPVisionModel):
