@@ -1,4 +1,4 @@
-"""What can be seen in a film world without learning: the figures of `data_scripts.check_film_world`."""
+"""Figures of a film world that need no learning: the work of `data_scripts.check_film_world`."""
 
 import dataclasses
 import itertools

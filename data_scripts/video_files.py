@@ -51,7 +51,7 @@ class VideoFiles:
     later_parts: dict[str, str] = field(default_factory=dict)
 
     def notes(self) -> dict[str, list[str] | dict[str, str]]:
-        """What was left out, for the record."""
+        """Files that were left out, for the record."""
         return {
             "trash": self.trash,
             "extras": self.extras,

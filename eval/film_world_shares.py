@@ -1,4 +1,4 @@
-"""What mined scenes share in film worlds: the work of `eval.film_world_pairs`."""
+"""Labels that mined scenes share in film worlds: the work of `eval.film_world_pairs`."""
 
 import json
 from collections.abc import Callable

@@ -112,7 +112,7 @@ def _story(film: np.ndarray, axes: SceneAxes) -> np.ndarray:
 
 
 def with_number(costs_TL: np.ndarray, number: int) -> np.ndarray:
-    """Where runs end (T - 1,) if a film falls into that number of runs at the least cost."""
+    """Ends of runs, a mask (T - 1,), for the cheapest division of a film into that number of runs."""
     _, lengths_KT = least_by_number(costs_TL, number)
     starts, end = [], len(costs_TL)
     for count in range(number, 0, -1):

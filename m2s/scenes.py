@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         return pipeline
 
     if missing := finder.missing():
-        print(f"reading {sum(film.num_rows for film in missing)} shots of {len(missing)} films, each by itself")
+        print(f"reading {sum(film.num_rows for film in missing)} shots of new films, each by itself")
     scenes = finder.find(load)
     for movie_id in films:
         num_shots = finder.films[movie_id].num_rows

@@ -1,4 +1,4 @@
-"""What a source says of a film: `FilmFacts`, read from the cells of a `Row` whatever way they are written."""
+"""`FilmFacts`, the facts that a source gives about a film, read from the cells of a `Row` in any usual spelling."""
 
 import ast
 import html
