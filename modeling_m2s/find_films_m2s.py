@@ -37,7 +37,7 @@ def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = No
             if trash is not None:
                 trash += sorted(set(videos) - set(files))
             if not files:
-                raise VideoError(path, f"no video files in this folder ({' '.join(VIDEO_SUFFIXES)})")
+                raise VideoError(path, "no video files in this folder, by their names; give other files one by one")
         for file in files:
             name = file.relative_to(path) if path.is_dir() else Path(file.name)
             file = Path(os.path.abspath(file))

@@ -1,6 +1,7 @@
 """`pipeline("scene-embedding")`: a video file to its scenes, each with its place in time and its embedding."""
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         Args:
             inputs: a video file's path, address (http:// or https://) or bytes; a row `{"path", "bytes"}` of
                 `datasets.Video(decode=False)`; a `VideoDecoder` of torchcodec; a `Film` that `detect_shots` made; or a
-                list of these.
+                list, generator or dataset of these. A generator's films are read and embedded one by one.
             shots_per_scene (`int`, defaults to 9): shots that one scene spans.
             stride (`int`, defaults to `shots_per_scene`): shots from one scene's start to the next one's.
             shot_settings (`ShotSettings`): detector, thresholds and keyframes, when the input is no `Film`.
@@ -120,6 +121,14 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         scenes: list[dict[str, Any]] = [{} for _ in images]
         outputs = self.postprocess([self.forward({"pixel_values": pixel_values, "scenes": scenes})])
         return np.stack([scene["embedding"] for scene in outputs])
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Save the model and its image processor; `pipeline("scene-embedding", model=save_directory)` reads them again.
+
+        transformers' own method also copies this file, but names the model's class as one of transformers.
+        """
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.image_processor.save_pretrained(save_directory, **kwargs)
 
     def preprocess(
         self,

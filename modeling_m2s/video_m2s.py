@@ -19,10 +19,15 @@ except ImportError as error:
 
 from .errors_m2s import UserError
 
-VIDEO_SUFFIXES = tuple(
-    f".{suffix}"
-    for suffix in "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogm ogv ts vob webm wmv".split()  # noqa: SIM905
-)
+# Suffixes by which FFmpeg's demuxers, cameras and programs name videos. Left out are those that mostly name something
+# else: sound (.ogg), pictures (.gif), raw pixels (.yuv), and words that are used for many things (.dat, .mod).
+_SUFFIXES = """
+    264 265 266 3g2 3gp amv asf av1 avc avi avs2 bik bmv cdxl dav dif divx dv dvr-ms evc f4v flm flv gxf h261 h263
+    h264 h265 h266 h26l hevc ifv ipu ism ismv ivf ivr kux lvf m1v m2p m2t m2ts m2v m4v mj2 mjpeg mjpg mk3d mkv moflex
+    mov mp2v mp4 mpe mpeg mpg mpv mts mvi mxf mxg nsv nut obu ogm ogv pdv qt rcv rm rmvb roq smk tod trp ts ty ty+ usm
+    vc1 viv vob vro vvc webm wmv wtv xmv y4m yop
+"""
+VIDEO_SUFFIXES = tuple(f".{suffix}" for suffix in _SUFFIXES.split())
 
 _FRAMES_DECODED_AT_A_TIME = 16
 

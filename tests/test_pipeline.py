@@ -198,6 +198,29 @@ def test_lists_of_films_give_what_each_gives_alone(embed):
         assert_same_scenes(scenes, embed(film, shots_per_scene=4), tolerance=0)
 
 
+def test_a_generator_of_films_is_read_one_by_one(embed):
+    films, read = [make_film([1] * 7), make_film([2] * 4)], []
+
+    def generate():
+        for film in films:
+            read.append(film)
+            yield film
+
+    scenes = embed(generate(), shots_per_scene=3)
+    assert read == films[:1]  # transformers looks at the first
+    for film, found in zip(films, scenes, strict=True):
+        assert_same_scenes(found, embed(film, shots_per_scene=3))
+    assert read == films
+
+
+def test_a_saved_pipeline_is_the_same(embed, tmp_path):
+    film = make_film([1] * 7)
+    embed.save_pretrained(tmp_path)
+    again = pipeline("scene-embedding", model=str(tmp_path))
+    assert again.image_processor.to_dict() == embed.image_processor.to_dict()
+    assert_same_scenes(again(film, shots_per_scene=3), embed(film, shots_per_scene=3))
+
+
 def test_scenes_come_as_they_are_computed(embed):
     """The first batches are there before the keyframes of the last, which are broken, are looked at."""
     film = make_film([1] * 12)

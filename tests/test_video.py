@@ -1,5 +1,6 @@
 """One video file: single frames by index, awkward names."""
 
+import mimetypes
 import os
 import shutil
 from io import BytesIO
@@ -12,7 +13,16 @@ from PIL import Image
 from modeling_m2s import decoding_m2s
 from modeling_m2s.decoding_m2s import read_frames
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.video_m2s import VideoError, fingerprint
+from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint
+
+
+def test_suffixes_of_videos_are_known():
+    kinds = mimetypes.MimeTypes(filenames=()).types_map[1]
+    videos = {suffix for suffix, kind in kinds.items() if kind.startswith("video/")}
+    assert videos - {".mpa", ".movie"} <= set(VIDEO_SUFFIXES)  # sound, and a format that FFmpeg lacks
+    others = {suffix for suffix, kind in kinds.items() if not kind.startswith("video/")}
+    assert others & set(VIDEO_SUFFIXES) <= {".3gp", ".3g2"}  # phones record videos in them, too
+    assert len(set(VIDEO_SUFFIXES)) == len(VIDEO_SUFFIXES)
 
 
 @pytest.mark.parametrize("backend", ["decord", "pyav", "auto"])
