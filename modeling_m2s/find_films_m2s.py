@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .video_m2s import VIDEO_SUFFIXES, VideoError, printable
+from .video_m2s import VIDEO_SUFFIXES, VideoError, printable, title_files
 
 # Folders in which systems keep thumbnails, versions and what was deleted.
 TRASH = {
@@ -20,7 +20,8 @@ def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = No
 
     A film's id is its file's name below the given folder, without suffix. If two files would share it, the id is the
     first of these that no other file has: name with suffix, whole path, whole path with a hash of its bytes. Links to
-    folders are followed, each folder once. Files that only systems make, such as `._Heat.mkv`, are left out.
+    folders are followed, each folder once. The files of a DVD's title are one film. Files that only systems make, such
+    as `._Heat.mkv`, are left out.
 
     Args:
         trash: filled with the files that are left out.
@@ -33,6 +34,8 @@ def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = No
         files = [path]
         if path.is_dir():
             videos = sorted(file for file in _walk(path) if file.suffix.lower() in VIDEO_SUFFIXES)
+            later_parts = {part for file in videos for part in title_files(file)[1:]}
+            videos = [file for file in videos if file not in later_parts]
             files = [file for file in videos if not _is_trash(file.relative_to(path))]
             if trash is not None:
                 trash += sorted(set(videos) - set(files))

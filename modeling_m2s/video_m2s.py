@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
@@ -54,13 +56,23 @@ def printable(path: str | os.PathLike) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
+def title_files(path: str | os.PathLike) -> list[Path]:
+    """The files that a video consists of: itself, and the later parts of a DVD's title after `VTS_01_1.VOB`."""
+    path = Path(path)
+    part = re.fullmatch(r"(VTS_\d+_)1(\.VOB)", path.name, re.IGNORECASE)
+    later = (path.with_name(f"{part[1]}{number}{part[2]}") for number in range(2, 10)) if part else ()
+    return [path, *itertools.takewhile(os.path.exists, later)]
+
+
 def fingerprint(path: str | os.PathLike) -> str:
     """A hash that changes when the file is replaced: SHA-256 of its size and of its first and last MiB."""
-    size = os.stat(path).st_size
+    files = title_files(path)
+    size = sum(os.stat(file).st_size for file in files)
     digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
+    with open(files[0], "rb") as file:
         digest.update(file.read(2**20))
-        file.seek(max(0, size - 2**20))
+    with open(files[-1], "rb") as file:
+        file.seek(max(0, os.stat(files[-1]).st_size - 2**20))
         digest.update(file.read(2**20))
     return digest.hexdigest()[:16]
 
@@ -68,18 +80,26 @@ def fingerprint(path: str | os.PathLike) -> str:
 @contextlib.contextmanager
 def openable(path: str | os.PathLike) -> Iterator[str]:
     """The path as a string that C libraries take for a file. It is absolute, since FFmpeg takes `http:x.mp4` for an
-    address. A file whose name is not UTF-8 is reached through a link.
+    address. A file whose name is not UTF-8 is reached through a link. FFmpeg reads the files of a DVD's title as one.
     """
-    name = os.path.abspath(os.fspath(path))
+    names = [os.path.abspath(file) for file in title_files(path)]
     try:
-        name.encode()
+        "".join(names).encode()
     except UnicodeEncodeError:
         with tempfile.TemporaryDirectory() as folder:
-            link = os.path.join(folder, "video" + printable(Path(name).suffix))
-            os.symlink(name, link)
-            yield link
+            links = [
+                os.path.join(folder, f"{number}{printable(Path(name).suffix)}") for number, name in enumerate(names)
+            ]
+            for name, link in zip(names, links, strict=True):
+                os.symlink(name, link)
+            yield _joined(links)
     else:
-        yield name
+        yield _joined(names)
+
+
+def _joined(names: list[str]) -> str:
+    """One name for files that FFmpeg is to read one after another; a name with its separator is read alone."""
+    return f"concat:{'|'.join(names)}" if len(names) > 1 and not any("|" in name for name in names) else names[0]
 
 
 @contextlib.contextmanager

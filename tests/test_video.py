@@ -4,6 +4,7 @@ import mimetypes
 import os
 import shutil
 from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 
 from modeling_m2s import decoding_m2s
 from modeling_m2s.decoding_m2s import read_frames
+from modeling_m2s.find_films_m2s import find_films
 from modeling_m2s.shots_m2s import detect_shots
-from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint
+from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, title_files
 
 
 def test_suffixes_of_videos_are_known():
@@ -23,6 +25,33 @@ def test_suffixes_of_videos_are_known():
     others = {suffix for suffix, kind in kinds.items() if not kind.startswith("video/")}
     assert others & set(VIDEO_SUFFIXES) <= {".3gp", ".3g2"}  # phones record videos in them, too
     assert len(set(VIDEO_SUFFIXES)) == len(VIDEO_SUFFIXES)
+
+
+def test_the_files_of_a_dvds_title_are_one_film(tmp_path):
+    whole = make_video(tmp_path / "whole.mpg", [30, 25, 40], codec="mpeg2video")
+    content, disc = whole.read_bytes(), tmp_path / "VIDEO_TS"
+    disc.mkdir()
+    borders = [0, len(content) // 3 + 1, len(content) // 2, len(content)]  # a disc's files end anywhere
+    for number, (first, end) in enumerate(pairwise(borders), 1):
+        (disc / f"VTS_02_{number}.VOB").write_bytes(content[first:end])
+    (disc / "VTS_02_5.VOB").write_bytes(content)  # there is no fourth, so this is not a part
+    (disc / "VTS_03_1.VOB").write_bytes(content)
+    first = disc / "VTS_02_1.VOB"
+    assert [path.name for path in title_files(first)] == ["VTS_02_1.VOB", "VTS_02_2.VOB", "VTS_02_3.VOB"]
+    assert title_files(disc / "VTS_02_2.VOB") == [disc / "VTS_02_2.VOB"]
+    assert list(find_films([disc])) == ["VTS_02_1", "VTS_02_5", "VTS_03_1"]
+    expected, found = detect_shots(whole), detect_shots(first)
+    assert found == expected and len(found.shots) == 3
+    frames = [94, 3, 60]
+    assert np.array_equal(np.stack(list(read_frames(first, frames))), np.stack(list(read_frames(whole, frames))))
+    before = fingerprint(first)
+    (disc / "VTS_02_4.VOB").write_bytes(content)
+    assert fingerprint(first) != before
+    odd = tmp_path / "a|b"
+    odd.mkdir()
+    for number in (1, 2):
+        shutil.copy(disc / f"VTS_02_{number}.VOB", odd)
+    assert detect_shots(odd / "VTS_02_1.VOB").num_frames < expected.num_frames  # FFmpeg cannot join such names
 
 
 @pytest.mark.parametrize("backend", ["decord", "pyav", "auto"])

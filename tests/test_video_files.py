@@ -116,7 +116,7 @@ def test_discs_are_one_film_each_with_their_longest_title(below, tmp_path):
     assert films == {dvd: f"{dvd}/VIDEO_TS/VTS_01_1.VOB", bluray: f"{bluray}/BDMV/STREAM/00800.m2ts"}
     facts = [video_facts(name, path) for name, path in files.films.items()]
     assert [(film.title, film.year) for film in facts] == [("Heat", 1995), ("Ran", 1985)]
-    assert len(files.of_discs) == 5 + 2 and files.extras == [str(root / dvd / "Extras/interview.mkv")]
+    assert len(files.of_discs) == 3 + 2 and files.extras == [str(root / dvd / "Extras/interview.mkv")]
 
 
 def test_a_disc_given_alone(tmp_path):
@@ -171,13 +171,11 @@ def test_paths_as_the_disk_spells_them(tmp_path):
 def test_what_is_left_out_is_told(tmp_path, capsys):
     write(tmp_path, "films/Heat (1995)/Heat.mkv", "films/Heat (1995)/Heat-trailer.mkv", "films/._x.mkv")
     write(tmp_path, "films/Ran.cd1.avi", "films/Ran.cd2.avi", "films/Kes/VIDEO_TS/VTS_01_1.VOB")
-    write(tmp_path, "films/Kes/VIDEO_TS/VTS_01_2.VOB")
+    write(tmp_path, "films/Kes/VIDEO_TS/VTS_01_2.VOB", "films/Kes/VIDEO_TS/VIDEO_TS.VOB")
     main(["--videos", str(tmp_path / "films"), "--output", str(tmp_path / "catalog/movies")])
     told = capsys.readouterr().out
     assert f"extras, samples and trailers left out: 1 ({tmp_path / 'films/Heat (1995)/Heat-trailer.mkv'})" in told
     assert "files of the system left out: 1 (" in told
     assert "later parts of films left out; only the first is read, so join them: 1 (" in told
-    assert (
-        "files of discs left out, as the folder is the film; a DVD's title is read from its first file alone: 1" in told
-    )
+    assert "files of discs left out, as a disc's largest title is the film: 1 (" in told
     assert "3 films in" in told

@@ -30,7 +30,7 @@ VIDEO_NOTES = {
     "missing": "videos that metadata names and that are not there",
     "extras": "extras, samples and trailers left out",
     "trash": "files of the system left out",
-    "of_discs": "files of discs left out, as the folder is the film; a DVD's title is read from its first file alone",
+    "of_discs": "files of discs left out, as a disc's largest title is the film",
     "later_parts": "later parts of films left out; only the first is read, so join them",
 }
 

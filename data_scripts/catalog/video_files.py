@@ -16,7 +16,7 @@ from data_scripts.catalog.film_names import imdb_id, title_key
 from data_scripts.metadata.facts import FilmFacts
 from data_scripts.stages.text_files import MetadataError, Problems
 from modeling_m2s.find_films_m2s import find_films
-from modeling_m2s.video_m2s import VideoError, printable
+from modeling_m2s.video_m2s import VideoError, printable, title_files
 
 # Folders of extras beside films; folders that hold extras if they lie beside one film, else perhaps films.
 EXTRA_FOLDERS = {
@@ -88,22 +88,19 @@ def find_videos(paths: Sequence[Path], problems: Problems) -> VideoFiles:
 
 
 def _keep_longest_titles_of_discs(files: VideoFiles) -> None:
-    """A disc's folder is the film. Its longest title is taken to be the largest; of a DVD's title, the first file."""
+    """A disc's folder is the film. Its longest title is taken to be the largest."""
     discs: dict[Path, list[str]] = defaultdict(list)
     for name, path in files.films.items():
         if _folder_of(path) != path.parent:
             discs[_folder_of(path)].append(name)
     for disc, names in discs.items():
-        titles: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            stem = files.films[name].stem
-            menu = re.fullmatch(r"VIDEO_TS|VTS_\d+_0", stem, re.IGNORECASE)
-            title = re.match(r"VTS_\d+", stem, re.IGNORECASE)
-            titles["" if menu else title[0].casefold() if title else stem].append(name)
-        longest = max(
-            titles, key=lambda title: (title != "", sum(file_size(files.films[name]) for name in titles[title]))
-        )
-        first, *_ = sorted(titles[longest])
+
+        def size(name: str) -> tuple[bool, int]:
+            path = files.films[name]
+            is_menu = re.fullmatch(r"VIDEO_TS|VTS_\d+_0", path.stem, re.IGNORECASE)
+            return not is_menu, sum(map(file_size, title_files(path)))
+
+        first = max(names, key=size)
         film = files.films[first]
         named = Path(first).parts
         depth = len(film.parent.relative_to(disc).parts) + 1
