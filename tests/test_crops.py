@@ -476,7 +476,7 @@ def test_what_is_not_a_video_is_refused(tmp_path):
     (tmp_path / "text.mp4").write_text("not a video" * 50)
     (tmp_path / "empty.mp4").touch()
     for name in ("text.mp4", "empty.mp4"):
-        with pytest.raises(VideoError, match=f"{tmp_path}/{name}: not readable"):
+        with pytest.raises(VideoError, match=f"{tmp_path}/{name}: (not a readable video|the file is empty)"):
             export_frames(tmp_path / name, tmp_path / "frames", 1.0)
     with pytest.raises(OSError, match=r"missing\.mp4"):
         export_frames(tmp_path / "missing.mp4", tmp_path / "frames", 1.0)
@@ -488,7 +488,7 @@ def test_sound_alone_is_refused(tmp_path):
         file.setsampwidth(2)
         file.setframerate(8000)
         file.writeframes(bytes(16000))
-    with pytest.raises(VideoError, match=r"sound\.wav: no video in it"):
+    with pytest.raises(VideoError, match=r"sound\.wav: the file has no video stream"):
         export_frames(tmp_path / "sound.wav", tmp_path / "frames", 1.0)
 
 

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
@@ -26,9 +25,11 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionModelWithProjection
 
+from modeling_m2s.decoding_m2s import VideoFrames
 from modeling_m2s.images_m2s import rgb
+from modeling_m2s.pictures_m2s import DisplayPictures
 from modeling_m2s.storage_m2s import atomic_write, exclusive
-from modeling_m2s.video_m2s import VideoError, fingerprint, openable
+from modeling_m2s.video_m2s import fingerprint
 from modeling_m2s.workers_m2s import end_with_parent
 from train.distillation.compress import centered
 
@@ -310,7 +311,7 @@ def skipped_names(path: Path) -> list[str]:
 
 
 def export_frames(video: Path, parent: Path, interval: float) -> Path:
-    """Write one frame every `interval` seconds of a video as JPEG, height at most 256, and return the folder.
+    """Write one frame every `interval` seconds of a video as JPEG, shorter side at most 256, and return the folder.
 
     If the folder exists, it is returned as it is.
 
@@ -322,20 +323,14 @@ def export_frames(video: Path, parent: Path, interval: float) -> Path:
     if folder.exists():
         return folder
     aside = folder.with_name(folder.name + ".tmp")
-    try:
-        with exclusive(parent), openable(video) as name, av.open(name) as container:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            if not container.streams.video:
-                raise VideoError(video, "no video in it")
-            due = 0.0
-            for frame in container.decode(video=0):
-                if frame.time is not None and frame.time >= due:
-                    image = frame.to_image()
-                    image.thumbnail((2**14, 256), Image.Resampling.BICUBIC)
-                    image.save(aside / f"{frame.time:09.2f}.jpg", quality=92)
-                    due = frame.time + interval
-            aside.rename(folder)
-    except av.FFmpegError as error:
-        raise VideoError(video, f"not readable ({error})") from error
+    with exclusive(parent), VideoFrames(video) as frames:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        pictures, due = DisplayPictures(frames.first, 256, "rgb24"), 0.0
+        for frame in frames:
+            if (seconds := frames.seconds(frame.ticks)) >= due:
+                picture = Image.fromarray(pictures.read(frame))
+                picture.save(aside / f"{seconds:09.2f}.jpg", quality=92)
+                due = seconds + interval
+        aside.rename(folder)
     return folder
