@@ -22,7 +22,7 @@ from eval.film_worlds.results import add_earlier, best_spaces, combine, hits_by_
 from eval.film_worlds.retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
 from eval.film_worlds.rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
 from eval.film_worlds.steps import is_finished, run_once
-from eval.film_worlds.tables import tables
+from eval.film_worlds.tables import percent, tables
 from eval.film_worlds.truth import TrueScene, read_truth, shares, true_scenes
 from eval.film_worlds.worlds import ExperimentWorld, surest_shares
 from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k, standard_error_of_sums
@@ -574,3 +574,25 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     moco.write_text("max_steps: 3\n")
     with pytest.raises(SystemExit, match=r"eval.experiments: error: .*was made by train.train_moco moco.yaml:"):
         main([*words, "--rows", *rows])
+
+
+def test_the_readmes_table_is_that_of_the_results():
+    results = json.loads((RESULTS / "experiments.json").read_text())
+    lines = (RESULTS.parent.parent / "README.md").read_text().splitlines()
+    shown = {
+        "encoder before training": "frozen_encoder",
+        "free rival: mean of whitened single shots": "mean_of_whitened_shots",
+        "trained on pairs mined in frozen features": "frozen",
+        "trained on pairs mined by the paper's rule": "learned",
+        "the same, frozen features whitened, no MIL (ours)": "whitened",
+        "upper bound: trained on truly equal places": "true_places",
+    }
+    found = {}
+    for line in lines:
+        label, *cells = (cell.strip(" *") for cell in line.strip("|").split("|"))
+        if label in shown:
+            found[shown[label]] = cells
+    encoders = results["over_seeds"][0]["encoders"]
+    for name in shown.values():
+        place = encoders[name][f"{results['spaces'][name]}/precision_at_1"]
+        assert found[name] == [percent(place), percent(encoders[name]["probe"]), percent(encoders[name]["boundaries"])]
