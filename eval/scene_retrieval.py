@@ -63,7 +63,7 @@ class SceneRetrievalArguments:
     num_boundary_films: int = field(
         default=40, metadata={"help": "number of held-out films whose scene boundaries are sought, at most; 0 for none"}
     )
-    bf16: bool = field(default=True, metadata={"help": "compute in bfloat16"})
+    bf16: bool = field(default=True, metadata={"help": "compute in bfloat16, where the device has it"})
     seed: int = field(default=0, metadata={"help": "seed of the draw of films and training scenes"})
     card: bool = field(default=False, metadata={"help": "put the figures on the model card in the folder --model"})
 

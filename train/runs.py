@@ -20,7 +20,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +28,7 @@ from accelerate.tracking import GeneralTracker, filter_trackers
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from modeling_m2s.pretrained_m2s import computing_format
 from modeling_m2s.storage_m2s import StorageError, atomic_write, exclusive, read_json, require_settings, write_json
 from modeling_m2s.version import __version__
 from train.arguments import RunArguments
@@ -266,6 +267,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def mixed_precision(bf16: bool) -> Literal["bf16", "no"]:
+    """The precision that an `Accelerator` is to use; bfloat16 only where the device has instructions for it."""
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return "bf16" if computing_format(bf16, device) == torch.bfloat16 else "no"
 
 
 def made_with(accelerator: Accelerator) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames
 from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel
 from modeling_m2s.frames_m2s import normalize
+from modeling_m2s.pretrained_m2s import computing_format
 
 SHOTS_PER_SCENE = 9
 
@@ -87,6 +88,9 @@ def embed_scenes(
 ) -> np.ndarray:
     """`pooler_output` float32 (scenes, D), in the order of the scenes. Workers decode while the encoder computes.
 
+    Args:
+        bf16: compute in bfloat16, if the device has instructions for it.
+
     Raises:
         StorageError: a film that the shots lack, or shots past its end.
     """
@@ -94,10 +98,10 @@ def embed_scenes(
     encoder.eval()
     batches = SceneBatches(frames, scenes, batch_size)
     found = np.zeros((len(scenes), encoder.config.hidden_size), np.float32)
-    order = range(len(batches.batches))
+    order, dtype = range(len(batches.batches)), computing_format(bf16, device)
     for numbers, pixels_BFCYX in zip(batches.batches, decoded(batches, order, num_workers, device), strict=True):
         pixel_values = normalize(pixels_BFCYX.to(device, non_blocking=True), frames.image_processor)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             found[numbers] = encoder(pixel_values).pooler_output.float().cpu().numpy()
     encoder.train(was_training)
     return found

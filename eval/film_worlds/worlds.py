@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 
 from eval.experiments import ExperimentsArguments
@@ -28,7 +29,7 @@ from eval.film_worlds.rows import (
 )
 from eval.film_worlds.steps import run_once
 from eval.film_worlds.truth import read_truth, shares
-from modeling_m2s.pretrained_m2s import TINY_MODEL
+from modeling_m2s.pretrained_m2s import TINY_MODEL, computing_format
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, read_json
 
 HELD_OUT_SHARE = 0.2
@@ -229,7 +230,8 @@ class ExperimentWorld:
         if by := MINED[row.pairs].mined_with:
             features = self.folder / f"features_by/{by}"
             words = ["--shots", self.folder / "world/shots", "--model", self.folder / f"runs/{by}/model"]
-            words += ["--vector", "pooler_output", "--dtype", "bfloat16", "--batch-size", 64]  # the fastest on one core
+            dtype = str(computing_format(True, torch.device("cpu"))).removeprefix("torch.")
+            words += ["--vector", "pooler_output", "--dtype", dtype, "--batch-size", 64]  # the fastest on one core
             self.run("data_scripts.extract_features", *words, output=features)
             self.mine(row.pairs, MINED[row.pairs], features)
         world = "world" if row.keyframes == 1 else "world_of_keyframes"

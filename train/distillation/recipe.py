@@ -65,7 +65,10 @@ class DistillationRecipe:
         default=4.0, metadata={"help": "weight of the loss 1 - cosine to the teacher's embedding after whitening"}
     )
     token_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the tokens"})
-    bf16: bool = field(default=True, metadata={"help": "compute the student in bfloat16; weights stay in float32"})
+    bf16: bool = field(
+        default=True,
+        metadata={"help": "compute the student in bfloat16, where the device has it; weights stay in float32"},
+    )
 
     def __post_init__(self) -> None:
         """Raises: ValueError: a number is below 1, or `test_part` has another form than FOLDER/EVERY."""

@@ -45,7 +45,7 @@ from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
 from train.distillation.pooled import center_pooled
 from train.distillation.recipe import DistillationData, DistillationRecipe
 from train.distillation.sources import ImageFilter, count_by_source
-from train.runs import RunFolder, command_line, made_with
+from train.runs import RunFolder, command_line, made_with, mixed_precision
 
 PATCH_SIZE = 16
 HEAD_SIZE = 64
@@ -90,7 +90,7 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
         StorageError: the output folder holds a run of another recipe, or another process uses it.
     """
     accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.bf16 else "no",
+        mixed_precision=mixed_precision(recipe.bf16),
         cpu=not torch.cuda.is_available(),
         dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True, data_seed=recipe.seed),
     )

@@ -16,7 +16,7 @@ from train.mil.finish import save_results
 from train.mil.loop import train
 from train.mil.pairs import Material, SimilarFilms
 from train.mil.recipe import MILData, MILRecipe
-from train.runs import RunFolder
+from train.runs import RunFolder, mixed_precision
 
 
 def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def train_mil(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> dict
         ValueError: the settings do not fit together; there are no pairs to train or measure on; the loss is not finite.
         StorageError: an input cannot be used; the output folder holds a run of another recipe, or is in use.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if recipe.bf16 else "no")
+    accelerator = Accelerator(mixed_precision=mixed_precision(recipe.bf16))
     with accelerator.main_process_first():
         features = ShotFeatures(data.features)
     films = SimilarFilms.read(data.similar, features, data.sources, data.allow_missing)

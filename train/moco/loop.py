@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from data_scripts.readers.decoded import decoded
+from modeling_m2s.pretrained_m2s import computing_format
 from train.arguments import RunArguments
 from train.moco import contrast as contrasts
 from train.moco.contrast import Contrast, FilmSimilarity, Queue
@@ -124,10 +125,10 @@ class Training:
         self.network, self.optimizer = self.accelerator.prepare(contrast, optimizer)
         self.state: dict[str, Any] = {}
         self.frames, self.unreadable = 0, list[tuple[str, int]]()  # this process's frames, not yet in the state
-        dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+        self.dtype = computing_format(recipe.bf16, self.device)
         self.speed = Speedometer(
             step_operations(contrast.encoder, recipe, frames),
-            peak_operations(self.device, dtype) * self.accelerator.num_processes,
+            peak_operations(self.device, self.dtype) * self.accelerator.num_processes,
         )
 
     def run(self) -> dict[str, Any]:
@@ -186,7 +187,7 @@ class Training:
         """Use autocast according to the recipe, and the fastest attention on a GPU."""
         on_gpu = self.device.type == "cuda"
         with (
-            torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16),
             sdpa_kernel(ATTENTION, set_priority=True) if on_gpu else contextlib.nullcontext(),
         ):
             yield
