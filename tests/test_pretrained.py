@@ -16,7 +16,7 @@ from eval.images.comparison import clip_encoder, random_student, read_classes
 from eval.images.measures import classify
 from m2s.main import main
 from modeling_m2s import M2SSceneModel, tiny_model
-from modeling_m2s.pretrained_m2s import TINY_MODEL, ModelError, load_encoder, model_revision
+from modeling_m2s.pretrained_m2s import TINY_MODEL, ModelError, computing_format, load_encoder, model_revision
 from modeling_m2s.search_m2s import SceneIndex
 
 ROOT = Path(__file__).parent.parent
@@ -163,3 +163,14 @@ def test_another_model_does_not_get_the_line(tiny_folder, tmp_path, capsys):
 def test_the_pipeline_takes_its_folder():
     scenes = pipeline("scene-embedding", model=tiny_model())(str(CLIP_OF_THE_DEMO))
     assert len(scenes) > 2 and all(scene["embedding"].shape == (256,) for scene in scenes)
+
+
+def test_bfloat16_only_where_it_is_fast(monkeypatch):
+    processor, gpu = torch.device("cpu"), torch.device("cuda")
+    assert computing_format(False, processor) == computing_format(False, gpu) == torch.float32
+    assert computing_format(True, gpu) == torch.bfloat16
+    for has_it, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda answer=has_it: answer)
+        assert computing_format(True, processor) == expected
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert computing_format(True, processor) == torch.float32

@@ -67,7 +67,7 @@ class DistillationRecipe:
     token_weight: float = field(default=1.0, metadata={"help": "weight of the squared error of the tokens"})
     bf16: bool = field(
         default=True,
-        metadata={"help": "compute the student in bfloat16, where the device has it; weights stay in float32"},
+        metadata={"help": "compute the student in bfloat16 if the device can, else in float32"},
     )
 
     def __post_init__(self) -> None:

@@ -64,9 +64,7 @@ class MILRecipe(NetworkRecipe):
         metadata={"help": "training ends after this many steps without a lower held-out loss (ours); 0: never"},
     )
     measure_steps: int = field(default=50, metadata={"help": "steps from one measurement to the next (ours)"})
-    bf16: bool = field(
-        default=False, metadata={"help": "compute in bfloat16, where the device has it; parameters stay in float32"}
-    )
+    bf16: bool = field(default=False, metadata={"help": "compute in bfloat16 if the device can, else in float32"})
     seed: int = field(
         default=0, metadata={"help": "seed of the films held out, of the initial weights, the pairs and dropout"}
     )

@@ -92,9 +92,7 @@ class MoCoRecipe:
         default=500,
         metadata={"help": "with --labels: steps from one retrieval measurement to the next; the best weights are kept"},
     )
-    bf16: bool = field(
-        default=False, metadata={"help": "compute in bfloat16, where the device has it; parameters stay in float32"}
-    )
+    bf16: bool = field(default=False, metadata={"help": "compute in bfloat16 if the device can, else in float32"})
     seed: int = field(default=0, metadata={"help": "seed of the head's first weights, batches, patches and crops"})
 
     def __post_init__(self) -> None:
