@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from data_scripts.shot_features import DTYPE, ShotFeatures, has_keyframe
-from data_scripts.whitening import Moments, Whitening
 from eval.masked_shots import MaskedShotsArguments, MaskedShotsRecipe
 from eval.world_retrieval import SHRINKAGE, read_films
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 
 class MaskedShotModel(nn.Module):

@@ -17,8 +17,8 @@ from PIL import Image
 
 from data_scripts.formats.labeled_scenes import films_by_name
 from data_scripts.inputs import finished
-from data_scripts.scene_embedding import SHOTS_PER_SCENE, evenly_spaced
 from modeling_m2s.figures_m2s import encode, timecode
+from modeling_m2s.pipeline_m2s import SHOTS_PER_SCENE, evenly_spaced
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, StoredFilm
 
 THUMBNAIL = (160, 120)

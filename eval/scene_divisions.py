@@ -12,7 +12,6 @@ import numpy as np
 
 from data_scripts.formats.boundaries import FilmBoundaries
 from data_scripts.shot_features import ShotFeatures
-from data_scripts.whitening import Moments, Whitening
 from eval.experiment_tables import percent, table
 from eval.film_worlds import read_truth, run_once, summarize, true_scenes
 from eval.metrics.boundaries import ScoredFilm, boundary_metrics, film_values
@@ -22,6 +21,7 @@ from eval.tasks.scene_boundaries import boundary_task
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.pretrained_m2s import name_without_folders
 from modeling_m2s.story_scenes_m2s import LONGEST_SCENE, SceneAxes, run_costs, story_scenes
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 NUM_ORDERS = 5  # random orders of a film's shots
 NUM_DIRECTIONS, SHRINKAGE = 64, 0.02  # of the whitening of rivals

@@ -31,12 +31,12 @@ from data_scripts.formats.labeled_scenes import LabeledScene, films_by_name
 from data_scripts.formats.photographs import PICTURE_SUFFIXES
 from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_embedding import SHOTS_PER_SCENE, Scene, evenly_spaced, read_scene
+from data_scripts.scene_embedding import Scene, read_scene
 from modeling_m2s.decoding_m2s import frame_times, read_frames
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.frames_m2s import Preparation
 from modeling_m2s.images_m2s import open_picture
-from modeling_m2s.pipeline_m2s import scene_windows
+from modeling_m2s.pipeline_m2s import SHOTS_PER_SCENE, evenly_spaced, scene_windows
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, printable
 
 READ = ("evenly", "windows", "all")

@@ -17,13 +17,13 @@ from sklearn.manifold import TSNE
 from data_scripts.atlas import draw, page_environment, read_atlas, scene_pair
 from data_scripts.inputs import finished
 from data_scripts.scene_mining import WINDOW
-from data_scripts.whitening import Whitening
 from eval.film_worlds import LABELS, TrueScene, Truth, read_truth, shares, true_scenes
 from eval.report_pictures import NEIGHBORS, RETRIEVAL_SHOTS, SceneKeyframes, timeline
 from eval.training_report import TrainingReportArguments
 from eval.world_retrieval import Embed, boundary_scores, encoder_of, fit_whitening, read_films
 from modeling_m2s.figures_m2s import BACKGROUND, FAINT, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write, read_json
+from modeling_m2s.whitening_m2s import Whitening
 
 TEMPLATES = Path(__file__).parent / "templates"
 BEFORE, AFTER = "before training", "after training"

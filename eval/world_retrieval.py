@@ -11,14 +11,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
+from data_scripts.scene_embedding import Scene, embed_scenes
 from data_scripts.shot_features import ShotFeatures, has_keyframe
 from data_scripts.text_files import text_lines
-from data_scripts.whitening import Moments, Whitening
 from eval.film_worlds import TrueScene, Truth, read_truth, true_scenes
 from eval.metrics.retrieval import average_precision, chance, clustered_standard_error, precision_at_k
 from eval.scene_retrieval import SceneRetrievalArguments
+from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 SPACES = ("raw", "centered", "whitened")
 SHRINKAGE = 0.02  # as in mining
