@@ -220,6 +220,7 @@ def _row(
         "movie_id": video,
         "model": settings["model"],
         "revision": settings["revision"],
+        "kind": "labeled",
     }
     return {**names, **extent._asdict(), "embedding": embedding}
 

@@ -48,6 +48,11 @@ class SceneSettings:
     scene_vector: Literal["joint", "mean"] = "joint"
 
 
+def default_scene_vector(pipeline: SceneEmbeddingPipeline) -> Literal["joint", "mean"]:
+    """The vectors of scenes that find best: joint ones of an encoder that was trained on scenes, or means (ours)."""
+    return "joint" if pipeline.model.config.trained_on_scenes else "mean"
+
+
 class SceneStore:
     """The scenes of stored films: the `scene_embeddings` of an index and its contact sheets.
 
