@@ -13,12 +13,13 @@ from PIL import Image
 
 from .figures_m2s import strips, timecode
 from .intervals_m2s import find_film
-from .pipeline_m2s import open_image
+from .pipeline_m2s import evenly_spaced, open_image
 from .scene_space_m2s import SceneSpace, Space
 from .shot_store_m2s import read_shots
 from .storage_m2s import FilmDataset, StorageError
 
 DEFAULT_SPACE: Space = "whitened"
+MOST_KEYFRAMES = 12  # of a scene in a picture
 
 
 @dataclass
@@ -137,8 +138,9 @@ class SceneIndex:
         return chosen
 
     def keyframes(self, scene: Scene) -> list[Image.Image | None]:
-        """The first keyframe of each of the scene's shots, as images; None where a shot has none."""
+        """First keyframes of the scene's shots, up to `MOST_KEYFRAMES` evenly spaced ones; None for a shot without."""
         shots = read_shots(self.shots, self.films[scene.movie_id], scene.first_shot, scene.num_shots)
+        shots = [shots[place] for place in evenly_spaced(0, len(shots), MOST_KEYFRAMES)]
         return [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
 
     def draw(self, query: tuple[str, list[Image.Image | None]], results: Sequence[Scene]) -> Image.Image:

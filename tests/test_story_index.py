@@ -10,6 +10,7 @@ from datasets import load_dataset
 from make_videos import make_video
 
 from m2s.main import main
+from modeling_m2s import M2SSceneConfig, M2SSceneEnsembleConfig
 from modeling_m2s.scene_space_m2s import SPACES, SceneSpace
 from modeling_m2s.scene_store_m2s import SceneStore
 from modeling_m2s.search_m2s import SceneIndex
@@ -123,10 +124,10 @@ def test_verbs_work_on_it(index, tmp_path, capsys):
     assert tree(mine / "contact_sheets") == sheets and not (mine / "story_sheets").exists()
     for of in ("scenes", "story-scenes"):
         assert (
-            main(["export", str(mine), "--film", "long", "--format", "csv", "--of", of, "--output", f"{mine}/{of}"])
+            main(["export", str(mine), "--film", "long", "--format", "csv", "--of", of, "--output", f"{mine}/{of}.csv"])
             == 0
         )
-    lists = [(mine / of).read_text() for of in ("scenes", "story-scenes")]
+    lists = [(mine / f"{of}.csv").read_text() for of in ("scenes", "story-scenes")]
     assert lists[0] == lists[1] and len(lists[0].splitlines()) > 1
     assert main(["export", str(mine), "--format", "html"]) == 0
 
@@ -182,3 +183,16 @@ def test_search_is_by_distance_in_the_space(index):
         points = SceneSpace.fit(opened.vectors, space).apply(opened.vectors)
         distances = np.linalg.norm(points - points[query.row], axis=1)
         assert [scene.distance for scene in found] == pytest.approx(sorted(np.delete(distances, query.row)), abs=1e-6)
+
+
+def test_encoders_trained_on_scenes_read_jointly(films, tiny_folder, tmp_path):
+    trained = shutil.copytree(tiny_folder, tmp_path / "trained")
+    config = json.loads((trained / "config.json").read_text())
+    (trained / "config.json").write_text(json.dumps({**config, "trained_on_scenes": True}))
+    film, mine = str(films / "short.mp4"), tmp_path / "index"
+    assert main(["embed", film, "--model", str(trained), "--output", str(mine)]) == 0
+    record = json.loads((mine / "scene_embeddings/m2s.json").read_text())
+    assert record["settings"]["scene_vector"] == "joint" and not (mine / "shot_features").exists()
+    members = [M2SSceneConfig(trained_on_scenes=value).to_diff_dict() for value in (True, False)]
+    assert not M2SSceneEnsembleConfig(names=["a", "b"], members=members).trained_on_scenes
+    assert M2SSceneEnsembleConfig(names=["a", "b"], members=members[:1] * 2).trained_on_scenes
