@@ -110,12 +110,12 @@ class SceneStore:
         """
         facts = {"fingerprint": film.facts["fingerprint"]}
         if self.vectors:
-            report_first, report = _half(report, 0), _half(report, 1)
-        if self.vectors and self.vectors.lack(film):
-            shots = read_shots(self.shots, film, with_keyframes=False)
-            if not any(shot.keyframe_frames for shot in shots):
-                raise ValueError(f"none of the film's {len(shots)} shots has a keyframe")
-            self.vectors.write(film, self.reader, report_first)
+            if self.vectors.lack(film):
+                shots = read_shots(self.shots, film, with_keyframes=False)
+                if not any(shot.keyframe_frames for shot in shots):
+                    raise ValueError(f"none of the film's {len(shots)} shots has a keyframe")
+                self.vectors.write(film, self.reader, _half(report, 0))
+            report = _half(report, 1)
         if not self.is_story and self._lack(film, facts):
             windows = scene_windows(film.num_rows, self.settings.shots_per_scene, self.settings.stride)
             self._embed(film, windows, facts, report)
