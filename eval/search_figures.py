@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from data_scripts.features.scene_embedding import Scene, embed_scenes
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_embedding import Scene, embed_scenes
-from eval.experiment_tables import percent, table
-from eval.film_worlds import TrueScene, read_truth, run_once, summarize, true_scenes
+from eval.film_worlds.results import summarize
+from eval.film_worlds.retrieval import read_films
+from eval.film_worlds.steps import run_once
+from eval.film_worlds.tables import percent, table
+from eval.film_worlds.truth import TrueScene, read_truth, true_scenes
 from eval.metrics.retrieval import chance, precision_at_k
 from eval.search_spaces import SearchSpacesArguments
-from eval.world_retrieval import read_films
 from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 from modeling_m2s.scene_space_m2s import SPACES, SceneSpace

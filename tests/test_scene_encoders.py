@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from eval.scene_encoders import FrameMeanEncoder, load_scene_encoder, read_features, resampled
+from eval.embeddings.encoders import FrameMeanEncoder, load_scene_encoder, read_features, resampled
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
 from modeling_m2s.pretrained_m2s import ModelError
 from modeling_m2s.whitening_m2s import Moments, Whitening
