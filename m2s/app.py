@@ -31,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--example", type=Path, action="append", default=[], help="film to try by a click; repeatable (default: none)"
     )
     parser.add_argument(
-        "--probe", type=Path, help="folder that eval.probe --export saved: its labels become tags (default: none)"
+        "--probe",
+        type=Path,
+        help="folder that eval.probe --export saved: its labels become tags; indexes then need --scene-vector joint "
+        "(default: none)",
     )
     parser.add_argument("--max-upload", help='largest file to accept, e.g. "500mb" (default: any)')
 

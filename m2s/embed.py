@@ -20,8 +20,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default=TINY_MODEL, help="scene encoder or CLIP checkpoint: a folder, a Hub id or ID@REVISION"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
-    parser.add_argument("--shots-per-scene", type=int, default=9, help="number of shots in a scene")
-    parser.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
+    parser.add_argument(
+        "--scenes",
+        default="windows",
+        choices=["windows", "story"],
+        help="windows: equally many shots each, as in the paper; story: whole scenes of any length, found without "
+        "training",
+    )
+    parser.add_argument(
+        "--shots-per-scene",
+        type=int,
+        default=9,
+        help="number of shots in a window; number of shots read jointly of a longer story scene",
+    )
+    parser.add_argument("--stride", type=int, help="shots from one window's start to the next (default: no overlap)")
+    parser.add_argument(
+        "--scene-vector",
+        choices=["joint", "mean"],
+        help="joint: the encoder reads a scene's shots together, as in the paper; mean: each by itself, and their "
+        "vectors are averaged (default: as the index has it; in a new one, joint if the encoder was trained on scenes)",
+    )
     parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash or histogram")
     parser.add_argument("--threshold", type=float, help="score at which the detector cuts (default: its own)")
     parser.add_argument("--min-shot-frames", type=int, default=15, help="minimum length of a shot in frames")
@@ -56,14 +74,17 @@ def run(options: argparse.Namespace) -> int:
     scene_windows(1, options.shots_per_scene, options.stride)
     if options.workers < 1:
         raise UsageError(f"--workers {options.workers} must be at least 1")
+    if options.stride and options.scenes == "story":
+        raise UsageError("--stride is for windows; leave it out with --scenes story")
     if not 0 <= options.min_readable <= 1:
         raise UsageError(f"--min-readable {options.min_readable} is a share: from 0 to 1")
     warm_up(WORKER_MODULES)  # before the imports below and the model, which also take seconds
 
     from modeling_m2s.find_films_m2s import find_films
     from modeling_m2s.index_m2s import embed_films
-    from modeling_m2s.scene_store_m2s import SceneSettings
+    from modeling_m2s.scene_store_m2s import SceneSettings, default_scene_vector
     from modeling_m2s.shots_m2s import ShotSettings
+    from modeling_m2s.storage_m2s import FilmDataset
 
     films = find_films(options.films)
     pipeline, revision = load_pipeline(options.model, options.device, options.dtype)
@@ -78,11 +99,17 @@ def run(options: argparse.Namespace) -> int:
         short_side=max(224, size) if options.short_side is None else options.short_side,
         video_stream=options.video_stream,
     )
+    record = FilmDataset(options.output / "scene_embeddings", "scene_embeddings").record
+    vector = default_scene_vector(pipeline)
+    if record:
+        vector = record["settings"].get("scene_vector", "joint")
     scene_settings = SceneSettings(
         revision=revision,
         shots_per_scene=options.shots_per_scene,
         stride=options.stride or options.shots_per_scene,
         dtype=options.dtype,
+        scenes=options.scenes,
+        scene_vector=options.scene_vector or vector,
     )
     with _Progress(len(films)) as progress:
         summary = embed_films(

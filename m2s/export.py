@@ -23,7 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for FFmpeg; srt: subtitles that name the scenes; html: a page of the film's scenes to look at and search",
     )
     parser.add_argument("--film", help="the film to export: its id, or a part of it (default: all films)")
-    parser.add_argument("--of", choices=("scenes", "shots"), default="scenes", help="what to list (default: scenes)")
+    parser.add_argument(
+        "--of",
+        choices=("scenes", "story-scenes", "shots"),
+        default="scenes",
+        help="what to list: the scenes that are embedded, the whole scenes that m2s scenes found, or shots "
+        "(default: scenes)",
+    )
     parser.add_argument(
         "--output", type=Path, help="folder for a file per film; with --film, the file (default: DIR/exports)"
     )
@@ -58,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     for film in films:
         try:
             if not film.intervals:
-                raise UsageError(f"{film.movie_id}: the film has no {options.of} to export")
+                raise UsageError(f"{film.movie_id}: the film has no {options.of.replace('-', ' ')} to export")
             if options.start_timecode:
                 film = replace(film, origin=film.timeline.frame(options.start_timecode))
             path = copy_film(film, options) if options.embed else write_list(film, options, suffix, write)
@@ -67,7 +73,8 @@ def run(options: argparse.Namespace) -> int:
             failed = True
         else:
             count = len(film.intervals)
-            print(f"{path}: {count} {options.of if count != 1 else options.of.removesuffix('s')}")
+            noun = options.of.replace("-", " ")
+            print(f"{path}: {count} {noun if count != 1 else noun.removesuffix('s')}")
     return 1 if failed else 0
 
 
@@ -77,8 +84,8 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError(
             f"--embed writes chapters into a copy of the film; it needs --format chapters, not {options.format}"
         )
-    if options.format == "html" and options.of == "shots":
-        raise UsageError("--format html is a page of scenes; leave out --of shots")
+    if options.format == "html" and options.of != "scenes":
+        raise UsageError(f"--format html is a page of scenes that are embedded; leave out --of {options.of}")
     if options.start_timecode and options.format in ("chapters", "srt", "html"):
         raise UsageError(f"--format {options.format} holds times and no timecodes; leave out --start-timecode")
 

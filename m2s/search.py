@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--within", dest="where", action="store_const", const="within", help="only in the query's film")
     where.add_argument("--across", dest="where", action="store_const", const="across", help="only in other films")
+    parser.add_argument(
+        "--space",
+        default="whitened",
+        choices=["raw", "centered", "whitened"],
+        help="space in which scenes are compared. raw: vectors as they are, as in the paper; centered: minus their "
+        "mean over the index; whitened: all directions weigh the same, too (default: whitened)",
+    )
     parser.add_argument("--picture", type=Path, help="where to draw the scenes (default: DIR/search.png)")
     parser.add_argument("--model", help="for --image, if the encoder has moved since the index was made")
 
@@ -38,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise UsageError(f"--top {options.top} must be at least 1")
     seconds = parse_timecode(options.at or "0")
-    index = SceneIndex(options.index)
+    index = SceneIndex(options.index, options.space)
     if options.image:
         try:
             image = open_picture(options.image)
@@ -62,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     results = index.search(vector, options.top, query, options.where or "all")
     if not results:
         raise UsageError(f"{options.index}: no scene to find besides the query")
-    print(caption)
+    print(f"{caption}   (distances in the {index.space.name} space)")
     for rank, scene in enumerate(results, 1):
         print(f"{rank:5d}   {scene.describe()}   distance {scene.distance:.2f}")
     picture = options.picture or options.index / "search.png"

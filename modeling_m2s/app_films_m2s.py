@@ -21,8 +21,9 @@ from .index_m2s import embed_films
 from .modeling_m2s import M2SSceneForClassification
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import quiet_transformers
-from .scene_store_m2s import SceneSettings
-from .search_m2s import Scene, SceneIndex, mean_squared_distance
+from .scene_space_m2s import SceneSpace
+from .scene_store_m2s import SceneSettings, default_scene_vector
+from .search_m2s import DEFAULT_SPACE, Scene, SceneIndex, mean_squared_distance
 from .shot_store_m2s import read_shots
 from .shots_m2s import ShotSettings
 from .storage_m2s import StorageError, require_settings
@@ -143,7 +144,7 @@ class Visit:
     """A visitor's view: the films that everybody sees, and the films that this visitor dropped, stored in `folder`.
 
     `seen` is the time of the visitor's last request, on the monotonic clock. `is_leaving` is true once the page was
-    closed.
+    closed. `points` are the scenes of each index in the space of all, once they were compared.
     """
 
     folder: Path
@@ -151,6 +152,7 @@ class Visit:
     token: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     seen: float = field(default_factory=time.monotonic)
     is_leaving: bool = False
+    points: list[np.ndarray] = field(default_factory=list, repr=False)
 
     def film(self, number: int) -> PageFilm:
         """
@@ -179,16 +181,18 @@ class Visit:
             films: `"all"`, or `"across"` for all films except the scene's own.
         """
         query, own = self.scene(film, number), self.film(film)
-        vector = own.index.vectors[query.row]
         indexes = list({id(each.index): each.index for each in self.films}.values())
+        points = self._points(indexes)
+        point = points[indexes.index(own.index)][query.row]
         found = [
             (index, scene)
-            for index in indexes
-            for scene in index.search(vector, top, query if index is own.index else None, films)
+            for index, points_ND in zip(indexes, points, strict=True)
+            for scene in index.nearest(
+                np.linalg.norm(points_ND - point, axis=1), top, query if index is own.index else None, films
+            )
         ]
         found.sort(key=lambda each: each[1].distance)
-        vectors = np.concatenate([index.vectors for index in indexes])
-        scale = mean_squared_distance(vectors)
+        scale = mean_squared_distance(np.concatenate(points))
         numbers = {(id(each.index), each.movie_id): at for at, each in enumerate(self.films)}
         matches = []
         for index, scene in found[:top]:
@@ -196,6 +200,16 @@ class Visit:
             place = next(k for k, other in enumerate(self.films[at].scenes) if other.row == scene.row)
             matches.append(Match(at, place, scene, 1 - scene.distance**2 / scale))
         return matches
+
+    def _points(self, indexes: Sequence[SceneIndex]) -> list[np.ndarray]:
+        """The scenes of each index in one space, that of all scenes together; kept until a film is added."""
+        if len(indexes) == 1:
+            return [indexes[0].points]
+        if len(self.points) != len(indexes):
+            vectors = [index.vectors for index in indexes]
+            space = SceneSpace.fit(np.concatenate(vectors), DEFAULT_SPACE)
+            self.points = [space.apply(each) for each in vectors]
+        return self.points
 
 
 class FilmPage:
@@ -210,7 +224,8 @@ class FilmPage:
         shots_per_scene: shots in a scene of dropped films; by default as in the first index, or nine without one.
 
     Raises:
-        StorageError: an index is not finished or belongs to another encoder.
+        StorageError: an index is not finished or belongs to another encoder, or its vectors are of another kind than
+            those of the first index or those that the probe reads.
         AppError: the probe cannot be used.
     """
 
@@ -226,10 +241,16 @@ class FilmPage:
         self.folder, self.pipeline = Path(folder), pipeline
         opened = [SceneIndex(index) for index in indexes]
         for index in opened:
-            require_settings(index.folder, {"revision": index.record["settings"]["revision"]}, {"revision": revision})
+            settings = {"revision": index.record["settings"]["revision"], "scene_vector": _scene_vector(index)}
+            needed = {"revision": revision, "scene_vector": "joint" if probe else _scene_vector(opened[0])}
+            require_settings(index.folder, settings, needed)
         self.films = [film for index in opened for film in _films_of(index, len(opened) > 1)]
         self.shot_settings = ShotSettings(short_side=max(224, pipeline.model.config.image_size))
-        self.scene_settings = SceneSettings(revision, dtype=str(pipeline.model.dtype).removeprefix("torch."))
+        self.scene_settings = SceneSettings(
+            revision,
+            dtype=str(pipeline.model.dtype).removeprefix("torch."),
+            scene_vector="joint" if probe else default_scene_vector(pipeline),  # probes read joint vectors
+        )
         if opened:
             self.shot_settings = ShotSettings(**opened[0].shots.record["settings"])
             self.scene_settings = SceneSettings(**opened[0].record["settings"])
@@ -328,6 +349,10 @@ class FilmPage:
         with self.changing:
             visit.films.append(PageFilm(index, title, _new_title(title, visit.films), own))
             return len(visit.films) - 1
+
+
+def _scene_vector(index: SceneIndex) -> str:
+    return index.record["settings"].get("scene_vector", "joint")
 
 
 def _films_of(index: SceneIndex, name_index: bool) -> list[PageFilm]:

@@ -42,6 +42,9 @@ class M2SSceneConfig(PreTrainedConfig):
             Width of the two hidden layers of the classification head (paper §4.2, supplement 1.3).
         classifier_dropout (`float`, defaults to 0.0):
             Dropout after each hidden layer. The paper tunes it for each task, from 0.25 to 0.875.
+        trained_on_scenes (`bool`, defaults to `False`):
+            Whether the encoder learned to read several frames jointly, as `train.train_moco` teaches it. `m2s embed`
+            reads scenes jointly then, and otherwise shot by shot.
     """
 
     model_type = "m2s_scene"
@@ -53,6 +56,7 @@ class M2SSceneConfig(PreTrainedConfig):
     contrastive_dim: int = 128
     classifier_hidden_size: int = 512
     classifier_dropout: float | int = 0.0
+    trained_on_scenes: bool = False
 
     def __post_init__(self, **kwargs):
         if self.vision_config is None:
@@ -158,6 +162,11 @@ class M2SSceneEnsembleConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Width of `pooler_output`: the sum over the members."""
         return sum(member.hidden_size for member in self.member_configs())
+
+    @property
+    def trained_on_scenes(self) -> bool:
+        """Whether all members learned to read several frames jointly."""
+        return all(member.trained_on_scenes for member in self.member_configs())
 
     @property
     def projection_dim(self) -> int:

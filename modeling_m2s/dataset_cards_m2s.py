@@ -137,6 +137,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
             "embedding": "the vector",
             "model": "encoder",
             "revision": "revision of the encoder's weights",
+            "kind": "window (equally many shots each), story (a whole scene) or labeled",
         },
     ),
     "scenes": (

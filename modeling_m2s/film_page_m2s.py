@@ -84,7 +84,7 @@ def similar_scenes(index: SceneIndex, scenes: Sequence[Scene]) -> list[list[tupl
 
     None of them overlaps the scene or another one. Similarity is that of `m2s app`, for this film alone.
     """
-    scale = mean_squared_distance(index.vectors[[scene.row for scene in scenes]])
+    scale = mean_squared_distance(index.points[[scene.row for scene in scenes]])
     numbers = {scene.row: number for number, scene in enumerate(scenes)}
     found = []
     for scene in scenes:

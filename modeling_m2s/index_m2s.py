@@ -68,21 +68,21 @@ def embed_films(
         find_shots = partial(store_video, settings=shot_settings, min_readable=min_readable)
         run = partial(run_isolated, num_workers=num_workers)
         on_shots, on_scenes = (partial(_report, report, stage) for stage in ("shots", "scenes"))
-        added = 0
-        with scenes, contextlib.closing(store.run(find_shots, run, on_shots)) as stored_films:
-            for film in filter(scenes.lack, stored_films):
-                try:
-                    scenes.embed(film, partial(on_scenes, film.movie_id))
-                    added += 1
-                except ValueError as error:
-                    store.fail(film.movie_id, f"{film.facts['video']}: {error}")
-        store.finish(versions=DECODER_VERSIONS)
+        with scenes:
+            with contextlib.closing(store.run(find_shots, run, on_shots)) as stored_films:
+                for film in stored_films:
+                    try:
+                        scenes.add(film, partial(on_scenes, film.movie_id))
+                    except ValueError as error:
+                        store.fail(film.movie_id, f"{film.facts['video']}: {error}")
+            store.finish(versions=DECODER_VERSIONS)
+            scenes.embed_story(on_scenes)
         scenes.finish(store.failed)
         failed = {**store.failed, **store.unreachable}
         return Summary(
             num_films=scenes.dataset.record["num_films"],
             num_scenes=scenes.dataset.record["num_rows"],
-            added=added,
+            added=len(scenes.embedded),
             failed={movie_id: reason for movie_id, reason in failed.items() if movie_id in films},
             ready=[movie_id for movie_id in films if movie_id not in failed],
         )

@@ -27,9 +27,9 @@ except ImportError as error:
 TIMELINE_RATES = tuple(
     Fraction(rate) for rate in ("24000/1001", "24", "25", "30000/1001", "30", "48", "50", "60000/1001", "60")
 )
-NOUNS = {"shots": "Shot", "scenes": "Scene"}
+NOUNS = {"shots": "Shot", "scenes": "Scene", "story-scenes": "Scene"}
 # Datasets of an index with the first shot and the number of shots of each interval.
-_SPANS = {"scenes": "scene_embeddings"}
+_SPANS = {"scenes": "scene_embeddings", "story-scenes": "scenes"}
 # Containers such as Matroska round the times of frames to milliseconds.
 _ROUNDING_SECONDS = Fraction(1, 2000)
 
@@ -178,7 +178,7 @@ def read_films(folder: Path, of: str = "scenes", name: str | None = None) -> Ite
 
     Args:
         folder: an index that `m2s embed` wrote.
-        of: `"shots"` or `"scenes"`.
+        of: `"shots"`, `"scenes"` for those that are embedded, or `"story-scenes"` for those that `m2s scenes` found.
         name: one film, as `find_film` understands it; all films when None.
 
     Raises:
@@ -275,6 +275,8 @@ def film_intervals(
 
 def _finished(folder: Path, kind: str) -> FilmDataset:
     dataset = FilmDataset(folder / kind, kind)
+    if not dataset.record.get("complete") and kind == "scenes":
+        raise StorageError(f"{folder}: no story scenes here; run m2s scenes {folder}")
     if not dataset.record:
         raise StorageError(f"{folder}: no {kind.replace('_embeddings', 's')} here; m2s embed makes an index of them")
     if not dataset.record.get("complete"):

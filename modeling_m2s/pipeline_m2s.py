@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+SHOTS_PER_SCENE = 9  # the paper's
 
-def scene_windows(num_shots: int, shots_per_scene: int = 9, stride: int | None = None) -> list[tuple[int, int]]:
+
+def scene_windows(
+    num_shots: int, shots_per_scene: int = SHOTS_PER_SCENE, stride: int | None = None
+) -> list[tuple[int, int]]:
     """Scenes of a film as (first shot, number of shots): windows every `stride` shots until one reaches the end.
 
     The paper's scene is nine consecutive shots (§3, §4.2). Without a stride scenes do not overlap; the last may be
@@ -39,6 +43,12 @@ def scene_windows(num_shots: int, shots_per_scene: int = 9, stride: int | None =
         if first + shots_per_scene >= num_shots:
             break
     return windows
+
+
+def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) -> list[int]:
+    """The shots of a scene that are read: all, or `most` evenly spaced ones if there are more than `most`."""
+    read = min(num_shots, most)
+    return [first_shot + int((place + 0.5) * num_shots / read) for place in range(read)]
 
 
 class SceneEmbeddingPipeline(ChunkPipeline):
@@ -147,11 +157,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
                 if film.damage:
                     logger.warning("%s: %s", printable(path), film.damage)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)
-        num_keyframes = [len(shot.keyframes) for shot in film.shots]
-        batches = list(scene_batches(num_keyframes, windows, scenes_per_batch or self.scenes_per_batch))
+        num_frames = [sum(len(shot.keyframes) for shot in film.shots[first : first + n]) for first, n in windows]
+        batches = list(scene_batches(num_frames, scenes_per_batch or self.scenes_per_batch))
         if not batches:
             raise ValueError(f"none of the film's {len(film.shots)} shots has a keyframe")
-        for number, batch in enumerate(batches, 1):
+        for number, numbers in enumerate(batches, 1):
+            batch = [windows[k] for k in numbers]
             scenes = [
                 [list(map(open_image, shot.keyframes)) for shot in film.shots[first : first + n] if shot.keyframes]
                 for first, n in batch
@@ -179,25 +190,19 @@ def open_image(jpeg: bytes) -> Image.Image:
     return Image.open(BytesIO(jpeg)).convert("RGB")
 
 
-def scene_batches(
-    num_keyframes: Sequence[int], windows: list[tuple[int, int]], scenes_per_batch: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Runs of scenes with equally many frames, so that no batch is padded; scenes without any frame are left out.
+def scene_batches(num_frames: Sequence[int], scenes_per_batch: int) -> Iterator[list[int]]:
+    """Numbers of consecutive scenes with equally many frames, so that no batch is padded; empty scenes are left out.
 
     Args:
-        num_keyframes: number of keyframes of each shot of the film.
-        windows: the film's scenes, as `scene_windows` gives them.
+        num_frames: number of frames that are read of each scene.
     """
-    batch: list[tuple[int, int]] = []
-    batch_frames = 0
-    for first, num_shots in windows:
-        num_frames = sum(num_keyframes[first : first + num_shots])
-        if batch and (num_frames != batch_frames or len(batch) == scenes_per_batch):
+    batch: list[int] = []
+    for number, frames in enumerate(num_frames):
+        if batch and (frames != num_frames[batch[0]] or len(batch) == scenes_per_batch):
             yield batch
             batch = []
-        if num_frames:
-            batch.append((first, num_shots))
-            batch_frames = num_frames
+        if frames:
+            batch.append(number)
     if batch:
         yield batch
 

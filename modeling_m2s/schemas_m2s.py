@@ -157,11 +157,13 @@ SCHEMAS = {
                 "embedding": List(Value("float32")),
                 "model": Value("string"),
                 "revision": Value("string"),
+                "kind": Value("string"),
             }
         ),
         films_per_shard=256,
         rows_per_group=1024,
         order=("movie_id", "first_shot", "scene_id"),  # labeled scenes may begin with the same shot
+        added={"kind": "window"},
     ),
     "scenes": Schema(
         Features(

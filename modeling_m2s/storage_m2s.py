@@ -332,7 +332,9 @@ class FilmDataset:
         changed = {
             path: (number, films)
             for number, (path, films) in enumerate(plan.items())
-            if not path.exists() or [stored[movie_id].path for movie_id in films] != [path] * len(films_in(path))
+            if not path.exists()
+            or [stored[movie_id].path for movie_id in films] != [path] * len(films_in(path))
+            or len(pq.read_schema(path)) < len(self.schema.features)  # of an earlier release
         }
         obsolete = [path for path in self.shard_paths() if path not in plan]
         if changed or obsolete:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .whitening_m2s import Moments, Whitening
+
 # Chosen in the film world of seed 0, which the evaluation does not report.
 PRINCIPAL_AXES, SCENE_AXES = 128, 32
 LONGEST_SCENE = 256
@@ -49,26 +51,21 @@ class SceneAxes:
         Raises:
             ValueError: no films, films of different widths, or a value that is not finite.
         """
-        origin_D, num_shots, num_steps = None, 0, 0
+        moments, num_steps = None, 0
         for film in films:
             shots_TD = with_keyframe(film)
-            if origin_D is None:
-                # Sums are taken relative to some shot: a large common mean then costs no precision.
-                origin_D = shots_TD[0] if len(shots_TD) else np.zeros(shots_TD.shape[1])
-                sums_D, products_DD, steps_DD = np.zeros_like(origin_D), *np.zeros((2, len(origin_D), len(origin_D)))
-            if shots_TD.shape[1] != len(origin_D):
-                raise ValueError(f"a film has vectors of width {shots_TD.shape[1]}, another of {len(origin_D)}")
-            shots_TD = shots_TD - origin_D
+            if moments is None:
+                moments, steps_DD = Moments(shots_TD.shape[1]), np.zeros(2 * shots_TD.shape[1:])
+            if shots_TD.shape[1] != moments.dim:
+                raise ValueError(f"a film has vectors of width {shots_TD.shape[1]}, another of {moments.dim}")
+            moments.add(shots_TD)
             differences_TD = np.diff(shots_TD, axis=0)
-            sums_D += shots_TD.sum(0)
-            products_DD += shots_TD.T @ shots_TD
             steps_DD += differences_TD.T @ differences_TD / 2
-            num_shots, num_steps = num_shots + len(shots_TD), num_steps + len(differences_TD)
-        if origin_D is None:
+            num_steps += len(differences_TD)
+        if moments is None:
             raise ValueError("no films: there are no scenes to find axes for")
-        total_DD = products_DD - np.outer(sums_D, sums_D) / max(1, num_shots)
-        mean_D = origin_D + sums_D / max(1, num_shots)
-        return cls(mean_D, *_axes(total_DD, num_shots - 1, steps_DD, num_steps))
+        mean_D = moments.mean() if moments.count else np.zeros(moments.dim)
+        return cls(mean_D, *_axes(moments, steps_DD, num_steps))
 
     def apply(self, shots_TD: np.ndarray) -> np.ndarray:
         """Shots along the axes, float64 (T, K)."""
@@ -163,17 +160,13 @@ def cheapest_runs(costs_TL: np.ndarray, end_cost: float = 0.0) -> list[int]:
     return starts[::-1]
 
 
-def _axes(total_DD: np.ndarray, num_shots: int, steps_DD: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """`axes_DK` and `spreads_K` from sums of outer products: of shots around their mean, and of steps between shots."""
-    dim = len(total_DD)
-    none = np.zeros((dim, 0)), np.zeros(0)
+def _axes(moments: Moments, steps_DD: np.ndarray, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """`axes_DK` and `spreads_K` from the moments of shots, and the sum of outer products of steps between shots."""
     if num_steps < 1 or not np.trace(steps_DD) > 0:
-        return none
-    variances_D, vectors_DD = np.linalg.eigh(total_DD)
-    smallest = variances_D[-1] * dim * np.finfo(np.float64).eps  # what numpy's matrix_rank takes for zero
-    count = min(PRINCIPAL_AXES, int((variances_D > smallest).sum()))
-    principal_DP = vectors_DD[:, : -count - 1 : -1]
-    principal_DP = principal_DP / np.sqrt(_shrunk(np.diag(variances_D), num_shots).diagonal()[: -count - 1 : -1])
+        return np.zeros((moments.dim, 0)), np.zeros(0)
+    # The factor leaves the mean variance as it is, as in `_shrunk`.
+    factor = np.sqrt(1 + moments.dim / (moments.count - 1))
+    principal_DP = Whitening.fit(moments, PRINCIPAL_AXES, shrinkage=None).axes_DK * factor
     within_PP = _shrunk(principal_DP.T @ _shrunk(steps_DD, num_steps) @ principal_DP * num_steps, num_steps)
     within_P, vectors_PP = np.linalg.eigh(within_PP)
     kept = np.flatnonzero(within_P < 1 - 1e-9)[:SCENE_AXES]  # 1, but for rounding, if neighbors are no more alike

@@ -4,6 +4,7 @@ import asyncio
 import configparser
 import contextlib
 import importlib.util
+import json
 import multiprocessing
 import os
 import re
@@ -33,6 +34,7 @@ from modeling_m2s import M2SSceneForClassification, app_films_m2s, app_m2s
 from modeling_m2s.app_films_m2s import AppError, FilmPage, PageFilm
 from modeling_m2s.app_html_m2s import error, film_view, progress, scene_view, tag_list
 from modeling_m2s.app_m2s import AppSettings, add_film, build_app, build_page, serve, serve_media
+from modeling_m2s.scene_space_m2s import SceneSpace
 from modeling_m2s.storage_m2s import StorageError
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +48,7 @@ def index(tiny_folder, tmp_path_factory) -> Path:
     make_video(folder / "alpha.mp4", [20] * 12, seed=1)
     make_video(folder / f"{NASTY}.mp4", [20] * 7, seed=2)
     output = tmp_path_factory.mktemp("index") / "out"
-    flags = ["--model", str(tiny_folder), "--shots-per-scene", "3", "--output", str(output)]
+    flags = ["--model", str(tiny_folder), "--shots-per-scene", "3", "--scene-vector", "joint", "--output", str(output)]
     assert main(["embed", str(folder), *flags]) == 0
     return output
 
@@ -81,7 +83,7 @@ def test_similar_scenes_are_ranked_by_distance_and_never_the_scene_itself(page):
     visit = page.visit("a")
     matches = visit.similar(0, 1, top=50)
     film = visit.films[0]
-    vectors, query = film.index.vectors, film.scenes[1]
+    vectors, query = film.index.points, film.scenes[1]
     distances = {
         (at, k): float(np.sqrt(((vectors[scene.row] - vectors[query.row]) ** 2).sum()))
         for at, other in enumerate(visit.films)
@@ -95,6 +97,29 @@ def test_similar_scenes_are_ranked_by_distance_and_never_the_scene_itself(page):
     expected = [1 - distance**2 / np.mean(squares) for distance in sorted(distances.values())]
     assert similarities == pytest.approx(expected, abs=1e-3)
     assert {match.film for match in visit.similar(0, 1, films="across")} == {1}
+
+
+def test_scenes_of_several_indexes_are_compared_in_one_space(index, encoder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(index, other)
+    page = FilmPage(tmp_path / "visits", *encoder, [index, other])
+    matches = page.visit("a").similar(0, 1, top=50)
+    assert matches[0].film == 2 and matches[0].similarity == pytest.approx(1)  # the same scene in the copy
+    vectors = np.concatenate([film.index.vectors for film in page.films[::2]])
+    space = SceneSpace.fit(vectors, "whitened")
+    query = space.apply(page.films[0].index.vectors[page.films[0].scenes[1].row])
+    expected = sorted(np.linalg.norm(space.apply(vectors) - query, axis=1))[1:]
+    assert [match.scene.distance for match in matches] == pytest.approx(expected, abs=1e-5)
+
+
+def test_indexes_with_vectors_of_another_kind_are_refused(index, encoder, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(index, other)
+    record = json.loads((other / "scene_embeddings/m2s.json").read_text())
+    record["settings"]["scene_vector"] = "mean"
+    (other / "scene_embeddings/m2s.json").write_text(json.dumps(record))
+    with pytest.raises(StorageError, match="scene_vector is 'mean' there, 'joint' now"):
+        FilmPage(tmp_path / "visits", *encoder, [index, other])
 
 
 def test_titles_are_text_and_never_elements(page):

@@ -22,6 +22,7 @@ from m2s.main import main
 from modeling_m2s.decoding_m2s import read_frames
 from modeling_m2s.find_films_m2s import find_films
 from modeling_m2s.pipeline_m2s import scene_windows
+from modeling_m2s.scene_space_m2s import SceneSpace
 
 M2S = [sys.executable, "-m", "m2s"]
 
@@ -271,12 +272,12 @@ def test_bad_requests_are_one_line(films, tiny_folder, tmp_path, capsys, argumen
 
 def test_search_finds_what_a_loop_over_all_scenes_finds(index, capsys):
     scenes = load_dataset(str(index / "scene_embeddings"), split="train").to_list()
-    query = next(scene for scene in scenes if scene["scene_id"] == "alpha:9-17")
-    distances = {
-        scene["scene_id"]: np.linalg.norm(np.subtract(scene["embedding"], query["embedding"]))
-        for scene in scenes
-        if scene is not query
-    }
+    vectors = np.array([scene["embedding"] for scene in scenes], np.float32)
+    points = dict(
+        zip([scene["scene_id"] for scene in scenes], SceneSpace.fit(vectors, "whitened").apply(vectors), strict=True)
+    )
+    query = points.pop("alpha:9-17")
+    distances = {scene_id: np.linalg.norm(point - query) for scene_id, point in points.items()}
     capsys.readouterr()
     # Shots of 20 frames at 24 a second: shot 9 begins at 7.5 s.
     for flags, wanted in (
@@ -286,7 +287,7 @@ def test_search_finds_what_a_loop_over_all_scenes_finds(index, capsys):
     ):
         assert main(["search", str(index), "--film", "alpha", "--at", "00:00:08", "--top", "3", *flags]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].startswith("query   alpha  00:00:07.5-00:00:15.0  shots 9-17")
+        assert lines[0].startswith("query   alpha  00:00:07.5-00:00:15.0  shots 9-17   (distances in the whitened")
         found = [line.split() for line in lines[1:-1]]
         expected = sorted((name for name in distances if wanted(name)), key=distances.get)[:3]
         assert [f"{row[1]}:{row[4]}" for row in found] == expected
@@ -313,9 +314,9 @@ def test_search_by_image(index, tmp_path, tiny_folder, capsys):
     capsys.readouterr()
     command = ["search", str(index), "--image", str(tmp_path / "still.png"), "--picture", str(tmp_path / "found.png")]
     assert main([*command, "--top", "1"]) == 0
-    # The film of a single shot is that very picture.
+    # The film of a single shot is that very picture. Vectors of shots are stored in float16, so the distance is not 0.
     found = capsys.readouterr().out.splitlines()[1]
-    assert "gamma  00:00:00.0-00:00:01.7  shots 0-0   distance 0.00" in found
+    assert "gamma  00:00:00.0-00:00:01.7  shots 0-0   distance 0.0" in found
     other = shutil.copytree(tiny_folder, tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     assert main([*command, "--model", str(other)]) == 1

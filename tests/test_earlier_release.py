@@ -46,6 +46,10 @@ def test_an_index_is_searched_and_extended(release, capsys):
     assert "of 3 films (1 embedded now" in capsys.readouterr().out
     after = FilmDataset(index / "scene_embeddings", "scene_embeddings").read().to_pylist()
     assert [row for row in after if row["movie_id"] != NEW_FILM] == before
+    rows = datasets.load_dataset(str(index / "scene_embeddings"), split="train")  # all films with the column kind
+    assert len(rows) == len(after) and set(rows["kind"]) == {"window"}
+    record = FilmDataset(index / "scene_embeddings", "scene_embeddings").record
+    assert record["settings"].get("scene_vector", "joint") == "joint"
     assert m2s(["search", str(index), "--film", NEW_FILM, "--at", "00:00:05", "--across"]) == 0
     assert "tt9000000" in capsys.readouterr().out
 

@@ -17,7 +17,6 @@ from transformers import CLIPImageProcessorPil
 
 from data_scripts.formats.labeled_scenes import LabeledScene
 from data_scripts.formats.scene_lists import read_scenes
-from data_scripts.mining.whitening import Moments, Whitening
 from eval.embed_scenes import main
 from eval.embeddings.encoders import load_scene_encoder
 from eval.embeddings.media import Pictures, Reading
@@ -26,6 +25,7 @@ from eval.reports.pictures import SceneKeyframes
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.decoding_m2s import frame_times
 from modeling_m2s.storage_m2s import FilmDataset
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 COLUMNS = ("scene_id", "movie_id", "video", "split", "start_seconds", "end_seconds", "first_shot", "num_shots")
 LENGTHS = {"tt01": 1, "tt02": 16, "tt03": 17, "tt04": 35}  # shots of a second each; some have no keyframe that decodes

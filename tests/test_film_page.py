@@ -73,7 +73,7 @@ def test_the_page_shows_every_scene_and_each_keyframe_once(index):
 def test_similar_scenes_are_those_of_a_search_in_the_film(index):
     scenes = SceneIndex(index)
     own = [scene for scene in scenes.scenes if scene.movie_id == "long"]
-    vectors = scenes.vectors[[scene.row for scene in own]]
+    vectors = scenes.points[[scene.row for scene in own]]
     mean = np.mean([((a - b) ** 2).sum() for a in vectors for b in vectors])
     for number, found in enumerate(similar_scenes(scenes, own)):
         kept: list[int] = []

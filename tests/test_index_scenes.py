@@ -10,9 +10,11 @@ from make_videos import make_video
 
 from m2s.main import main
 from modeling_m2s.index_scenes_m2s import SceneFinder
-from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline
+from modeling_m2s.shot_vectors_m2s import ShotVectors
 from modeling_m2s.storage_m2s import FilmDataset
 from modeling_m2s.story_scenes_m2s import SceneAxes, story_scenes
+
+JOINT = ["--scene-vector", "joint"]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +28,9 @@ def films(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(films, tiny_folder, tmp_path_factory) -> Path:
-    """An index of them."""
+    """An index of them, without vectors of single shots."""
     output = tmp_path_factory.mktemp("index") / "out"
-    assert main(["embed", str(films), "--model", str(tiny_folder), "--output", str(output)]) == 0
+    assert main(["embed", str(films), *JOINT, "--model", str(tiny_folder), "--output", str(output)]) == 0
     return output
 
 
@@ -65,11 +67,10 @@ def test_a_shots_vector_is_that_of_a_scene_of_one_shot(index, tiny_folder, tmp_p
     assert main(["scenes", str(mine)]) == 0
     alone = tmp_path / "alone"
     video = FilmDataset(mine / "shots", "shots").films()["long"].facts["video"]
-    words = ["embed", video, "--model", str(tiny_folder), "--output", str(alone), "--shots-per-scene", "1"]
+    words = ["embed", video, "--model", str(tiny_folder), "--output", str(alone), "--shots-per-scene", "1", *JOINT]
     assert main(words) == 0
     expected = load_dataset(str(alone / "scene_embeddings"), split="train")["embedding"]
-    finder = SceneFinder(mine)
-    found = finder._vectors(finder.features.films()["long"])
+    found = SceneFinder(mine).vectors.of("long")
     np.testing.assert_allclose(found, np.array(expected), rtol=2e-3, atol=1e-3)
 
 
@@ -77,7 +78,7 @@ def test_a_second_run_reads_nothing_and_changes_nothing(index, tmp_path, capsys,
     mine = shutil.copytree(index, tmp_path / "index")
     assert main(["scenes", str(mine)]) == 0
     before = tree(mine)
-    monkeypatch.setattr(SceneEmbeddingPipeline, "iterate", None)
+    monkeypatch.setattr(ShotVectors, "write", None)
     capsys.readouterr()
     assert main(["scenes", str(mine), "--film", "short"]) == 0
     assert tree(mine) == before
@@ -91,17 +92,17 @@ def test_after_a_failure_or_with_more_films_the_result_is_the_same(index, films,
     grown = tmp_path / "grown"
     for names in (["long"], ["single", "short"]):
         paths = [str(films / f"{name}.mp4") for name in names]
-        assert main(["embed", *paths, "--model", str(tiny_folder), "--output", str(grown)]) == 0
-        read, calls = SceneEmbeddingPipeline.iterate, []
+        assert main(["embed", *paths, *JOINT, "--model", str(tiny_folder), "--output", str(grown)]) == 0
+        write, calls = ShotVectors.write, []
 
-        def fail(self, *arguments, read=read, calls=calls, **named):
+        def fail(self, *arguments, write=write, calls=calls):
             calls.append(0)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return read(self, *arguments, **named)
+            return write(self, *arguments)
 
         with monkeypatch.context() as context:
-            context.setattr(SceneEmbeddingPipeline, "iterate", fail)
+            context.setattr(ShotVectors, "write", fail)
             assert main(["scenes", str(grown)]) == (130 if len(names) > 1 else 0)
         assert main(["scenes", str(grown)]) == 0
     assert tree(grown) == tree(at_once)
@@ -121,7 +122,7 @@ def test_shots_without_keyframes(index, tmp_path):
     shots.finish(facts, {})
     assert main(["scenes", str(mine)]) == 0
     finder = SceneFinder(mine)
-    vectors = {movie_id: finder._vectors(film).any(1) for movie_id, film in finder.features.films().items()}
+    vectors = {movie_id: finder.vectors.of(movie_id).any(1) for movie_id in finder.films}
     assert np.flatnonzero(~vectors["long"]).tolist() == [0, 5] and not vectors["single"].any()
     scenes = load_dataset(str(mine / "scenes"), split="train")
     for movie_id, num_shots in {"long": 12, "single": 1}.items():

@@ -13,10 +13,10 @@ import transformers
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from data_scripts.mining.whitening import Moments, Whitening
 from eval.embeddings.encoders import FrameMeanEncoder, load_scene_encoder, read_features, resampled
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
 from modeling_m2s.pretrained_m2s import ModelError
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 IMAGES = {**SMALL, "image_size": 32, "patch_size": 8}

@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from test_pipeline import assert_same_scenes, make_film, scenes_by_hand, windows_by_hand
 from transformers import pipeline
 
-from modeling_m2s import SceneEmbeddingPipeline, scene_store_m2s
+from modeling_m2s import SceneEmbeddingPipeline, shot_vectors_m2s
 from modeling_m2s.figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode
 from modeling_m2s.frames_m2s import ahead
 from modeling_m2s.scene_store_m2s import SceneSettings, SceneStore
@@ -47,14 +48,14 @@ def test_scenes_and_sheet_are_those_made_by_hand(
     keyframes_per_shot, shots_per_scene, stride, scenes_per_batch, embed, tiny_folder, tmp_path, monkeypatch
 ):
     film, opened, shares = make_film(keyframes_per_shot), [], []
-    open_image = scene_store_m2s.open_image
-    monkeypatch.setattr(scene_store_m2s, "open_image", lambda jpeg: opened.append(jpeg) or open_image(jpeg))
+    open_image = shot_vectors_m2s.open_image
+    monkeypatch.setattr(shot_vectors_m2s, "open_image", lambda jpeg: opened.append(jpeg) or open_image(jpeg))
     embed.scenes_per_batch = scenes_per_batch
     shots = store_film(tmp_path, film)
     settings = SceneSettings("r", shots_per_scene, stride)
     with SceneStore(tmp_path, shots, settings, embed) as store:
-        assert store.lack(shots.part("a"))
-        store.embed(shots.part("a"), shares.append)
+        store.add(shots.part("a"), shares.append)
+        assert store.embedded == {"a"}
     assert opened == [jpeg for shot in film.shots for jpeg in shot.keyframes]
     windows = windows_by_hand(len(film.shots), shots_per_scene, stride)
     windows = [(first, n) for first, n in windows if any(keyframes_per_shot[first : first + n])]
@@ -76,6 +77,42 @@ def test_scenes_and_sheet_are_those_made_by_hand(
         assert sheet.read_bytes() == encode(expected, "JPEG")
 
 
+@pytest.mark.parametrize("keyframes_per_shot", [[1] * 20, [1, 3, 0, 0, 0, 0, 2, 1, 4, 1], [2]])
+def test_means_are_those_of_the_shots_read_alone(keyframes_per_shot, embed, tiny_folder, tmp_path):
+    film, shares = make_film(keyframes_per_shot), []
+    shots = store_film(tmp_path, film)
+    with SceneStore(tmp_path, shots, SceneSettings("r", 4, 3, scene_vector="mean"), embed) as store:
+        store.add(shots.part("a"), shares.append)
+    assert shares == sorted(shares) and shares[-1] == 1
+    rows = [row for table in store.dataset.read_film(store.dataset.part("a")) for row in table.to_pylist()]
+    places = [k for k, count in enumerate(keyframes_per_shot) if count]
+    by_hand = scenes_by_hand(tiny_folder, film, [(k, 1) for k in places])
+    alone = {k: scene["embedding"] for k, scene in zip(places, by_hand, strict=True)}
+    windows = windows_by_hand(len(film.shots), 4, 3)
+    expected = [[alone[k] for k in range(first, first + n) if k in alone] for first, n in windows]
+    assert [(row["first_shot"], row["num_shots"]) for row in rows] == [
+        window for window, each in zip(windows, expected, strict=True) if each
+    ]
+    means = np.stack([np.mean(each, axis=0) for each in expected if each])
+    np.testing.assert_allclose(np.array([row["embedding"] for row in rows]), means, rtol=2e-3, atol=1e-3)
+
+
+def test_a_long_scene_is_read_as_evenly_spaced_shots_with_keyframes(embed, tiny_folder, tmp_path):
+    """The only scene of a film of equal vectors; four of its shots are read."""
+    keyframes = [1, 0, 1, 1, 1, 0, 1, 2, 1, 1, 1]
+    film = make_film(keyframes)
+    shots = store_film(tmp_path, film)
+    read = [k for k, count in enumerate(keyframes) if count]
+    read = [read[place] for place in (1, 3, 5, 7)]  # the middles of four parts of nine, rounded down
+    with SceneStore(tmp_path, shots, SceneSettings("r", shots_per_scene=4, scenes="story"), embed) as store:
+        store._embed(shots.part("a"), [(0, len(keyframes))], {}, lambda share: None)
+    (row,) = (row for table in store.dataset.read_film(store.dataset.part("a")) for row in table.to_pylist())
+    assert (row["scene_id"], row["kind"]) == ("a:0-10", "story")
+    chosen = replace(film, shots=[film.shots[k] for k in read])
+    (scene,) = scenes_by_hand(tiny_folder, chosen, [(0, 4)])
+    np.testing.assert_allclose(row["embedding"], scene["embedding"], rtol=1e-4, atol=1e-5)
+
+
 def thumbnail(jpeg: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     image.thumbnail((THUMBNAIL_WIDTH, image.height))
@@ -86,7 +123,7 @@ def test_films_without_any_keyframe_are_refused(embed, tmp_path):
     shots = store_film(tmp_path, make_film([0, 0]))
     store = SceneStore(tmp_path, shots, SceneSettings("r"), embed)
     with store, pytest.raises(ValueError, match="none of the film's 2 shots has a keyframe"):
-        store.embed(shots.part("a"), print)
+        store.add(shots.part("a"), print)
 
 
 def test_an_error_in_writing_is_raised_by_the_next_film_or_at_the_end(embed, tmp_path):
@@ -96,10 +133,10 @@ def test_an_error_in_writing_is_raised_by_the_next_film_or_at_the_end(embed, tmp
     arguments = tmp_path, shots, SceneSettings("r"), embed
     refused = r"contact_sheets/a-.* cannot be written"
     with pytest.raises(StorageError, match=refused), SceneStore(*arguments) as store:
-        store.embed(shots.part("a"), print)
+        store.add(shots.part("a"), print)
     with pytest.raises(StorageError, match=refused), SceneStore(*arguments) as store:
-        store.embed(shots.part("a"), print)
-        store.embed(shots.part("b"), print)
+        store.add(shots.part("a"), print)
+        store.add(shots.part("b"), print)
         pytest.fail("the second film was embedded")
 
 

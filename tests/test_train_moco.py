@@ -349,6 +349,7 @@ def test_a_run_leaves_a_scene_encoder_and_what_was_done(bench, whole, tiny_folde
     assert "next: m2s embed" in whole and "12 steps on" in whole
     output = bench.folder / "whole"
     model = AutoModel.from_pretrained(output / "model")
+    assert model.config.trained_on_scenes
     assert type(model) is M2SSceneModel
     start = load_file(tiny_folder / "model.safetensors")
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, start[name])}

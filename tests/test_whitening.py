@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from data_scripts.mining.whitening import Moments, Whitening
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 
 def samples(count: int, dim: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:
@@ -183,3 +183,10 @@ def test_a_whitening_that_cannot_be_fitted_is_refused(features, options, words):
 def test_no_samples_have_no_mean():
     with pytest.raises(ValueError, match="no samples were added"):
         Moments(3).mean()
+
+
+@pytest.mark.parametrize("count", [5, 30])
+def test_few_samples_are_shrunk_by_axes_per_sample(count):
+    moments = moments_of(samples(count, 9))
+    expected = Whitening.fit(moments, shrinkage=min(9, count - 1) / (count - 1))
+    np.testing.assert_array_equal(Whitening.fit(moments, shrinkage=None).axes_DK, expected.axes_DK)

@@ -13,20 +13,12 @@ from modeling_m2s import M2SSceneEnsembleModel, M2SSceneModel
 from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.pretrained_m2s import computing_format
 
-SHOTS_PER_SCENE = 9
-
 
 class Scene(NamedTuple):
     """Some shots of a film, in order."""
 
     movie_id: str
     shots: Sequence[int]
-
-
-def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) -> list[int]:
-    """The shots of a labeled scene that are read: all, or `most` evenly spaced ones if there are more than `most`."""
-    read = min(num_shots, most)
-    return [first_shot + int((place + 0.5) * num_shots / read) for place in range(read)]
 
 
 def read_scene(frames: SceneFrames, scene: Scene) -> tuple[torch.Tensor, list[tuple[str, int]]]:

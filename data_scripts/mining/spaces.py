@@ -33,8 +33,8 @@ from data_scripts.mining.scenes import (
     side_by_side,
     window_scores,
 )
-from data_scripts.mining.whitening import Moments, Whitening
 from modeling_m2s.storage_m2s import StorageError, atomic_write
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 LEARNED, WHITENED = ("model", "both"), ("whitened", "both")
 NUM_DIRECTIONS, SHRINKAGE = 256, 0.02

@@ -39,9 +39,8 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModel, BaseImageProcessor, CLIPImageProcessorPil
 from transformers.utils import cached_file
 
-from data_scripts.features.scene_embedding import evenly_spaced
-from data_scripts.mining.whitening import Whitening
 from modeling_m2s.frames_m2s import Preparation, normalize
+from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.pretrained_m2s import (
     TINY_MODEL,
     ModelError,
@@ -51,6 +50,7 @@ from modeling_m2s.pretrained_m2s import (
     model_source,
     quiet_transformers,
 )
+from modeling_m2s.whitening_m2s import Whitening
 
 KINDS = ("scene", "frames", "transformers", "efficientnet_lite0", "places")
 POOLER_OUTPUT, SCENE_EMBEDS = VECTORS = ("pooler_output", "scene_embeds")

@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import BaseImageProcessor
 
-from data_scripts.features.scene_embedding import SHOTS_PER_SCENE, Scene, evenly_spaced, read_scene
+from data_scripts.features.scene_embedding import Scene, read_scene
 from data_scripts.formats.labeled_scenes import LabeledScene, films_by_name
 from data_scripts.formats.photographs import PICTURE_SUFFIXES
 from data_scripts.readers.scene_frames import SceneFrames
@@ -36,7 +36,7 @@ from modeling_m2s.decoding_m2s import frame_times, read_frames
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.frames_m2s import Preparation
 from modeling_m2s.images_m2s import open_picture
-from modeling_m2s.pipeline_m2s import scene_windows
+from modeling_m2s.pipeline_m2s import SHOTS_PER_SCENE, evenly_spaced, scene_windows
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES, VideoError, fingerprint, printable
 
 READ = ("evenly", "windows", "all")

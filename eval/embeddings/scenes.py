@@ -12,10 +12,8 @@ from accelerate import PartialState
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from data_scripts.features.scene_embedding import evenly_spaced
 from data_scripts.formats.labeled_scenes import LabeledScene
 from data_scripts.formats.scene_lists import read_scenes
-from data_scripts.mining.whitening import Moments, Whitening
 from data_scripts.readers.decoded import decoded
 from eval.embed_scenes import EmbedScenesArguments
 from eval.embeddings.encoders import (
@@ -41,7 +39,9 @@ from eval.embeddings.media import (
     scenes_by_video,
 )
 from eval.tasks import read_scenes as read_task_scenes
+from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 SHRINKAGE = 0.02  # for whitening, as in mining
 # Most training scenes that whitening is fitted to; their frames, nine times as many, are enough for 512 directions.
@@ -220,6 +220,7 @@ def _row(
         "movie_id": video,
         "model": settings["model"],
         "revision": settings["revision"],
+        "kind": "labeled",
     }
     return {**names, **extent._asdict(), "embedding": embedding}
 

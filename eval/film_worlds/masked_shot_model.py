@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from data_scripts.features.shot_features import DTYPE, ShotFeatures, has_keyframe
-from data_scripts.mining.whitening import Moments, Whitening
 from eval.film_worlds.retrieval import SHRINKAGE, read_films
 from eval.masked_shots import MaskedShotsArguments, MaskedShotsRecipe
 from modeling_m2s.storage_m2s import FilmDataset, exclusive
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 
 class MaskedShotModel(nn.Module):

@@ -10,15 +10,16 @@ from sklearn.metrics import average_precision_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from data_scripts.features.scene_embedding import Scene, embed_scenes, evenly_spaced
+from data_scripts.features.scene_embedding import Scene, embed_scenes
 from data_scripts.features.shot_features import ShotFeatures, has_keyframe
-from data_scripts.mining.whitening import Moments, Whitening
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.stages.text_files import text_lines
 from eval.film_worlds.truth import TrueScene, Truth, read_truth, true_scenes
 from eval.metrics.retrieval import average_precision, chance, clustered_standard_error, precision_at_k
 from eval.scene_retrieval import SceneRetrievalArguments
+from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 SPACES = ("raw", "centered", "whitened")
 SHRINKAGE = 0.02  # as in mining

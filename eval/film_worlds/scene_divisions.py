@@ -12,7 +12,6 @@ import numpy as np
 
 from data_scripts.features.shot_features import ShotFeatures
 from data_scripts.formats.boundaries import FilmBoundaries
-from data_scripts.mining.whitening import Moments, Whitening
 from eval.film_worlds.results import summarize
 from eval.film_worlds.steps import run_once
 from eval.film_worlds.tables import percent, table
@@ -24,6 +23,7 @@ from eval.tasks.scene_boundaries import boundary_task
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.pretrained_m2s import name_without_folders
 from modeling_m2s.story_scenes_m2s import LONGEST_SCENE, SceneAxes, run_costs, story_scenes
+from modeling_m2s.whitening_m2s import Moments, Whitening
 
 NUM_ORDERS = 5  # random orders of a film's shots
 NUM_DIRECTIONS, SHRINKAGE = 64, 0.02  # of the whitening of rivals

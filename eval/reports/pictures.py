@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
-from data_scripts.features.scene_embedding import SHOTS_PER_SCENE, evenly_spaced
 from data_scripts.formats.labeled_scenes import films_by_name
 from data_scripts.stages.inputs import finished
 from modeling_m2s.figures_m2s import encode, timecode
+from modeling_m2s.pipeline_m2s import SHOTS_PER_SCENE, evenly_spaced
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, StoredFilm
 
 THUMBNAIL = (160, 120)

@@ -16,7 +16,6 @@ from sklearn.manifold import TSNE
 
 from data_scripts.mining.atlas import draw, page_environment, read_atlas, scene_pair
 from data_scripts.mining.scenes import WINDOW
-from data_scripts.mining.whitening import Whitening
 from data_scripts.stages.inputs import finished
 from eval.film_worlds.retrieval import Embed, boundary_scores, encoder_of, fit_whitening, read_films
 from eval.film_worlds.truth import LABELS, TrueScene, Truth, read_truth, shares, true_scenes
@@ -24,6 +23,7 @@ from eval.reports.pictures import NEIGHBORS, RETRIEVAL_SHOTS, SceneKeyframes, ti
 from eval.training_report import TrainingReportArguments
 from modeling_m2s.figures_m2s import BACKGROUND, FAINT, timecode
 from modeling_m2s.storage_m2s import FilmDataset, StoredFilm, atomic_write, read_json
+from modeling_m2s.whitening_m2s import Whitening
 
 TEMPLATES = Path(__file__).parent / "templates"
 BEFORE, AFTER = "before training", "after training"

@@ -55,6 +55,7 @@ def save_results(
         "made_with": made_with(training.accelerator),
     }
     model = output / "model"
+    training.contrast.encoder.config.trained_on_scenes = True
     training.contrast.encoder.save_pretrained(model)
     M2SSceneProcessor(training.contrast.image_processor).save_pretrained(model)
     write_training(model, results, training.arguments.push_to_hub)

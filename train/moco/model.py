@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
-from data_scripts.mining.whitening import Moments, Whitening
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.frames_m2s import normalize
+from modeling_m2s.whitening_m2s import Moments, Whitening
 from train.moco.augment import augment
 from train.moco.contrast import gather
 from train.moco.pairs import kept_patches

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from data_scripts.features.scene_embedding import Scene, embed_scenes, evenly_spaced
+from data_scripts.features.scene_embedding import Scene, embed_scenes
 from data_scripts.readers.scene_frames import SceneFrames
 from eval.metrics.intervals import mean_interval
 from eval.metrics.retrieval import chance, precision_at_k
 from modeling_m2s import M2SSceneModel
+from modeling_m2s.pipeline_m2s import evenly_spaced
 
 COLUMNS = ("movie_id", "first_shot", "num_shots", "label")
 

@@ -111,7 +111,7 @@ class Whitening:
     axes_DK: np.ndarray
 
     @classmethod
-    def fit(cls, moments: Moments, num_directions: int | None = None, shrinkage: float = 0.02) -> "Whitening":
+    def fit(cls, moments: Moments, num_directions: int | None = None, shrinkage: float | None = 0.02) -> "Whitening":
         """The whitening of samples like those whose moments were taken.
 
         Axes without variance are left out: constant features, and all but `n - 1` axes of `n` samples. There may
@@ -121,20 +121,23 @@ class Whitening:
             moments: of the samples.
             num_directions: axes to keep, those with the largest variances; all by default.
             shrinkage: share of the mean variance of all axes (those that have any) that is added to each variance.
-                It keeps axes that are mostly noise from counting as much as the others; 0 is plain PCA whitening.
+                It keeps axes that are mostly noise from counting as much as the others; 0 is plain PCA whitening. None
+                is for few samples: the number of axes that have any variance, divided by that of samples less one.
 
         Raises:
             ValueError: fewer than two samples, or all are equal; `num_directions` or `shrinkage` is out of range.
         """
         if num_directions is not None and num_directions < 1:
             raise ValueError(f"num_directions={num_directions} must be at least 1")
-        if not 0 <= shrinkage < np.inf:
+        if shrinkage is not None and not 0 <= shrinkage < np.inf:
             raise ValueError(f"shrinkage={shrinkage} must be at least 0, and finite")
         variances_D, axes_DD = _eigh(moments.covariance())
         smallest = variances_D[0] * moments.dim * np.finfo(np.float64).eps  # what numpy's matrix_rank takes for zero
         rank = int((variances_D > max(smallest, 0)).sum())
         if rank == 0:
             raise ValueError(f"all {moments.count} samples are equal: there is no direction to whiten")
+        if shrinkage is None:
+            shrinkage = rank / (moments.count - 1)
         K = min(rank, num_directions or rank)
         axes_DK, variances_K = axes_DD[:, :K], variances_D[:K]
         largest_K = np.take_along_axis(axes_DK, np.abs(axes_DK).argmax(0)[None], 0)[0]
