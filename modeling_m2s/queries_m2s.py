@@ -1,0 +1,75 @@
+"""What scenes are searched by: a clip of a film, or pictures, as vectors of the index's encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .figures_m2s import timecode
+from .images_m2s import open_picture
+from .pipeline_m2s import SceneEmbeddingPipeline, open_image
+from .search_m2s import SceneIndex
+from .shots_m2s import ShotSettings, detect_shots
+from .video_m2s import VideoError, printable
+
+
+@dataclass
+class Query:
+    """A query: a line that describes it, its vectors (Q, D), pictures to show it by, its shots if it has any."""
+
+    caption: str
+    vectors: np.ndarray
+    keyframes: list[Image.Image | None]
+
+
+def clip_query(
+    index: SceneIndex, pipeline: SceneEmbeddingPipeline, video: Path, start: float = 0.0, end: float | None = None
+) -> Query:
+    """A video file, or a stretch of it, as a query: the scenes within it, cut and read as those of the index.
+
+    The file is decoded from its beginning, so that shots and keyframes are those of the stretch to the frame.
+
+    Args:
+        start, end: film time in seconds; the whole file by default.
+
+    Raises:
+        VideoError: the file is no readable video, or has no picture in the stretch.
+    """
+    span = None if not start and end is None else (start, float("inf") if end is None else end)
+    film = detect_shots(video, ShotSettings(**index.shots.record["settings"]), span=span)
+    settings = index.record["settings"]
+    scenes = pipeline(film, shots_per_scene=settings["shots_per_scene"], stride=settings["stride"])
+    shots = film.shots
+    times = f"{timecode(shots[0].start_seconds, tenths=True)}-{timecode(shots[-1].end_seconds, tenths=True)}"
+    caption = f"{printable(video)}  {times}  {_count(shots, 'shot')}, {_count(scenes, 'scene')}"
+    keyframes = [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
+    return Query(caption, np.stack([scene["embedding"] for scene in scenes]), keyframes)
+
+
+def image_query(index: SceneIndex, pipeline: SceneEmbeddingPipeline, images: Sequence[Path]) -> Query:
+    """Still images as a query: one scene, whose shots are the images in their order.
+
+    Raises:
+        VideoError: a file cannot be read, or is no image.
+    """
+    pictures = [_open(image) for image in images]
+    pixel_values = pipeline.scene_processor([pictures])["pixel_values"]
+    outputs = pipeline.postprocess([pipeline.forward({"pixel_values": pixel_values, "scenes": [{}]})])
+    return Query("  ".join(map(printable, images)), np.stack([scene["embedding"] for scene in outputs]), pictures)
+
+
+def _open(image: Path) -> Image.Image:
+    try:
+        return open_picture(image)
+    except UnidentifiedImageError:
+        raise VideoError(image, "not an image") from None
+    except OSError as error:
+        raise VideoError(image, error.strerror or str(error)) from None
+    except ValueError as error:
+        raise VideoError(image, str(error)) from None
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
