@@ -13,7 +13,7 @@ from PIL import Image
 from eval.word_search import WordSearchArguments
 from modeling_m2s.frames_m2s import Preparation, normalize
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
-from modeling_m2s.words_m2s import unit
+from modeling_m2s.words_m2s import EVERYDAY, unit
 
 PHOTOGRAPHS_PER_GROUP = 2
 IMAGES_AT_A_TIME = 8
@@ -31,13 +31,14 @@ def measure(arguments: WordSearchArguments) -> dict[str, Any]:
     named = photographs(arguments.photographs)
     right_WN = np.array([[is_named(word, name) for _, name in named] for word in words])
     kept_N, asked_W = right_WN.any(0), right_WN.any(1)
+    everyday_W = np.isin(words, EVERYDAY)
     if not kept_N.any():
         raise ValueError(f"{arguments.photographs}: no photograph has the name of a word")
     paths = [path for (path, _), kept in zip(named, kept_N, strict=True) if kept]
     models = {}
     for model in arguments.models:
         images_ND = embed(model, paths)
-        models[name_without_folders(model)] = found(images_ND, texts_WD, right_WN[:, kept_N])
+        models[name_without_folders(model)] = found(images_ND, texts_WD, right_WN[:, kept_N], everyday_W)
     sizes = {"photographs": len(paths), "words": len(words), "words_asked": int(asked_W.sum())}
     return {"sizes": sizes, "models": models}
 
@@ -77,22 +78,25 @@ def embed(model: str, paths: Sequence[Path]) -> np.ndarray:
     return np.concatenate(embeds)
 
 
-def found(images_ND: np.ndarray, texts_WD: np.ndarray, right_WN: np.ndarray) -> dict[str, dict[str, float]]:
-    """Share of words with a right photograph among the first, and the mean reciprocal rank of it, in three ways.
+def found(
+    images_ND: np.ndarray, texts_WD: np.ndarray, right_WN: np.ndarray, everyday_W: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Share of words with a right photograph among the first, and the mean reciprocal rank of it, in four ways.
 
     Args:
         right_WN: which photographs are right for which words; words without a photograph are not asked.
+        everyday_W: the words whose mean is the mean of words.
 
     Returns:
-        By way (`cosine`, `mean of photographs off`, `both means off`): `top_1`, `top_5` and `mean_reciprocal_rank`. The
-        mean of the words is that of all words, asked or not.
+        By way (`cosine`, or one or both of the means taken off): `top_1`, `top_5` and `mean_reciprocal_rank`.
     """
     images_ND, texts_WD = unit(images_ND), unit(texts_WD)
-    centered_ND = unit(images_ND - images_ND.mean(0))
+    centered_ND, centered_WD = unit(images_ND - images_ND.mean(0)), texts_WD - texts_WD[everyday_W].mean(0)
     ways = {
         "cosine": images_ND @ texts_WD.T,
+        "mean of words off": images_ND @ centered_WD.T,
         "mean of photographs off": centered_ND @ texts_WD.T,
-        "both means off": centered_ND @ (texts_WD - texts_WD.mean(0)).T,
+        "both means off": centered_ND @ centered_WD.T,
     }
     return {way: _figures(scores_NW.T, right_WN) for way, scores_NW in ways.items()}
 

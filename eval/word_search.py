@@ -5,8 +5,8 @@
 
 A photograph is right for a word if its name is the word or ends with it: a suspension bridge is a bridge. Names are the
 classes of `imagenet_1000` and the groups of `photographs/miniplaces` (test part, two photographs a group). Photographs
-that are right for no word are left out. For every word, the photographs are ranked by cosine, as `m2s search --text`
-ranks shots, and also with means taken off: that of the photographs, or those of photographs and words both.
+that are right for no word are left out. For every word, the photographs are ranked by cosine, and with means taken off:
+that of everyday words, as `m2s search --text` does, that of the photographs, or both. No everyday word is asked for.
 
 The text vectors are those of CLIP ViT-B/16, so only its image tower, and one distilled from it, can be asked. The first
 takes some minutes on two cores. The second was distilled on the photographs of `imagenet_1000`, among others.

@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image", type=Path, action="append", help="a still image as the query; several are the shots of one scene"
     )
     query.add_argument("--text", help="words as the query, such as 'a bridge at night'; m2s words prepares an index")
+    parser.add_argument(
+        "--uncentered", action="store_true", help="with --text: do not take the mean of everyday words off the text"
+    )
     parser.add_argument("--at", metavar="TIME", help="time within --film: seconds, MM:SS or HH:MM:SS")
     parser.add_argument("--from", dest="start", metavar="TIME", help="start within --clip (default: its beginning)")
     parser.add_argument("--to", dest="end", metavar="TIME", help="end within --clip (default: its end)")
@@ -124,6 +127,6 @@ def search_text(options: argparse.Namespace, index: "SceneIndex", films: set[str
     words = WordSearch(options.index)
     if lacking := films.intersection(words.lacking):
         print_error(f"films without words, which are not searched: {len(lacking)}; run: m2s words {options.index}")
-    vector = embed_text(options.text, options.model or words.model, words.settings["revision"])
+    vector = embed_text(options.text, options.model or words.model, words.settings["revision"], not options.uncentered)
     query = Query(f'"{options.text}"', vector[None], [])
     return query, words.search(vector, options.top, movie_ids=films, fold=not options.keep_duplicates)

@@ -2,7 +2,8 @@
 
 Nothing is encoded anew, so a clip is made in no time and looks as the film does. Pictures can only be read from a key
 frame on. A clip therefore begins at the last key frame at or before its start, often some seconds early, and ends with
-its end, or a few frames after it.
+its end, or a few frames after it. AVI has no times of display, so clips of AVI films with B-frames may be a few frames
+off.
 """
 
 import os

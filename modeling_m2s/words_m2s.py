@@ -24,6 +24,16 @@ from .storage_m2s import FilmDataset, StorageError, StoredFilm, exclusive, requi
 
 SHOTS_AT_A_TIME = 16  # whose keyframes are read together
 DTYPE = np.dtype("<f2")
+# Everyday things. What their texts have in common is taken off a text, so that it does not count for a picture that it
+# is a picture of something. Measured by `eval.word_search`, which asks for none of these.
+EVERYDAY = (
+    *("building", "sky", "tree", "road", "bed", "grass", "person", "plant", "water", "house", "sea", "rock", "sofa"),
+    *("stairs", "flower", "hill", "boat", "airplane", "waterfall", "food", "animal", "bicycle", "lake", "blanket"),
+    *("flag", "motorcycle", "bird", "horse", "sheep", "cow", "fork", "knife", "cake", "scissors", "snow", "window"),
+    *("helicopter", "wheelchair", "goat", "donkey", "people", "baby", "face", "street", "garage", "hedge", "branch"),
+    *("cage", "carpet", "clothes", "clouds", "cupboard", "fog", "fruit", "leaves", "metal", "mud", "paper", "plastic"),
+    *("stone", "vegetable", "wood", "painting", "shelf"),
+)
 
 
 class WordStore:
@@ -232,12 +242,13 @@ class WordSearch:
 
 
 @torch.inference_mode()
-def embed_text(text: str, name: str, revision: str) -> np.ndarray:
-    """The vector (D,) of a text in the space of a CLIP model's pictures.
+def embed_text(text: str, name: str, revision: str, centered: bool = True) -> np.ndarray:
+    """The unit vector (D,) of a text in the space of a CLIP model's pictures.
 
     Args:
         name: the model, as `load_text_tower` takes it.
         revision: the one that the pictures were embedded with.
+        centered: take the mean of `EVERYDAY` off; it finds the right pictures more often.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -250,11 +261,16 @@ def embed_text(text: str, name: str, revision: str) -> np.ndarray:
     if found != revision:
         raise StorageError(f"{name}: its revision is {found}, but the index's words were made by revision {revision}")
     tokens = tokenizer(text, return_tensors="pt")
-    longest = model.config.max_position_embeddings
-    if tokens["input_ids"].shape[1] > longest:
-        count = tokens["input_ids"].shape[1]
+    count, longest = tokens["input_ids"].shape[1], model.config.max_position_embeddings
+    if count > longest:
         raise ValueError(f"the text has {count} tokens, and {name} reads {longest}; shorten it")
-    return model(**tokens).text_embeds[0].float().numpy()
+    vector = unit(model(**tokens).text_embeds[0].float().numpy())
+    if not centered:
+        return vector
+    prompts = tokenizer(
+        [f"a photo of a {word}" for word in EVERYDAY], padding=True, truncation=True, return_tensors="pt"
+    )
+    return unit(vector - unit(model(**prompts).text_embeds.float().numpy()).mean(0))
 
 
 def similarity(distance: float) -> float:

@@ -1,5 +1,6 @@
 """An index asked in words: vectors of shots beside transformers' own, the command, films added, kills, bad input."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -10,20 +11,21 @@ import torch
 from datasets import load_dataset
 from make_videos import make_video
 from PIL import Image
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
 
 from m2s.main import main
 from modeling_m2s.pretrained_m2s import tiny_model
 from modeling_m2s.storage_m2s import FilmDataset
-from modeling_m2s.words_m2s import WordSearch, WordStore, embed_text, similarity, unit
+from modeling_m2s.words_m2s import EVERYDAY, WordSearch, WordStore, embed_text, similarity, unit
 
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory) -> Path:
-    """Films of 19, 7 and 1 shots."""
+    """Films of 11, 7 and 1 shots, and a copy of the second."""
     folder = tmp_path_factory.mktemp("films")
-    make_video(folder / "alpha.mp4", [17] * 19, seed=1)
+    make_video(folder / "alpha.mp4", [17] * 11, seed=1)
     make_video(folder / "beta.mkv", [25] * 7, seed=2)
+    make_video(folder / "beta again.mp4", [25] * 7, seed=2, keyframe_interval=7)
     make_video(folder / "it's\na film.mp4", [20], seed=3)
     return folder
 
@@ -63,8 +65,15 @@ def expected(index, word_folder) -> dict[tuple[str, int], np.ndarray]:
     return found
 
 
+@functools.cache
+def towers(folder: Path) -> tuple[CLIPModel, PreTrainedTokenizerBase]:
+    return CLIPModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+@functools.cache
 def text_vector(text: str, folder: Path) -> np.ndarray:
-    model, tokenizer = CLIPModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    """The vector of a text by transformers' CLIP alone."""
+    model, tokenizer = towers(folder)
     with torch.inference_mode():
         outputs = model.text_model(**tokenizer(text, return_tensors="pt"))
         return model.text_projection(outputs.pooler_output)[0].numpy()
@@ -74,14 +83,16 @@ def test_vectors_are_those_of_transformers(index, expected, word_folder):
     found = {
         (movie_id, shot): vector for movie_id, vectors in rows(index).items() for shot, vector in enumerate(vectors)
     }
-    assert found.keys() == expected.keys() and len(found) == 27
+    assert found.keys() == expected.keys() and len(found) == 26
     for place, vector in expected.items():
         np.testing.assert_allclose(found[place], vector, atol=2e-3)
     settings = json.loads((index / "words/m2s.json").read_text())["settings"]
     assert (settings["encoder"], settings["dim"]) == (str(word_folder), 16)
-    np.testing.assert_allclose(
-        embed_text("a bridge", str(word_folder), settings["revision"]), text_vector("a bridge", word_folder), atol=1e-5
-    )
+    plain = unit(text_vector("a bridge", word_folder))
+    everyday = [unit(text_vector(f"a photo of a {word}", word_folder)) for word in EVERYDAY]
+    for centered, vector in ((False, plain), (True, unit(plain - np.mean(everyday, axis=0)))):
+        found = embed_text("a bridge", str(word_folder), settings["revision"], centered)
+        np.testing.assert_allclose(found, vector, atol=1e-4)
 
 
 def test_words_find_the_shots_that_a_loop_finds(index, expected, word_folder, capsys):
@@ -89,7 +100,8 @@ def test_words_find_the_shots_that_a_loop_finds(index, expected, word_folder, ca
     cosines = {place: unit(vector) @ unit(text) for place, vector in expected.items()}
     order = sorted(cosines, key=lambda place: -cosines[place])[:6]
     capsys.readouterr()
-    command = ["search", str(index), "--text", "a bridge at night", "--top", "6", "--keep-duplicates", "--json"]
+    command = ["search", str(index), "--text", "a bridge at night", "--top", "6", "--keep-duplicates"]
+    command += ["--uncentered", "--json"]
     assert main(command) == 0
     document = json.loads(capsys.readouterr().out)
     found = [(hit["movie_id"], hit["first_shot"]) for hit in document["hits"]]
@@ -130,7 +142,7 @@ def test_restricted_and_folded_results_are_those_of_a_loop(index, word_folder):
         else:
             kept[row] = 0
     assert {shot.row: shot.num_folded for shot in words.search(vector, 99, fold=True)} == kept
-    assert sum(kept.values()) > 0
+    assert sum(kept.values()) == 7  # each shot of the copy
 
 
 def test_films_added_later_are_kept_in_step_and_the_rest_is_not_read_again(
@@ -161,11 +173,11 @@ def test_films_without_words_are_told_and_not_searched(index, films, tiny_folder
     assert main(["embed", str(films), "--output", str(grown), *flags]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "words" in line and f"m2s words {grown}" in line
-    assert WordSearch(grown).lacking == ["alpha", "it's\na film"]
+    assert WordSearch(grown).lacking == ["alpha", "beta again", "it's\na film"]
     command = ["search", str(grown), "--text", "x", "--top", "99", "--json", "--model", str(word_folder)]
     assert main(command) == 0
     out, err = capsys.readouterr()
-    assert {hit["movie_id"] for hit in json.loads(out)["hits"]} == {"beta"} and "not searched: 2" in err
+    assert {hit["movie_id"] for hit in json.loads(out)["hits"]} == {"beta"} and "not searched: 3" in err
     assert main([*command, "--film-id", "alpha"]) == 1
     assert main(["words", str(grown), "--model", str(word_folder)]) == 0
     assert WordSearch(grown).lacking == []
@@ -177,7 +189,7 @@ def test_a_killed_run_continues_to_the_same_bytes(index, word_folder, tmp_path, 
     write, written = FilmDataset.write_film, []
 
     def killed(self, *arguments):
-        if len(written) == 2:
+        if len(written) == 3:
             raise KeyboardInterrupt
         written.append(arguments[0])
         write(self, *arguments)
@@ -246,4 +258,4 @@ def test_shots_without_a_keyframe_are_never_found(index, word_folder, tmp_path):
     store.dataset.finish(store.films, {})
     words = WordSearch(copy)
     assert [shot.first_shot for shot in words.shots if shot.movie_id == "beta"] == [0, 1, 2, 4, 5, 6]
-    assert len(words.vectors) == len(words.shots) == 26
+    assert len(words.vectors) == len(words.shots) == 25
