@@ -21,7 +21,7 @@ class Query:
 
     caption: str
     vectors: np.ndarray
-    keyframes: list[Image.Image | None]
+    keyframes: Sequence[Image.Image | None]
 
 
 def clip_query(

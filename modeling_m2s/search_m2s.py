@@ -161,12 +161,12 @@ class SceneIndex:
 
     def draw(
         self,
-        query: tuple[str, list[Image.Image | None]],
+        query: tuple[str, Sequence[Image.Image | None]],
         results: Sequence[Scene],
         score: Callable[[Scene], str] = lambda scene: f"distance {scene.distance:.2f}",
     ) -> Image.Image:
         """A picture: the query's row, then one row per result; `score` says how near each is."""
-        rows = [query]
+        rows: list[tuple[str, Sequence[Image.Image | None]]] = [query]
         for rank, scene in enumerate(results, 1):
             rows.append((f"{rank}   {score(scene)}   {scene.describe()}", self.keyframes(scene)))
         return strips(rows)

@@ -188,6 +188,7 @@ class WordSearch:
 
     Attributes:
         settings: those of the words, with the model as `encoder` and its `revision`.
+        model: the model, as `WordStore` has it.
         vectors: unit vectors (shots, D), float32.
         shots: the shots, each as a scene of one shot.
         lacking: ids of films without words, which are not searched.
@@ -203,13 +204,14 @@ class WordSearch:
             state = "the words of the index are not finished" if record else "the index has no words yet"
             raise StorageError(f"{folder}: {state}; run: m2s words {folder} --model CLIP_MODEL")
         self.settings: dict[str, Any] = record["settings"]
-        self.model = store.model
+        self.model = store.model or self.settings["encoder"]
         self.lacking = [film.movie_id for film in store.missing()]
         vectors = {}
         for row in store.dataset.read().to_pylist():
             features_TD = np.frombuffer(row["features"], DTYPE).reshape(row["num_shots"], row["dim"])
             vectors[row["movie_id"]] = features_TD.astype(np.float32)
-        chosen, self.shots = [], []
+        chosen: list[np.ndarray] = []
+        self.shots: list[Scene] = []
         columns = ["movie_id", "shot_index", "start_seconds", "end_seconds"]
         known = vectors.keys() & store.films.keys() - set(self.lacking)
         for shot in store.shots.read(columns).to_pylist():
