@@ -40,6 +40,11 @@ def _place(scene: "Scene") -> Hit:
     return {name: getattr(scene, name) for name in ("start_seconds", "end_seconds", "first_shot", "num_shots")}
 
 
+def score(hit: Hit) -> str:
+    """How near a hit is, in two words."""
+    return f"distance {hit['distance']:.2f}" if "distance" in hit else f"similarity {hit['similarity']:.3f}"
+
+
 def cut_hits(index: "SceneIndex", hits: Sequence[Hit], folder: Path, padding: float) -> bool:
     """Write every hit as a clip, and add its `clip` to it; returns whether all could be cut.
 
@@ -75,9 +80,8 @@ def print_lines(folder: Path, query: str, hits: Sequence[Hit], picture: Path | N
 
     print(f"query   {one_line(query)}")
     for hit in hits:
-        score = f"distance {hit['distance']:.2f}" if "distance" in hit else f"similarity {hit['similarity']:.3f}"
         scene = f"   in scene {place(hit['scene'])}" if "scene" in hit else ""
-        print(f"{hit['rank']:5d}   {one_line(hit['movie_id'])}  {place(hit)}   {score}{scene}")
+        print(f"{hit['rank']:5d}   {one_line(hit['movie_id'])}  {place(hit)}   {score(hit)}{scene}")
         print(f"        {hit['player']}")
         if clip := hit.get("clip"):
             early = hit["start_seconds"] - clip["start_seconds"]

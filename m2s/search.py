@@ -47,11 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     check(options)
-    from m2s.found import cut_hits, describe, print_json, print_lines
+    from m2s.found import cut_hits, describe, print_json, print_lines, score
     from modeling_m2s.figures_m2s import encode
     from modeling_m2s.search_m2s import SceneIndex
     from modeling_m2s.storage_m2s import atomic_write
-    from modeling_m2s.words_m2s import similarity
 
     index = SceneIndex(options.index)
     films = index.choose_films(options.under, options.film_id)
@@ -62,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
     failed = bool(options.cut) and not cut_hits(index, hits, options.cut, options.padding)
     picture = options.picture or (None if options.json else options.index / "search.png")
     if picture:
-        score = (lambda shot: f"similarity {similarity(shot.distance):.3f}") if options.text else None
-        drawn = index.draw((one_line(query.caption), query.keyframes), results, **({"score": score} if score else {}))
+        drawn = index.draw((one_line(query.caption), query.keyframes), results, list(map(score, hits)))
         with atomic_write(picture) as file:
             file.write(encode(drawn, "PNG"))
     (print_json if options.json else print_lines)(options.index, query.caption, hits, picture)

@@ -14,6 +14,8 @@ from .search_m2s import SceneIndex
 from .shots_m2s import ShotSettings, detect_shots
 from .video_m2s import VideoError, printable
 
+MOST_SHOWN = 18  # shots of a clip in the picture of a search
+
 
 @dataclass
 class Query:
@@ -44,7 +46,8 @@ def clip_query(
     shots = film.shots
     times = f"{timecode(shots[0].start_seconds, tenths=True)}-{timecode(shots[-1].end_seconds, tenths=True)}"
     caption = f"{printable(video)}  {times}  {_count(shots, 'shot')}, {_count(scenes, 'scene')}"
-    keyframes = [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
+    shown = shots[:: -(-len(shots) // MOST_SHOWN)]
+    keyframes = [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shown]
     return Query(caption, np.stack([scene["embedding"] for scene in scenes]), keyframes)
 
 

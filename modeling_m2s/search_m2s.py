@@ -1,7 +1,7 @@
 """Search by example in an index of scenes: exact, by L2 distance, as in the paper's retrieval (§4.3.1)."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,12 +163,13 @@ class SceneIndex:
         self,
         query: tuple[str, Sequence[Image.Image | None]],
         results: Sequence[Scene],
-        score: Callable[[Scene], str] = lambda scene: f"distance {scene.distance:.2f}",
+        scores: Sequence[str] | None = None,
     ) -> Image.Image:
-        """A picture: the query's row, then one row per result; `score` says how near each is."""
+        """A picture: the query's row, then one row per result; `scores` say how near each is, if not by its distance."""
         rows: list[tuple[str, Sequence[Image.Image | None]]] = [query]
         for rank, scene in enumerate(results, 1):
-            rows.append((f"{rank}   {score(scene)}   {scene.describe()}", self.keyframes(scene)))
+            score = scores[rank - 1] if scores else f"distance {scene.distance:.2f}"
+            rows.append((f"{rank}   {score}   {scene.describe()}", self.keyframes(scene)))
         return strips(rows)
 
 

@@ -2,13 +2,17 @@
 
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from hub_server import Hub
 from make_videos import make_video
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
@@ -259,3 +263,29 @@ def test_shots_without_a_keyframe_are_never_found(index, word_folder, tmp_path):
     words = WordSearch(copy)
     assert [shot.first_shot for shot in words.shots if shot.movie_id == "beta"] == [0, 1, 2, 4, 5, 6]
     assert len(words.vectors) == len(words.shots) == 25
+
+
+@pytest.mark.slow
+def test_a_model_of_the_hub_is_pinned_and_asked_without_a_network(index, word_folder, tmp_path):
+    copy = shutil.copytree(index, tmp_path / "index")
+    shutil.rmtree(copy / "words")
+
+    def run(*arguments: str, status: int = 0) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "m2s", *arguments]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ended.returncode == status, ended.stderr
+        return ended
+
+    with Hub() as hub:
+        hub.add("someone/clip", word_folder)
+        environment = {**os.environ, **hub.environment(tmp_path / "cache")}
+        run("words", str(copy), "--model", "someone/clip")
+    settings = json.loads((copy / "words/m2s.json").read_text())["settings"]
+    assert settings["encoder"] == "someone/clip" and len(settings["revision"]) == 40
+    for offline in ("0", "1"):  # the server is gone
+        environment["HF_HUB_OFFLINE"] = offline
+        document = json.loads(run("search", str(copy), "--text", "a bridge", "--json").stdout)
+        assert len(document["hits"]) == 5
+    environment |= hub.environment(tmp_path / "empty cache") | {"HF_HUB_OFFLINE": "1"}
+    (line,) = run("search", str(copy), "--text", "a bridge", status=1).stderr.strip().splitlines()
+    assert "model someone/clip" in line and "the Hub cannot be reached and its cache does not hold it" in line
