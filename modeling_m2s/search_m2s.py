@@ -165,7 +165,7 @@ class SceneIndex:
         results: Sequence[Scene],
         scores: Sequence[str] | None = None,
     ) -> Image.Image:
-        """A picture: the query's row, then one row per result; `scores` say how near each is, if not by its distance."""
+        """A picture: the query's row, then one row per result; `scores` say how near each is."""
         rows: list[tuple[str, Sequence[Image.Image | None]]] = [query]
         for rank, scene in enumerate(results, 1):
             score = scores[rank - 1] if scores else f"distance {scene.distance:.2f}"
