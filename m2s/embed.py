@@ -130,10 +130,28 @@ def run(options: argparse.Namespace) -> int:
         f"{options.output}: {summary.num_scenes} scenes of {films_now} "
         f"({summary.added} embedded now{failed}, {time.monotonic() - started:.0f} s)"
     )
+    if summary.num_films and (options.output / "words").is_dir():
+        summary.failed |= keep_words(options)
     if summary.num_films:
         query = f"--film={quote(summary.ready[0])} --at 00:00:00" if summary.ready else "--image still.jpg"
         print(f"pictures: {options.output / 'contact_sheets'}\nnext: m2s search {quote(options.output)} {query}")
     return 1 if summary.failed else 0
+
+
+def keep_words(options: argparse.Namespace) -> dict[str, str]:
+    """Bring the words of the index up to date, if it has any; returns the reason if this fails, as of a failed film."""
+    from m2s.words import update
+    from modeling_m2s.words_m2s import WordStore
+
+    store = WordStore(options.output)
+    if store.model and store.missing():
+        try:
+            update(store, store.model, options.device)
+        except UsageError as error:
+            reason = f"the words of new films are missing: {error}; later: m2s words {quote(options.output)}"
+            print_error(reason)
+            return {"words": reason}
+    return {}
 
 
 class _Progress:

@@ -6,7 +6,8 @@ from pathlib import Path
 from m2s.shared import print_error
 
 HELP = "what an index holds"
-NAMES = ("shots", "films", "scene_embeddings", "shot_features", "scenes")
+NAMES = ("shots", "films", "scene_embeddings", "shot_features", "scenes", "words")
+KINDS = {"words": "shot_features"}  # kinds of datasets whose folder has another name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
         raise StorageError(f"{options.index}: no index here; m2s embed makes one")
     problems = []
     for name in names:
-        dataset = FilmDataset(options.index / name, name)
+        dataset = FilmDataset(options.index / name, KINDS.get(name, name))
         record = dataset.record
         state = (
             f"{record['num_rows']} rows of {record['num_films']} films" if record.get("complete") else "not finished"

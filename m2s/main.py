@@ -1,4 +1,4 @@
-"""Reads the command line and runs a verb: embed, search, scenes, export, info, app, push, export-model."""
+"""Reads the command line and runs a verb: embed, search, words, scenes, export, info, app, push, export-model."""
 
 import argparse
 import importlib.metadata
@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from m2s import app, embed, export, export_model, info, push, scenes, search
+from m2s import app, embed, export, export_model, info, push, scenes, search, words
 from m2s.endings import OneLineErrors, ending, load_library
 
 VERBS = {
     "embed": embed,
     "search": search,
+    "words": words,
     "scenes": scenes,
     "export": export,
     "info": info,
@@ -23,17 +24,17 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status, as `m2s.endings` has it."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> int:
-        options = build_parser().parse_args(words)
+        options = build_parser().parse_args(given)
         # PyTorch reads this when it loads. By default, a model's threads keep their cores busy while they wait for each
         # other; where decoders need those cores as well, the model then takes up to eight times the processor time.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         load_library("m2s")
         return options.run(options)
 
-    status = ending("m2s", command, "--debug" in words)
+    status = ending("m2s", command, "--debug" in given)
     if isinstance(status, str):
         print(status, file=sys.stderr)
         return 1

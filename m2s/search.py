@@ -1,24 +1,43 @@
-"""`m2s search`: scenes like a scene or a still image."""
+"""`m2s search`: scenes like a scene, a clip or still images, and shots that show what a text says."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from m2s.endings import UsageError
-from m2s.shared import load_pipeline
+from m2s.shared import load_pipeline, one_line, print_error
 
-HELP = "scenes like a scene or a still image"
+if TYPE_CHECKING:
+    from modeling_m2s.queries_m2s import Query
+    from modeling_m2s.search_m2s import Scene, SceneIndex
+
+HELP = "scenes like a scene, a clip or still images; shots by words"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--film", help="film of the query scene: its id, or a part of it")
-    query.add_argument("--image", type=Path, help="a still image as the query")
+    query.add_argument("--clip", type=Path, help="a video file as the query, or the stretch --from … --to … of it")
+    query.add_argument(
+        "--image", type=Path, action="append", help="a still image as the query; several are the shots of one scene"
+    )
+    query.add_argument("--text", help="words as the query, such as 'a bridge at night'; m2s words prepares an index")
+    parser.add_argument(
+        "--uncentered", action="store_true", help="with --text: do not take the mean of everyday words off the text"
+    )
     parser.add_argument("--at", metavar="TIME", help="time within --film: seconds, MM:SS or HH:MM:SS")
+    parser.add_argument("--from", dest="start", metavar="TIME", help="start within --clip (default: its beginning)")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="end within --clip (default: its end)")
     parser.add_argument("--top", type=int, default=5, help="number of scenes to find (default: 5)")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--within", dest="where", action="store_const", const="within", help="only in the query's film")
     where.add_argument("--across", dest="where", action="store_const", const="across", help="only in other films")
+    parser.add_argument("--under", type=Path, metavar="FOLDER", help="only in films whose file lies under this folder")
+    parser.add_argument("--film-id", action="append", metavar="ID", help="only in the film of this id; may be repeated")
+    parser.add_argument(
+        "--keep-duplicates", action="store_true", help="show near-duplicates of a hit too, such as copies of a film"
+    )
     parser.add_argument(
         "--space",
         default="whitened",
@@ -26,54 +45,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="space in which scenes are compared. raw: vectors as they are, as in the paper; centered: minus their "
         "mean over the index; whitened: all directions weigh the same, too (default: whitened)",
     )
-    parser.add_argument("--picture", type=Path, help="where to draw the scenes (default: DIR/search.png)")
-    parser.add_argument("--model", help="for --image, if the encoder has moved since the index was made")
+    parser.add_argument("--cut", type=Path, metavar="DIR", help="write each hit as a clip into this folder")
+    parser.add_argument("--padding", type=float, default=1.0, help="seconds before and after a clip (default: 1.0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, and draw nothing by default")
+    parser.add_argument("--picture", type=Path, help="where to draw the hits (default: DIR/search.png)")
+    parser.add_argument("--model", help="the encoder, or the model of the words, if it has moved since it was used")
 
 
 def run(options: argparse.Namespace) -> int:
-    from PIL import Image, UnidentifiedImageError
-
-    from modeling_m2s.figures_m2s import encode, parse_timecode
-    from modeling_m2s.images_m2s import open_picture
+    check(options)
+    from m2s.found import cut_hits, describe, print_json, print_lines, score
+    from modeling_m2s.figures_m2s import encode
     from modeling_m2s.search_m2s import SceneIndex
-    from modeling_m2s.storage_m2s import atomic_write, require_settings
+    from modeling_m2s.storage_m2s import atomic_write
+
+    index = SceneIndex(options.index, options.space)
+    films = index.choose_films(options.under, options.film_id)
+    query, results = search_text(options, index, films) if options.text else search_scenes(options, index, films)
+    if not results:
+        raise UsageError(f"{options.index}: nothing to find besides the query")
+    hits = describe(index, results, by_words=bool(options.text))
+    failed = bool(options.cut) and not cut_hits(index, hits, options.cut, options.padding)
+    picture = options.picture or (None if options.json else options.index / "search.png")
+    if picture:
+        drawn = index.draw((one_line(query.caption), query.keyframes), results, list(map(score, hits)))
+        with atomic_write(picture) as file:
+            file.write(encode(drawn, "PNG"))
+    space = None if options.text else index.space.name
+    (print_json if options.json else print_lines)(options.index, query.caption, hits, picture, space)
+    return 1 if failed else 0
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    from modeling_m2s.figures_m2s import parse_timecode
 
     if (options.film is None) != (options.at is None):
         raise UsageError("--film and --at go together: m2s search DIR --film FILM --at 00:03:10")
-    if options.image and options.where:
+    if options.film is None and options.where:
         raise UsageError("--within and --across need a query scene: --film FILM --at TIME")
+    if options.clip is None and (options.start or options.end):
+        raise UsageError("--from and --to are times within --clip FILE")
+    if options.text is not None and not options.text.strip():
+        raise UsageError("--text is empty; name something that can be seen, such as 'a bridge at night'")
     if options.top < 1:
         raise UsageError(f"--top {options.top} must be at least 1")
-    seconds = parse_timecode(options.at or "0")
-    index = SceneIndex(options.index, options.space)
-    if options.image:
-        try:
-            image = open_picture(options.image)
-        except UnidentifiedImageError:
-            raise UsageError(f"{options.image}: not an image") from None
-        except OSError as error:
-            raise UsageError(f"{options.image}: {error.strerror or error}") from None
-        except ValueError as error:
-            raise UsageError(f"{options.image}: {error}") from None
-        settings = index.record["settings"]
-        model = options.model or index.record["model"]
-        pipeline, revision = load_pipeline(model, None, settings["dtype"])
-        require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
-        vector = pipeline.embed_images([image])[0]
-        query, caption = None, f"query   {options.image}"
-        keyframes: list[Image.Image | None] = [image]
+    if not 0 <= options.padding < float("inf"):
+        raise UsageError(f"--padding {options.padding} must be a number of seconds, at least 0")
+    options.at = parse_timecode(options.at or "0")
+    options.start = parse_timecode(options.start or "0")
+    options.end = None if options.end is None else parse_timecode(options.end)
+    if options.end is not None and options.end <= options.start:
+        raise UsageError(f"--to {options.end:g} s must be after --from {options.start:g} s")
+
+
+def search_scenes(options: argparse.Namespace, index: "SceneIndex", films: set[str]) -> "tuple[Query, list[Scene]]":
+    """The query, a scene of the index or a picture or clip from outside, and the scenes that are like it."""
+    from modeling_m2s.queries_m2s import Query, clip_query, image_query
+
+    scene = None
+    if options.film:
+        scene = index.scene_at(index.find_film(options.film), options.at)
+        query = Query(scene.describe(), index.vectors[scene.row][None], index.keyframes(scene))
+    elif options.clip:
+        query = clip_query(index, load_encoder_of(options, index), options.clip, options.start, options.end)
     else:
-        query = index.scene_at(index.find_film(options.film), seconds)
-        vector = index.vectors[query.row]
-        caption, keyframes = f"query   {query.describe()}", index.keyframes(query)
-    results = index.search(vector, options.top, query, options.where or "all")
-    if not results:
-        raise UsageError(f"{options.index}: no scene to find besides the query")
-    print(f"{caption}   (distances in the {index.space.name} space)")
-    for rank, scene in enumerate(results, 1):
-        print(f"{rank:5d}   {scene.describe()}   distance {scene.distance:.2f}")
-    picture = options.picture or options.index / "search.png"
-    with atomic_write(picture) as file:
-        file.write(encode(index.draw((caption, keyframes), results), "PNG"))
-    print(f"picture: {picture}")
-    return 0
+        query = image_query(index, load_encoder_of(options, index), options.image)
+    fold, where = not options.keep_duplicates, options.where or "all"
+    return query, index.search(query.vectors, options.top, scene, where, movie_ids=films, fold=fold)
+
+
+def load_encoder_of(options: argparse.Namespace, index: "SceneIndex") -> Any:
+    """The pipeline of the index's own encoder."""
+    from modeling_m2s.storage_m2s import require_settings
+
+    settings = index.record["settings"]
+    pipeline, revision = load_pipeline(options.model or index.record["model"], None, settings["dtype"])
+    require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
+    return pipeline
+
+
+def search_text(options: argparse.Namespace, index: "SceneIndex", films: set[str]) -> "tuple[Query, list[Scene]]":
+    """The words as a query, and the shots that are nearest to them."""
+    from modeling_m2s.queries_m2s import Query
+    from modeling_m2s.words_m2s import WordSearch, embed_text
+
+    words = WordSearch(options.index)
+    if lacking := films.intersection(words.lacking):
+        print_error(f"films without words, which are not searched: {len(lacking)}; run: m2s words {options.index}")
+    vector = embed_text(options.text, options.model or words.model, words.settings["revision"], not options.uncentered)
+    query = Query(f'"{options.text}"', vector[None], [])
+    return query, words.search(vector, options.top, movie_ids=films, fold=not options.keep_duplicates)

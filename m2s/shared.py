@@ -43,4 +43,19 @@ def return_large_blocks() -> None:
 
 
 def quote(text: Any) -> str:
-    return shlex.quote(str(text))
+    """The text as one word of a shell's command, on one line: what cannot be printed is written as in bash and zsh."""
+    text = str(text)
+    if text.isprintable():
+        return shlex.quote(text)
+
+    def escaped(letter: str) -> str:
+        if letter in "\\'":
+            return "\\" + letter
+        return letter if letter.isprintable() else "".join(f"\\x{byte:02x}" for byte in letter.encode())
+
+    return "$'" + "".join(map(escaped, text)) + "'"
+
+
+def one_line(text: str) -> str:
+    """The text with escapes in place of line breaks and whatever else cannot be printed."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -63,11 +63,11 @@ def _copy(source: Any, copy: Any, chapters: Sequence[tuple[str, int, int]]) -> l
         if stream.type == "data":
             if not _is_written_anew(stream, source):
                 left_out.append(f"stream {stream.index}, {stream.metadata.get('handler_name', 'data')}")
-        elif _is_picture(stream) and copy.format.name in _MATROSKA:
+        elif is_cover(stream) and copy.format.name in _MATROSKA:
             _attach_picture(stream, copy)
         else:
-            twins[stream.index] = _twin(stream, copy)
-    first = next(stream for stream in source.streams.video if not _is_picture(stream))
+            twins[stream.index] = twin_stream(stream, copy)
+    first = next(stream for stream in source.streams.video if not is_cover(stream))
     offset = milliseconds((first.start_time or 0) * first.time_base)
     copy.set_chapters(
         [
@@ -89,7 +89,8 @@ def _copy(source: Any, copy: Any, chapters: Sequence[tuple[str, int, int]]) -> l
     return left_out
 
 
-def _is_picture(stream: Any) -> bool:
+def is_cover(stream: Any) -> bool:
+    """Whether a stream is a still picture that stands for the film."""
     return stream.type == "video" and bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
@@ -99,7 +100,7 @@ def _is_written_anew(stream: Any, source: Any) -> bool:
     return "timecode" in stream.metadata or (bool(chapters) and stream.frames == len(chapters))
 
 
-def _twin(stream: Any, copy: Any) -> Any:
+def twin_stream(stream: Any, copy: Any) -> Any:
     """A stream of the copy that takes the stream's packets as they are."""
     twin = copy.add_stream_from_template(stream, opaque=True)
     if stream.codec_context is not None and copy.format.name not in _MATROSKA:

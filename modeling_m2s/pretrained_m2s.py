@@ -12,7 +12,7 @@ from .errors_m2s import UserError
 
 if TYPE_CHECKING:
     import torch
-    from transformers import BaseImageProcessor
+    from transformers import BaseImageProcessor, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
     from .ensemble_m2s import M2SSceneEnsembleModel
     from .modeling_m2s import M2SSceneModel
@@ -110,6 +110,36 @@ def load_encoder(
     if "@" in name and revision:
         encoder.config.name_or_path = name  # records name the revision that was asked for
     return encoder, image_processor, model_revision(source, revision)
+
+
+def load_text_tower(name: str) -> "tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase, str]":
+    """The text tower of a CLIP model in evaluation mode on the CPU, its tokenizer, and the model's revision.
+
+    Args:
+        name: a CLIP checkpoint with both towers, named as in `load_encoder`.
+
+    Raises:
+        ModelError: it cannot be loaded, or it has no text tower: it is an image tower, a scene encoder or no CLIP.
+    """
+    from transformers import AutoTokenizer, CLIPTextModelWithProjection, PreTrainedConfig
+
+    source, commit = model_source(name), None
+    if not os.path.isdir(source):
+        source, commit = _download(name)
+    with loading(name), quiet_transformers():
+        config = PreTrainedConfig.get_config_dict(source, revision=commit)[0]
+        kind = str(config.get("model_type"))
+        if kind.startswith("m2s_"):
+            raise ValueError(
+                "it is a scene encoder, which cannot be asked in words: its space has moved away from the words of the "
+                "CLIP that it began as; name that CLIP, such as openai/clip-vit-base-patch16"
+            )
+        if kind != "clip":
+            raise ValueError(f"it is of type {kind} and has no text tower of CLIP; name a model of type clip")
+        _refuse_pickles(source, commit, config)
+        model = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, revision=commit).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=False)
+    return model, tokenizer, model_revision(source, commit)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ The paper compares vectors as they are. Here they are compared in a space of the
 (`scene_space_m2s`), which finds the same place far more often with an encoder that was never trained on scenes.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from .pipeline_m2s import evenly_spaced, open_image
 from .scene_space_m2s import SceneSpace, Space
 from .shot_store_m2s import read_shots
 from .storage_m2s import FilmDataset, StorageError
+from .video_m2s import printable
+
+# Two hits are near-duplicates if their distance is at most this share of the root mean square distance of all pairs.
+NEAR_DUPLICATE = 0.3
 
 DEFAULT_SPACE: Space = "whitened"
 MOST_KEYFRAMES = 12  # of a scene in a picture
@@ -24,7 +29,10 @@ MOST_KEYFRAMES = 12  # of a scene in a picture
 
 @dataclass
 class Scene:
-    """A scene of an index: its place and, in search results, its distance from the query."""
+    """A scene of an index: its place and, in search results, its distance from the query.
+
+    `num_folded` counts the near-duplicates that search results leave out in favor of this one.
+    """
 
     row: int
     movie_id: str
@@ -33,6 +41,7 @@ class Scene:
     start_seconds: float
     end_seconds: float
     distance: float = 0.0
+    num_folded: int = 0
 
     def overlaps(self, other: "Scene") -> bool:
         """Whether the two share a shot."""
@@ -90,6 +99,26 @@ class SceneIndex:
         """
         return find_film(self.folder, self.films, name)
 
+    def choose_films(self, under: Path | None = None, movie_ids: Collection[str] | None = None) -> set[str]:
+        """Ids of films to search: those whose file lies under a folder, those that are named, or all.
+
+        Raises:
+            StorageError: no film is left, or an id is unknown.
+        """
+        for movie_id in movie_ids or ():
+            if movie_id not in self.films:
+                listed = ", ".join(sorted(self.films)[:10])
+                raise StorageError(f"{self.folder}: no film has the id {movie_id!r}; there are: {listed}")
+        chosen = set(movie_ids or self.films)
+        if under is not None:
+            parent = Path(printable(os.path.abspath(under)))
+            chosen = {
+                movie_id for movie_id in chosen if Path(self.films[movie_id].facts["video"]).is_relative_to(parent)
+            }
+            if not chosen:
+                raise StorageError(f"{self.folder}: no film to search lies under {parent}")
+        return chosen
+
     def scene_at(self, movie_id: str, seconds: float) -> Scene:
         """The scene of a film that spans a time; if several do, the one whose middle is nearest.
 
@@ -106,36 +135,52 @@ class SceneIndex:
             raise StorageError(f"{movie_id} has no scene at {timecode(seconds)}; it ends at {timecode(end)}")
         return min(spanning, key=lambda s: abs((s.start_seconds + s.end_seconds) / 2 - seconds))
 
-    def search(self, vector: np.ndarray, top: int = 5, query: Scene | None = None, films: str = "all") -> list[Scene]:
+    def search(
+        self,
+        vector: np.ndarray,
+        top: int = 5,
+        query: Scene | None = None,
+        films: str = "all",
+        movie_ids: Collection[str] | None = None,
+        fold: bool = False,
+    ) -> list[Scene]:
         """The nearest scenes, none overlapping the query or one another, nearest first.
 
         Args:
-            vector: an embedding as the encoder gives it, of the same width as the index's.
+            vector: an embedding (D,) as the encoder gives it, of the same width as the index's, or several (Q, D); a
+                scene is then as near as the nearest of them.
             top: maximum number of scenes.
             query: the vector's scene, if it is in the index.
             films: `"all"`, `"within"` for the query's film only, or `"across"` for other films only.
+            movie_ids: only these films; all by default.
+            fold: leave out near-duplicates of nearer scenes, as `nearest` does.
         """
-        if vector.shape != self.vectors.shape[1:]:
+        if vector.shape[-1:] != self.vectors.shape[1:]:
             raise StorageError(f"{self.folder} holds embeddings of width {self.vectors.shape[1]}, not {vector.shape}")
-        return self.nearest(np.linalg.norm(self.points - self.space.apply(vector), axis=1), top, query, films)
+        points_QK = self.space.apply(np.atleast_2d(vector))
+        distances_N = np.min([np.linalg.norm(self.points - point_K, axis=1) for point_K in points_QK], axis=0)
+        return self.nearest(distances_N, top, query, films, movie_ids, fold)
 
     def nearest(
-        self, distances_N: np.ndarray, top: int = 5, query: Scene | None = None, films: str = "all"
+        self,
+        distances_N: np.ndarray,
+        top: int = 5,
+        query: Scene | None = None,
+        films: str = "all",
+        movie_ids: Collection[str] | None = None,
+        fold: bool = False,
     ) -> list[Scene]:
         """The scenes that `search` finds, given the distance of each scene of the index from the query."""
-        chosen: list[Scene] = []
-        for row in np.argsort(distances_N, kind="stable"):
-            scene = self.scenes[row]
-            if query is not None:
-                same_film = scene.movie_id == query.movie_id
-                if scene.overlaps(query) or (films == "within" and not same_film) or (films == "across" and same_film):
-                    continue
-            if any(scene.overlaps(other) for other in chosen):
-                continue
-            chosen.append(replace(scene, distance=float(distances_N[row])))
-            if len(chosen) == top:
-                break
-        return chosen
+
+        def allowed(scene: Scene) -> bool:
+            if movie_ids is not None and scene.movie_id not in movie_ids:
+                return False
+            if query is None:
+                return True
+            same_film = scene.movie_id == query.movie_id
+            return not scene.overlaps(query) and films in ("all", "within" if same_film else "across")
+
+        return nearest(list(filter(allowed, self.scenes)), self.vectors, distances_N, top, fold)
 
     def keyframes(self, scene: Scene) -> list[Image.Image | None]:
         """First keyframes of the scene's shots, up to `MOST_KEYFRAMES` evenly spaced ones; None for a shot without."""
@@ -143,12 +188,47 @@ class SceneIndex:
         shots = [shots[place] for place in evenly_spaced(0, len(shots), MOST_KEYFRAMES)]
         return [open_image(shot.keyframes[0]) if shot.keyframes else None for shot in shots]
 
-    def draw(self, query: tuple[str, list[Image.Image | None]], results: Sequence[Scene]) -> Image.Image:
-        """A picture: the query's row, then one row per result."""
-        rows = [query]
+    def draw(
+        self,
+        query: tuple[str, Sequence[Image.Image | None]],
+        results: Sequence[Scene],
+        scores: Sequence[str] | None = None,
+    ) -> Image.Image:
+        """A picture: the query's row, then one row per result; `scores` say how near each is."""
+        rows: list[tuple[str, Sequence[Image.Image | None]]] = [query]
         for rank, scene in enumerate(results, 1):
-            rows.append((f"{rank}   distance {scene.distance:.2f}   {scene.describe()}", self.keyframes(scene)))
+            score = scores[rank - 1] if scores else f"distance {scene.distance:.2f}"
+            rows.append((f"{rank}   {score}   {scene.describe()}", self.keyframes(scene)))
         return strips(rows)
+
+
+def nearest(
+    scenes: Sequence[Scene], vectors: np.ndarray, distances: np.ndarray, top: int, fold: bool = False
+) -> list[Scene]:
+    """The nearest of some scenes, none overlapping another, nearest first.
+
+    Args:
+        scenes: those to choose from; `row` is their place in the next two.
+        vectors: embeddings (N, D) of all scenes.
+        distances: distances (N,) of all scenes from the query.
+        top: maximum number of scenes.
+        fold: leave out near-duplicates of nearer ones, such as the same scene in a copy of the film, and count them.
+    """
+    radius = NEAR_DUPLICATE * mean_squared_distance(vectors) ** 0.5 if fold else -1.0
+    chosen: list[Scene] = []
+    for scene in sorted(scenes, key=lambda scene: distances[scene.row]):
+        distance = float(distances[scene.row])
+        if len(chosen) == top and distance > chosen[-1].distance + radius:  # too far from all: the triangle inequality
+            break
+        if any(scene.overlaps(other) for other in chosen):
+            continue
+        gaps = np.linalg.norm(vectors[[other.row for other in chosen]] - vectors[scene.row], axis=1) if chosen else []
+        near = [other for other, gap in zip(chosen, gaps, strict=True) if gap <= radius]
+        if near:
+            near[0].num_folded += 1
+        elif len(chosen) < top:
+            chosen.append(replace(scene, distance=distance))
+    return chosen
 
 
 def mean_squared_distance(vectors: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,6 +125,7 @@ def detect_shots(
     settings: ShotSettings | None = None,
     report: Callable[[float], None] | None = None,
     min_readable: float = MIN_READABLE,
+    span: tuple[float, float] | None = None,
 ) -> Film:
     """Find the shots of a film and their keyframes in one decode pass.
 
@@ -137,14 +138,16 @@ def detect_shots(
         settings: detector, thresholds, keyframes.
         report: called every 128 frames with the share of the film that has been read; 0 where its length is unknown.
         min_readable: share of the film, from 0 to 1, that must be readable.
+        span: only the frames shown from the first to the second of these times, in seconds. Frames are then counted
+            from the first one of them, while times stay those of the film.
 
     Raises:
-        VideoError: no readable video, or less than `min_readable` of it could be read.
+        VideoError: no readable video, less than `min_readable` of it could be read, or no frame in the span.
     """
     settings = settings or ShotSettings()
     try:
         with VideoFrames(path, settings.video_stream) as frames:
-            stream = _PassingStream(frames)
+            stream = _PassingStream(frames, span)
             pictures = DisplayPictures(frames.first, settings.short_side)
             collector = _ShotCollector(settings, stream, pictures, report)
             manager = SceneManager()
@@ -186,12 +189,12 @@ class _PassingStream(VideoStream):
     position = FrameTimecode(0, fps=1.0)
     frame_number = 0
 
-    def __init__(self, frames: VideoFrames):
+    def __init__(self, frames: VideoFrames, span: tuple[float, float] | None = None):
         self.frames = frames
         self.passed: deque[tuple[FrameTimecode, FilmFrame]] = deque()
         self.position = self.base_timecode
         self.end_ticks = 0
-        self._iterator = iter(frames)
+        self._iterator = iter(frames) if span is None else self._within(*span)
         self._pictures = DetectorPictures(frames.first.shape)
 
     path = property(lambda self: str(self.frames.path))
@@ -210,6 +213,20 @@ class _PassingStream(VideoStream):
         self.passed.append((self.position, film_frame))
         self.end_ticks = film_frame.ticks + film_frame.duration
         return self._pictures.read(film_frame)
+
+    def _within(self, start_seconds: float, end_seconds: float) -> Iterator[FilmFrame]:
+        film_end = 0.0
+        for film_frame in self.frames:
+            film_end = self.frames.seconds(film_frame.ticks + film_frame.duration)
+            if self.frames.seconds(film_frame.ticks) >= end_seconds:
+                break
+            if film_end > start_seconds:
+                yield film_frame
+        if not self.frame_number:
+            reason = (
+                f"no picture from {start_seconds:.1f} to {end_seconds:.1f} s; it has pictures up to {film_end:.1f} s"
+            )
+            raise VideoError(self.frames.path, reason)
 
     def reset(self) -> None:
         raise NotImplementedError("frames pass once")

@@ -13,7 +13,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from transformers import CLIPImageProcessor, CLIPVisionConfig
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer, CLIPVisionConfig
 
 from modeling_m2s import M2SSceneConfig, M2SSceneModel, M2SSceneProcessor
 
@@ -65,4 +66,25 @@ def tiny_folder(tmp_path_factory) -> Path:
     M2SSceneModel(M2SSceneConfig(vision_config=vision_config, projection_dim=16)).save_pretrained(folder)
     size = {"height": 32, "width": 32}
     M2SSceneProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def word_folder(tmp_path_factory) -> Path:
+    """A CLIP of random weights with both towers, its image processor and a tokenizer of the letters, on disk."""
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("words")
+    letters = sorted(ByteLevel.alphabet())
+    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {name: number for number, name in enumerate(names)}
+    CLIPTokenizer(vocab=vocabulary, merges=[]).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes["projection_dim"] = 16
+    text = {"vocab_size": len(names), "max_position_embeddings": 24}
+    text |= {"bos_token_id": len(names) - 2, "eos_token_id": len(names) - 1}
+    vision = {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(text_config={**sizes, **text}, vision_config={**sizes, **vision}, projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
     return folder
