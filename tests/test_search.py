@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import load_dataset
 from make_videos import make_audio, make_video
 from PIL import Image
@@ -40,7 +41,7 @@ def index(films, tiny_folder, tmp_path_factory) -> Path:
     """An index of them, two shots a scene."""
     output = tmp_path_factory.mktemp("index") / "index"
     flags = ["--model", str(tiny_folder), "--output", str(output), "--workers", "1", "--shots-per-scene", "2"]
-    assert main(["embed", str(films), *flags]) == 0
+    assert main(["embed", str(films), *flags, "--scene-vector", "joint"]) == 0
     return output
 
 
@@ -51,9 +52,9 @@ def embed(tiny_folder) -> SceneEmbeddingPipeline:
 
 
 def search(capsys, index: Path, *arguments: object, status: int = 0) -> dict:
-    """The JSON document of a search; its standard output holds nothing else."""
+    """The JSON document of a search in the raw space; its standard output holds nothing else."""
     capsys.readouterr()
-    assert main(["search", str(index), "--json", *map(str, arguments)]) == status
+    assert main(["search", str(index), "--json", "--space", "raw", *map(str, arguments)]) == status
     return json.loads(capsys.readouterr().out)
 
 
@@ -91,6 +92,40 @@ def test_a_clip_is_cut_and_read_as_the_films_are(index, films, embed, tmp_path, 
         [distance for *_, distance in wanted], abs=1e-3
     )
     assert "5 shots, 3 scenes" in document["query"]
+
+
+@pytest.mark.parametrize(
+    "flags, read",
+    [
+        (["--scene-vector", "mean"], [[0, 1], [2, 3], [4]]),
+        (["--scenes", "story", "--scene-vector", "mean"], [[0, 1, 2, 3, 4]]),
+        (["--scenes", "story", "--scene-vector", "joint"], [[1, 3]]),  # evenly spaced, as many as --shots-per-scene
+    ],
+)
+def test_queries_are_read_as_the_indexs_scenes(films, tiny_folder, embed, tmp_path, capsys, flags, read):
+    output = tmp_path / "index"
+    command = ["embed", str(films / "alpha.mp4"), "--model", str(tiny_folder), "--output", str(output)]
+    assert main([*command, "--workers", "1", "--shots-per-scene", "2", *flags]) == 0
+    clip = make_video(tmp_path / "clip.mp4", [20, 30, 25, 18, 22], seed=7)
+    images = [open_image(shot.keyframes[0]) for shot in detect_shots(clip).shots]
+    scenes = SceneIndex(output)
+    for query, chosen in ((["--clip", clip], read), (["--image", "IMAGES"], [[2, 4]])):
+        if query[0] == "--image":
+            images[2].save(tmp_path / "2.png")
+            images[4].save(tmp_path / "4.png")
+            query = ["--image", tmp_path / "2.png", "--image", tmp_path / "4.png"]
+        if "mean" in flags:
+            singles = embed.embed_images(images)
+            vectors = [singles[shots].mean(0) for shots in chosen]
+        else:
+            pixels = embed.scene_processor([[images[shot] for shot in shots] for shots in chosen])["pixel_values"]
+            with torch.inference_mode():
+                vectors = list(embed.model(pixel_values=pixels).pooler_output.numpy())
+        points = [scenes.space.apply(vector) for vector in vectors]
+        distances = [min(float(np.linalg.norm(mine - point)) for point in points) for mine in scenes.points]
+        document = search(capsys, output, *query, "--space", "whitened", "--top", 50, "--keep-duplicates")
+        assert document["space"] == "whitened" and len(document["hits"]) == len(scenes.scenes)
+        assert [hit["distance"] for hit in document["hits"]] == pytest.approx(sorted(distances), abs=2e-3)
 
 
 def test_a_stretch_of_a_film_finds_the_scene_that_it_shows(index, films, capsys):
