@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--short-side", type=int, help="shorter side of stored keyframes in pixels (default: 224 or the model's size)"
     )
+    parser.add_argument(
+        "--any-keyframe",
+        action="store_true",
+        help="keep the frame at a keyframe's place even if it is black, white or faded out",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of films decoded at a time")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
     parser.add_argument(
@@ -77,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
         keyframes_per_shot=options.keyframes_per_shot,
         short_side=max(224, size) if options.short_side is None else options.short_side,
         video_stream=options.video_stream,
+        any_keyframe=options.any_keyframe,
     )
     scene_settings = SceneSettings(
         revision=revision,

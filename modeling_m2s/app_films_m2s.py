@@ -24,7 +24,7 @@ from .pretrained_m2s import quiet_transformers
 from .scene_store_m2s import SceneSettings
 from .search_m2s import Scene, SceneIndex, mean_squared_distance
 from .shot_store_m2s import read_shots
-from .shots_m2s import ShotSettings
+from .shots_m2s import UNRECORDED, ShotSettings
 from .storage_m2s import StorageError, require_settings
 from .video_m2s import VIDEO_SUFFIXES, printable
 
@@ -231,7 +231,7 @@ class FilmPage:
         self.shot_settings = ShotSettings(short_side=max(224, pipeline.model.config.image_size))
         self.scene_settings = SceneSettings(revision, dtype=str(pipeline.model.dtype).removeprefix("torch."))
         if opened:
-            self.shot_settings = ShotSettings(**opened[0].shots.record["settings"])
+            self.shot_settings = ShotSettings(**{**UNRECORDED, **opened[0].shots.record["settings"]})
             self.scene_settings = SceneSettings(**opened[0].record["settings"])
         if shots_per_scene is not None:
             self.scene_settings = replace(self.scene_settings, shots_per_scene=shots_per_scene, stride=shots_per_scene)

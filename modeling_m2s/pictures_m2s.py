@@ -111,6 +111,18 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return picture
 
 
+def contrast(image: np.ndarray) -> float:
+    """How much a picture shows: near 0 if it is black, white or any other single color, whatever the color.
+
+    It is the standard deviation, over 32×18 areas, of the color channel in which that is largest; white has the level
+    255. Grain vanishes in areas of that size. A sixth of the picture at its upper and lower edges does not count,
+    because films of a wide format have black bars there.
+    """
+    edge = image.shape[0] // 6
+    small = resize(image[edge : image.shape[0] - edge], (32, 18))
+    return float(small.std(axis=(0, 1)).max())
+
+
 class PixelReader:
     """Converts frames to uint8 arrays (height, width, 3) of their size, by FFmpeg.
 

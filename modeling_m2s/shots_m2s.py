@@ -28,7 +28,7 @@ except ImportError as error:
     raise ImportError(f"finding shots needs more packages: pip install 'movies2scenes[video]' ({error})") from error
 
 from .decoding_m2s import VideoFrames
-from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame
+from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame, contrast
 
 # Without a handler, PySceneDetect's messages would go to standard error beside the errors that are raised here.
 logging.getLogger("pyscenedetect").addHandler(logging.NullHandler())
@@ -43,6 +43,10 @@ MAX_KEYFRAMES_PER_SHOT = 31
 _MAX_CANDIDATES = 66
 # Candidates up to this size are kept as they were decoded (a reference, no work); larger ones are halved on entry.
 _MAX_REFERENCE_BYTES = 2 * 2**20
+# A keyframe whose `contrast` is lower is blank. In real films, blank frames have 0 to 2, others more than 15.
+BLANK_CONTRAST = 4.0
+# Settings that earlier releases did not record, as they did it.
+UNRECORDED = {"any_keyframe": True}
 # A film of which less can be read is refused.
 MIN_READABLE = 0.9
 
@@ -61,6 +65,8 @@ class ShotSettings:
         short_side: shorter side of stored keyframes, in pixels; they are never scaled up.
         jpeg_quality: JPEG quality of stored keyframes, from 1 to 100.
         video_stream: number of the stream among a file's video streams, from 0; by default the one that a player shows.
+        any_keyframe: take a blank frame (black, white, faded out) as any other. Otherwise the nearest frame of the
+            shot, or of its equal part, that shows something is taken instead, if there is one.
     """
 
     detector: str = "adaptive"
@@ -70,6 +76,7 @@ class ShotSettings:
     short_side: int = 224
     jpeg_quality: int = 90
     video_stream: int | None = None
+    any_keyframe: bool = False
 
     def __post_init__(self):
         if self.detector not in DETECTORS:
@@ -108,7 +115,8 @@ class Shot:
 class Film:
     """A film's shots in order, and what is known of its video stream.
 
-    `width` and `height` are as displayed; `damage` says what could not be read; None if all could.
+    `width` and `height` are as displayed; `damage` says what could not be read; None if all could. `moved_keyframes` is
+    the number of keyframes that stand elsewhere because the frame at their place is blank.
     """
 
     shots: list[Shot]
@@ -118,6 +126,7 @@ class Film:
     width: int
     height: int
     damage: str | None = None
+    moved_keyframes: int = 0
 
 
 def detect_shots(
@@ -131,6 +140,9 @@ def detect_shots(
     Shots are those of PySceneDetect's detector with the same parameters on its PyAV backend. At most 66 frames of the
     running shot are held, however long it is; a keyframe stands within 1/64 of its shot's length from the ideal place,
     and exactly there in shots of up to 65 frames. Frames that cannot be read are left out.
+
+    A blank keyframe costs no more memory. When the shot ends, the frames that are held anyway are scaled down one after
+    another, at most 65 more than without it. Other keyframes cost a measure of a small picture that is made anyway.
 
     Args:
         path: a video file.
@@ -164,6 +176,7 @@ def detect_shots(
         width=pictures.display_size[0],
         height=pictures.display_size[1],
         damage=damage,
+        moved_keyframes=collector.moved_keyframes,
     )
 
 
@@ -239,9 +252,15 @@ class _Candidates:
             self.kept = self.kept[::2]
             self.stride *= 2
 
-    def choose(self) -> list[tuple[int, FilmFrame]]:
+    def choose(self) -> list[list[tuple[int, FilmFrame]]]:
+        """For each keyframe the candidates in its part of the shot, the nearest to its ideal place first."""
         places = keyframe_places(self.num_frames, self.num_keyframes)
-        return [min(self.kept, key=lambda candidate: (abs(candidate[0] - place), candidate[0])) for place in places]
+        reach = 0.5 * self.num_frames / len(places)
+        chosen = []
+        for place in places:
+            nearest, *others = sorted(self.kept, key=lambda candidate: (abs(candidate[0] - place), candidate[0]))
+            chosen.append([nearest, *(each for each in others if abs(each[0] - place) < reach)])
+        return chosen
 
 
 class _ShotCollector(SceneDetector):
@@ -268,6 +287,7 @@ class _ShotCollector(SceneDetector):
         self.current: _Candidates | None = None
         self.num_seen = self.num_counted = 0
         self.shots: list[Shot] = []
+        self.moved_keyframes = 0
 
     @property
     def event_buffer_length(self) -> int:
@@ -313,7 +333,7 @@ class _ShotCollector(SceneDetector):
     def _close(self, end_ticks: int) -> None:
         shot = self.current
         assert shot is not None
-        chosen = shot.choose()
+        chosen = [self._clearest(candidates) for candidates in shot.choose()]
         self.shots.append(
             Shot(
                 shot_index=len(self.shots),
@@ -322,7 +342,7 @@ class _ShotCollector(SceneDetector):
                 start_seconds=shot.start_seconds,
                 end_seconds=self.stream.frames.seconds(end_ticks),
                 keyframe_frames=[shot.start_frame + place for place, _ in chosen],
-                keyframes=[self._encode(film_frame) for _, film_frame in chosen],
+                keyframes=[self._encode(picture) for _, picture in chosen],
             )
         )
         self.current = None
@@ -330,9 +350,27 @@ class _ShotCollector(SceneDetector):
     def _prepare(self, film_frame: FilmFrame) -> FilmFrame:
         return self.pictures.shrink(film_frame, _MAX_REFERENCE_BYTES)
 
-    def _encode(self, film_frame: FilmFrame) -> bytes:
+    def _clearest(self, candidates: list[tuple[int, FilmFrame]]) -> tuple[int, np.ndarray]:
+        """Place and picture of the first candidate that is not blank, or of the first one if all are.
+
+        In place of a blank one comes the next that has at least half the contrast of the best: no frame of a fade.
+        """
+        place, film_frame = candidates[0]
+        picture = self.pictures.read(film_frame)
+        if self.settings.any_keyframe or contrast(picture) >= BLANK_CONTRAST:
+            return place, picture
+        contrasts = [contrast(self.pictures.read(film_frame)) for _, film_frame in candidates]
+        if max(contrasts) < BLANK_CONTRAST:
+            return place, picture
+        self.moved_keyframes += 1
+        place, film_frame = next(
+            each for each, found in zip(candidates, contrasts, strict=True) if found >= max(contrasts) / 2
+        )
+        return place, self.pictures.read(film_frame)
+
+    def _encode(self, picture: np.ndarray) -> bytes:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.settings.jpeg_quality]
-        return cv2.imencode(".jpg", self.pictures.read(film_frame), quality)[1].tobytes()
+        return cv2.imencode(".jpg", picture, quality)[1].tobytes()
 
 
 class _ExactScores:
