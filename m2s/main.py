@@ -1,4 +1,4 @@
-"""Reads the command line and runs a verb: embed, search, scenes, export, info, app, push, export-model."""
+"""Reads the command line and runs a verb: embed, search, scenes, tag, export, info, app, push, export-model."""
 
 import argparse
 import importlib.metadata
@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from m2s import app, embed, export, export_model, info, push, scenes, search
+from m2s import app, embed, export, export_model, info, push, scenes, search, tag
 from m2s.endings import OneLineErrors, ending, load_library
 
 VERBS = {
     "embed": embed,
     "search": search,
     "scenes": scenes,
+    "tag": tag,
     "export": export,
     "info": info,
     "app": app,

@@ -71,7 +71,7 @@ def test_keyframes_are_chosen_as_before(release, tmp_path, capsys):
     assert set(FilmDataset(release / "index/films", "films").read()["moved_keyframes"].to_pylist()) == {0}
     capsys.readouterr()
     assert m2s(["info", str(release / "new")]) == 0
-    assert "1 keyframes beside blank frames" in capsys.readouterr().out
+    assert "blank keyframes passed over: 1" in capsys.readouterr().out
     assert m2s(["embed", str(film), *model, "--any-keyframe", "--output", str(release / "new")]) == 1
     assert "any_keyframe is False there, True now" in capsys.readouterr().err
     for name, expected in [("shots", [12]), ("new/catalog", [14])]:
