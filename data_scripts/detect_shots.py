@@ -39,8 +39,8 @@ class DetectShotsArguments(RunnerArguments):
     frame_rate: float = field(
         default=24.0, metadata={"help": "frames a second of films from shot lists that --video-info does not name"}
     )
-    detector: Literal["adaptive", "content", "hash", "histogram"] = field(
-        default="adaptive", metadata={"help": "detector of PySceneDetect"}
+    detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2"] = field(
+        default="adaptive", metadata={"help": "detector of PySceneDetect, or the network TransNet V2"}
     )
     threshold: float | None = field(
         default=None, metadata={"help": "score at which the detector cuts; by default its own"}

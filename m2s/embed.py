@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder of the index; an existing one grows")
     parser.add_argument("--shots-per-scene", type=int, default=9, help="number of shots in a scene")
     parser.add_argument("--stride", type=int, help="shots from one scene's start to the next (default: no overlap)")
-    parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash or histogram")
+    parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash, histogram or transnetv2")
     parser.add_argument("--threshold", type=float, help="score at which the detector cuts (default: its own)")
     parser.add_argument("--min-shot-frames", type=int, default=15, help="minimum length of a shot in frames")
     parser.add_argument(

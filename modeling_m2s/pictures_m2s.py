@@ -124,16 +124,17 @@ def contrast(image: np.ndarray) -> float:
 
 
 class PixelReader:
-    """Converts frames to uint8 arrays (height, width, 3) of their size, by FFmpeg.
+    """Converts frames to uint8 arrays (height, width, 3) by FFmpeg.
 
     A filter graph does it, since its buffers are used again: new ones cost more than the conversion of large frames.
 
     Args:
         pixel_format: FFmpeg's name: `bgr24` or `rgb24`.
+        scale: options of FFmpeg's filter `scale`; by default it keeps the size.
     """
 
-    def __init__(self, pixel_format: str = "bgr24"):
-        self.pixel_format = pixel_format
+    def __init__(self, pixel_format: str = "bgr24", scale: str = "flags=bilinear"):
+        self.pixel_format, self.scale = pixel_format, scale
         self._graph: av.filter.Graph | None = None
         self._layout: tuple | None = None
 
@@ -150,7 +151,7 @@ class PixelReader:
     def _convert(self, frame: av.VideoFrame) -> av.VideoFrame:
         layout = frame_layout(frame)
         if self._graph is None or layout != self._layout:
-            filters = [("scale", "flags=bilinear"), ("format", self.pixel_format)]
+            filters = [("scale", self.scale), ("format", self.pixel_format)]
             self._graph, self._layout = make_graph(frame, filters), layout
         self._graph.vpush(frame)
         return self._graph.vpull()

@@ -198,7 +198,14 @@ def settings_for(folder: Path, settings: ShotSettings) -> tuple[ShotSettings, di
     """The settings for films of a `shots` dataset, and the values of those that its record may lack.
 
     A dataset of an earlier release goes on as it began: with settings that it does not record, as that release did it.
+
+    Raises:
+        ImportError: the detector's package is missing. Without this, every film would fail with it.
     """
+    if settings.detector == "transnetv2":
+        from .transnet_m2s import require_package
+
+        require_package()
     recorded = FilmDataset(folder, "shots").record.get("settings")
     if recorded is not None:
         earlier: dict[str, Any] = {name: value for name, value in UNRECORDED.items() if name not in recorded}

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,21 +29,26 @@ except ImportError as error:
     raise ImportError(f"finding shots needs more packages: pip install 'movies2scenes[video]' ({error})") from error
 
 from .decoding_m2s import VideoFrames
-from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame, contrast
+from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame, Shape, contrast
+
+if TYPE_CHECKING:
+    from .transnet_m2s import NetworkPictures
 
 # Without a handler, PySceneDetect's messages would go to standard error beside the errors that are raised here.
 logging.getLogger("pyscenedetect").addHandler(logging.NullHandler())
 
 DECODER_VERSIONS = {"scenedetect": scenedetect.__version__, "opencv": cv2.__version__, "av": av.__version__}
 
-# PySceneDetect's own default thresholds; they differ because each detector has its own score.
-DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2}
+# PySceneDetect's own default thresholds, and TransNet V2's; they differ because each detector has its own score.
+DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2, "transnetv2": 0.5}
 
 MAX_KEYFRAMES_PER_SHOT = 31
 # A shot with this many candidates drops every second one; the rest stand at most 1/32.5 of the shot apart.
 _MAX_CANDIDATES = 66
 # Candidates up to this size are kept as they were decoded (a reference, no work); larger ones are halved on entry.
 _MAX_REFERENCE_BYTES = 2 * 2**20
+# Large frames that wait for a detector are halved at once if more of them wait.
+_MOST_WHOLE = 16
 # A keyframe whose `contrast` is lower is blank. In real films, blank frames have 0 to 2, others more than 15.
 BLANK_CONTRAST = 4.0
 # Settings that earlier releases did not record, as they did it.
@@ -57,7 +63,7 @@ class ShotSettings:
 
     Args:
         detector: PySceneDetect's `adaptive` (cuts that stand out from their neighborhood), `content`, `hash` or
-            `histogram`.
+            `histogram`; or the network `transnetv2` (`transnet_m2s.py`), which needs a package of its own.
         threshold: the detector's score for a cut; its own default when None.
         min_shot_frames: no cut ends a shot that is shorter than this.
         keyframes_per_shot: 1 takes the frame nearest the middle (ties to the earlier), k > 1 the middles of k equal
@@ -91,11 +97,27 @@ class ShotSettings:
             object.__setattr__(self, "threshold", DETECTORS[self.detector])
 
     def build_detector(self) -> SceneDetector:
-        """PySceneDetect's detector with these parameters."""
+        """The detector with these parameters.
+
+        Raises:
+            ImportError: it is `transnetv2`, whose package is missing.
+        """
+        if self.detector == "transnetv2":
+            from .transnet_m2s import TransNetDetector
+
+            return TransNetDetector(self.threshold or 0.0, self.min_shot_frames)
         if self.detector == "adaptive":
             return _ExactAdaptiveDetector(adaptive_threshold=self.threshold, min_scene_len=self.min_shot_frames)
         detectors = {"content": _ExactContentDetector, "hash": HashDetector, "histogram": HistogramDetector}
         return detectors[self.detector](threshold=self.threshold, min_scene_len=self.min_shot_frames)
+
+    def build_pictures(self, first: Shape) -> "DetectorPictures | NetworkPictures":
+        """What makes the pictures that the detector reads, of a film whose first frame has this shape."""
+        if self.detector == "transnetv2":
+            from .transnet_m2s import NetworkPictures
+
+            return NetworkPictures()
+        return DetectorPictures(first)
 
 
 @dataclass
@@ -137,9 +159,10 @@ def detect_shots(
 ) -> Film:
     """Find the shots of a film and their keyframes in one decode pass.
 
-    Shots are those of PySceneDetect's detector with the same parameters on its PyAV backend. At most 66 frames of the
-    running shot are held, however long it is; a keyframe stands within 1/64 of its shot's length from the ideal place,
-    and exactly there in shots of up to 65 frames. Frames that cannot be read are left out.
+    Shots are those of PySceneDetect's detector with the same parameters on its PyAV backend, or those of TransNet V2.
+
+    At most 66 frames of the running shot are held, however long it is; a keyframe stands within 1/64 of its shot's
+    length from the ideal place, and exactly there in shots of up to 65 frames. Frames that cannot be read are left out.
 
     A blank keyframe costs no more memory. When the shot ends, the frames that are held anyway are scaled down one after
     another, at most 65 more than without it. Other keyframes cost a measure of a small picture that is made anyway.
@@ -152,11 +175,12 @@ def detect_shots(
 
     Raises:
         VideoError: no readable video, or less than `min_readable` of it could be read.
+        ImportError: the package of the detector `transnetv2` is missing.
     """
     settings = settings or ShotSettings()
     try:
         with VideoFrames(path, settings.video_stream) as frames:
-            stream = _PassingStream(frames)
+            stream = _PassingStream(frames, settings.build_pictures(frames.first.shape))
             pictures = DisplayPictures(frames.first, settings.short_side)
             collector = _ShotCollector(settings, stream, pictures, report)
             manager = SceneManager()
@@ -199,13 +223,13 @@ class _PassingStream(VideoStream):
     position = FrameTimecode(0, fps=1.0)
     frame_number = 0
 
-    def __init__(self, frames: VideoFrames):
+    def __init__(self, frames: VideoFrames, pictures: "DetectorPictures | NetworkPictures"):
         self.frames = frames
         self.passed: deque[tuple[FrameTimecode, FilmFrame]] = deque()
         self.position = self.base_timecode
         self.end_ticks = 0
         self._iterator = iter(frames)
-        self._pictures = DetectorPictures(frames.first.shape)
+        self._pictures = pictures
 
     path = property(lambda self: str(self.frames.path))
     name = path
@@ -286,6 +310,7 @@ class _ShotCollector(SceneDetector):
         self.waiting: deque[tuple[FrameTimecode, FilmFrame]] = deque()
         self.current: _Candidates | None = None
         self.num_seen = self.num_counted = 0
+        self.waits_long = self.event_buffer_length > _MOST_WHOLE
         self.shots: list[Shot] = []
         self.moved_keyframes = 0
 
@@ -294,7 +319,8 @@ class _ShotCollector(SceneDetector):
         return self.detector.event_buffer_length
 
     def process_frame(self, timecode, frame_img):
-        self.waiting.append(self.stream.passed.popleft())
+        passed, film_frame = self.stream.passed.popleft()
+        self.waiting.append((passed, self._prepare(film_frame) if self.waits_long else film_frame))
         cuts = self.detector.process_frame(timecode, frame_img)
         for cut in cuts:
             self._cut(cut)

@@ -32,13 +32,12 @@ QUICK = "hidden_size: 24\nlearning_rate: 0.03\nbatch_size: 16\nepochs: 40\ndropo
 
 
 def look(labels: str, seed: int, num_frames: int) -> list[np.ndarray]:
-    """Frames of a shot: dark for `night`, with a red place for `fire`."""
-    frames = [picture(seed, frame, *SIZE).astype(float) for frame in range(num_frames)]
-    for image in frames:
-        image *= 0.25 if "night" in labels else 0.9
-        if "fire" in labels:
-            image[20:55, 25:70] = (255, 40, 0)
-    return [image.astype(np.uint8) for image in frames]
+    """Frames of a shot: bright by day, blue at night, half of it red where there is fire, over a faint texture."""
+    base = np.empty((SIZE[1], SIZE[0], 3))
+    base[:] = (10, 20, 70) if "night" in labels else (180, 190, 190)
+    if "fire" in labels:
+        base[:, SIZE[0] // 2 :] = (200, 40, 0)
+    return [(base + 0.2 * picture(seed, frame, *SIZE)).astype(np.uint8) for frame in range(num_frames)]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,8 @@ def classifiers(tiny_folder, tmp_path_factory) -> dict[str, Path]:
         for number in range(64):
             label = kinds[number % 4] if name == "several" else kinds[number % 4].split("|")[0]
             split = ("train", "train", "val", "test")[number // 4 % 4]
-            lines.append(f"train,{number * 16 / 24:.3f},{(number + 1) * 16 / 24:.3f},{label},f{number},{split}")
+            start, end = number * 16 / 24 + 0.1, (number + 1) * 16 / 24 - 0.1
+            lines.append(f"train,{start:.3f},{end:.3f},{label},f{number},{split}")
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
         words = ["--task", "own", "--labels", str(folder / f"{name}.csv")]
         embeddings = str(folder / f"{name}_embeddings")
@@ -167,7 +167,7 @@ def test_tags_are_true(classifiers, film, tmp_path):
         within = [row for row in rows if row["num_shots"] == "1"]
         truth = [TRUTH[int(row["first_shot"])].split("|")[: None if kind == "several" else 1] for row in within]
         right = [set(row["labels"].split("|")) == set(labels) for row, labels in zip(within, truth, strict=True)]
-        assert len(right) > 20 and np.mean(right) > 0.7, kind
+        assert len(right) > 20 and np.mean(right) > 0.8, kind
 
 
 def test_thresholds_choose_labels(classifiers, index, tmp_path):
