@@ -1,4 +1,4 @@
-"""TransNet V2 as a shot detector: its windows, with a stand-in for the network; its own code's cuts, with the package."""
+"""TransNet V2 as a shot detector: windows with a stand-in for the network, its own code's cuts with the package."""
 
 import importlib.util
 import sys
@@ -33,7 +33,7 @@ class TransNetV2(torch.nn.Module):
     def predict_raw(self, frames):
         assert frames.shape == (1, 100, 27, 48, 3) and frames.dtype == torch.uint8
         values = frames[0].float().mean((1, 2, 3))
-        change = (frames[0, 1:].float() - frames[0, :-1].float()).abs().mean((1, 2, 3)) > 12
+        change = (frames[0, 1:].float() - frames[0, :-1].float()).abs().mean((1, 2, 3)) > 30
         is_transition = torch.nn.functional.pad(change, (0, 1)) | (values < 4)
         found = torch.where(is_transition, 0.9, 0.1)[None, :, None]
         return found, found
@@ -89,10 +89,13 @@ def test_the_passing_windows_are_those_of_a_whole_film(num_frames, monkeypatch):
         detector = TransNetDetector(0.2, shortest)
         cuts: list[int] = []
         for number, frame in enumerate(frames):
-            cuts += detector.process_frame(number, frame)
+            new = detector.process_frame(number, frame)
             assert len(detector.frames) < 100 and len(detector.waiting) <= detector.event_buffer_length
-            assert all(number - cut <= detector.event_buffer_length for cut in cuts[-1:]) or not cuts
-        cuts += detector.post_process(num_frames - 1)
+            assert all(number - cut <= detector.event_buffer_length for cut in new)
+            cuts += new
+        last = detector.post_process(num_frames - 1)
+        assert all(num_frames - cut <= detector.event_buffer_length for cut in last)
+        cuts += last
         kept = [0]
         for cut in expected[1:]:
             if cut - kept[-1] >= shortest:
@@ -128,8 +131,8 @@ def test_transitions_belong_to_the_shot_before_them(stand_in, tmp_path):
 
 
 def test_large_frames_that_wait_are_halved(stand_in, tmp_path, monkeypatch):
-    path = make_video(tmp_path / "film.mp4", [90, 40], size=(640, 480))
-    whole = detect_shots(path, ShotSettings("transnetv2", short_side=100))
+    path = make_video(tmp_path / "film.mp4", [90, 40], size=(320, 240))
+    whole = detect_shots(path, ShotSettings("transnetv2", short_side=50))
     monkeypatch.setattr(shots_m2s, "_MAX_REFERENCE_BYTES", 0)
     sizes = []
     add = shots_m2s._Candidates.add
@@ -138,8 +141,8 @@ def test_large_frames_that_wait_are_halved(stand_in, tmp_path, monkeypatch):
         "add",
         lambda self, prepare, each: (sizes.append(each.frame.width), add(self, prepare, each)),
     )
-    halved = detect_shots(path, ShotSettings("transnetv2", short_side=100))
-    assert set(sizes) == {160} and [s.start_frame for s in halved.shots] == [s.start_frame for s in whole.shots] == [
+    halved = detect_shots(path, ShotSettings("transnetv2", short_side=50))
+    assert set(sizes) == {80} and [s.start_frame for s in halved.shots] == [s.start_frame for s in whole.shots] == [
         0,
         90,
     ]
@@ -172,7 +175,7 @@ def test_pictures_are_small_and_right(tmp_path):
         pictures = [NetworkPictures().read(film_frame) for film_frame in frames]
     assert [each.shape for each in pictures] == [(27, 48, 3)] * 5 and pictures[0].flags.c_contiguous
     expected = picture(0, 0, 480, 272)[5::10, 5::10][:27]
-    assert abs(pictures[0].astype(int) - expected).mean() < 12  # RGB, not BGR: blocks of random colors
+    assert abs(pictures[0].astype(int) - expected).mean() < 20  # RGB, not BGR: blocks of random colors
 
 
 @pytest.mark.slow
