@@ -56,7 +56,7 @@ def timeline(film: FilmIntervals, shots: Sequence[Shot], labels: Sequence[str]) 
     step = next((step for step in STEPS if step * scale >= 110), STEPS[-1])
     for seconds in range(-int(-start // step) * step, int(end) + 1, step):
         draw.line((x(seconds), top, x(seconds), picture.height - 36), PALE)
-        draw.text((x(seconds) + 3, picture.height - 34), timecode(seconds), FAINT, font(12))
+        draw.text((min(x(seconds) + 3, WIDTH - 54), picture.height - 34), timecode(seconds), FAINT, font(12))
     return picture
 
 
