@@ -14,8 +14,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scenedetect.common import FrameTimecode
-from scenedetect.detector import SceneDetector
+
+try:
+    from scenedetect.common import FrameTimecode
+    from scenedetect.detector import SceneDetector
+except ImportError as error:
+    raise ImportError(f"finding shots needs more packages: pip install 'movies2scenes[video]' ({error})") from error
 
 from .pictures_m2s import FilmFrame, PixelReader
 
