@@ -82,6 +82,9 @@ class Classifier:
         """Probabilities (scenes, labels), float32, of scenes that are given by their keyframes as JPEG; NaN if none.
 
         They add up to 1, unless a scene may have several labels.
+
+        Raises:
+            ValueError: no scene has a keyframe.
         """
         found = np.full((len(scenes), len(self.labels)), np.nan, np.float32)
         film = _film_of([Shot(number, 0, 0, 0.0, 0.0, keyframes=list(each)) for number, each in enumerate(scenes)])
