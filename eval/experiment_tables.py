@@ -18,22 +18,40 @@ FIGURES = {
 
 def tables(results: Mapping[str, Any]) -> str:
     """All tables; figures are means ± standard deviations over seeds, in percent."""
-    over_seeds, settings = results["over_seeds"], results["settings"]
-    facts = (
-        f"Worlds of {settings['films']} films ({settings['world']}), seeds {', '.join(results['seeds'])}, about "
-        f"{over_seeds['queries']['mean']:.0f} queries in each. A random neighbor is right in "
-        f"{percent(over_seeds['chance'])}. All figures are percent, means ± standard deviations over seeds."
-    )
+    settings = results["settings"]
     parts = [
-        facts,
-        "## Encoders\n\n" + encoders(over_seeds["encoders"], results["spaces"]),
-        "## Scene pairs: share with the same label\n\n" + scene_pairs(over_seeds["scene_pairs"]),
-        "## Similar films: accuracy on held-out films\n\n" + similar_films(over_seeds["similar_films"]),
+        f"Worlds of {settings['films']} films ({settings['world']}). All figures are percent, means ± standard "
+        "deviations over seeds. Each seed has a world of its own."
     ]
-    if pictures := over_seeds["pictures"]:
-        parts.append("## Photographs of other places: accuracy\n\n" + photographs(pictures))
+    for figures in results["over_seeds"]:
+        parts += seed_tables(figures, results["spaces"], "" if len(results["over_seeds"]) == 1 else seeds_of(figures))
     parts.append("## Claims, by P@1\n\n" + claims(results["claims"]))
     return "\n\n".join(parts) + "\n"
+
+
+def seeds_of(figures: Mapping[str, Any]) -> str:
+    return f", seeds {' '.join(figures['seeds'])}"
+
+
+def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: str) -> list[str]:
+    """The tables of some seeds, for all rows that each of them has; `title` ends their headings."""
+    facts = (
+        f"Seeds {', '.join(figures['seeds'])}, about {figures['queries']['mean']:.0f} queries in each. A random "
+        f"neighbor is right in {percent(figures['chance'])}."
+    )
+    parts = [
+        f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces),
+        f"## Scene pairs{title}: share with the same label\n\n" + scene_pairs(figures["scene_pairs"]),
+    ]
+    if correlation := figures.get("rank_correlation"):
+        parts.append(
+            "Between the share of mined pairs with the same place and the P@1 of what is trained on them, the rank "
+            f"correlation over sets is {correlation['mean']:.2f} ± {correlation['deviation']:.2f}."
+        )
+    parts.append(f"## Similar films{title}: accuracy on held-out films\n\n" + similar_films(figures["similar_films"]))
+    if pictures := figures["pictures"]:
+        parts.append(f"## Photographs of other places{title}: accuracy\n\n" + photographs(pictures))
+    return parts
 
 
 def encoders(rows: Mapping[str, Any], spaces: Mapping[str, str]) -> str:

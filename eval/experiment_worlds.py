@@ -1,4 +1,4 @@
-"""The worlds of `eval.experiments`: every row trained and measured in each, and the claims judged."""
+"""The worlds of `eval.experiments`: every row trained and measured in each."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from eval.experiment_results import combine, hits_by_film, share_of_gap
 from eval.experiment_rows import (
-    CEILING,
-    CLAIMS,
     ELSEWHERE,
     FROZEN,
     FROZEN_MODES,
@@ -20,28 +19,25 @@ from eval.experiment_rows import (
     MINED_BESIDE,
     TRAINED,
     UNTRAINED,
-    Claim,
     Mined,
     Trained,
     rounds_before,
 )
 from eval.experiments import ExperimentsArguments
-from eval.film_worlds import read_truth, run_once, shares, summarize
-from eval.metrics.retrieval import clustered_standard_error
-from eval.scene_pair_sets import write_random_films, write_true_pairs
-from eval.world_retrieval import SPACES, read_films
+from eval.film_worlds import read_truth, run_once, shares
+from eval.scene_pair_sets import surest, write_random_films, write_surest, write_true_pairs
+from eval.world_retrieval import read_films
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, read_json
 
 HELD_OUT_SHARE = 0.2
 PREPARED = "prepared"
 SUREST = {"all": 1.0, "surest_third": 1 / 3, "surest_tenth": 0.1}
-SCENE = ("movie_id", "first_shot")
 PICTURE_PROBES = ("nearest", "linear")
 
 
 def experiments(arguments: ExperimentsArguments) -> dict[str, Any]:
-    """Results of every seed, their mean and standard deviation over seeds, and the claims.
+    """Run what is missing; settings, rows and figures of every seed, as `experiment_results` combines them.
 
     Raises:
         ValueError: a command failed; the message is its last line.
@@ -50,27 +46,19 @@ def experiments(arguments: ExperimentsArguments) -> dict[str, Any]:
     names = arguments.trained_rows()
     worlds = [ExperimentWorld(seed, names, arguments) for seed in sorted(set(arguments.seeds))]
     run_all(worlds, names, arguments.workers)
-    seeds = {str(world.seed): world.figures() for world in worlds}
-    measurements = [world.measurements() for world in worlds]
-    spaces = best_spaces(measurements)
-    return {
-        "settings": {
-            "world": "photographs" if arguments.photographs else "drawings",
-            "films": arguments.num_films,
-            "film_seconds": arguments.film_seconds,
-            "held_out_share": HELD_OUT_SHARE,
-            "recipes": {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in worlds[0].recipes()},
-            "queried_films": arguments.queried_films,
-            "training_scenes": arguments.training_scenes,
-            "boundary_films": arguments.boundary_films,
-        },
-        "rows": {name: UNTRAINED[name] for name in worlds[0].untrained}
-        | {name: {**asdict(TRAINED[name]), "mined": asdict(MINED[TRAINED[name].pairs])} for name in names},
-        "spaces": spaces,
-        "seeds": seeds,
-        "over_seeds": summarize(list(seeds.values())),
-        "claims": [judged for claim in CLAIMS if (judged := judge_claim(claim, measurements, spaces))],
+    settings = {
+        "world": "photographs" if arguments.photographs else "drawings",
+        "films": arguments.num_films,
+        "film_seconds": arguments.film_seconds,
+        "held_out_share": HELD_OUT_SHARE,
+        "recipes": {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in arguments.recipes()},
+        "queried_films": arguments.queried_films,
+        "training_scenes": arguments.training_scenes,
+        "boundary_films": arguments.boundary_films,
     }
+    rows = {name: UNTRAINED[name] for name in worlds[0].untrained}
+    rows |= {name: {**asdict(TRAINED[name]), "mined": asdict(MINED[TRAINED[name].pairs])} for name in names}
+    return combine(settings, rows, {str(world.seed): world.figures() for world in worlds})
 
 
 def run_all(worlds: list["ExperimentWorld"], names: list[str], workers: int) -> None:
@@ -131,9 +119,6 @@ class ExperimentWorld:
             environment["HF_DATASETS_CACHE"] = str(self.arguments.scratch.absolute())
         run_once(module, *words, output=output, environment=environment)
 
-    def recipes(self) -> list[Path]:
-        return [self.arguments.mil_recipe, *sorted({self.recipe(TRAINED[name]) for name in self.names})]
-
     def recipe(self, row: Trained) -> Path:
         return self.arguments.momentum_recipe if row.by_momentum else self.arguments.recipe
 
@@ -176,9 +161,13 @@ class ExperimentWorld:
         write_films(self.training, [movie_id for movie_id in movie_ids if movie_id not in held_out])
 
     def mine(self, name: str, mined: Mined, features: Path) -> None:
-        """The pair set `pairs/NAME`; `true_places` has as many pairs as `whitened`."""
+        """The pair set `pairs/NAME`; that of true places has as many pairs as `whitened`."""
         output = self.folder / f"pairs/{name}"
         truth = self.folder / "world/truth/shots.csv"
+        if mined.surest_of:
+            self.mine(mined.surest_of, MINED[mined.surest_of], features)
+            write_surest(output, self.folder / f"pairs/{mined.surest_of}", mined.surest_share)
+            return
         if mined.space == "truth":
             self.mine("whitened", MINED["whitened"], features)
             count = FilmDataset(self.folder / "pairs/whitened", "scene_pairs").record["num_rows"]
@@ -289,15 +278,12 @@ class ExperimentWorld:
         measurements = self.measurements()
         trained = {name: read_json(self.folder / f"runs/{name}/results.json") for name in self.names}
         networks = {path.parent.name: read_json(path) for path in sorted(self.folder.glob("mil/*/results.json"))}
-        value = "whitened/precision_at_1"
         encoders = {
             name: {each: figure["mean"] for each, figure in measurement["figures"].items()}
             for name, measurement in measurements.items()
         }
-        gap = encoders[CEILING][value] - encoders[FROZEN][value] if CEILING in encoders else 0.0
-        if gap > 0:
-            for name in self.names:
-                encoders[name]["share_of_gap"] = round((encoders[name][value] - encoders[FROZEN][value]) / gap, 4)
+        for name, share in share_of_gap(encoders).items():
+            encoders[name]["share_of_gap"] = share
         return {
             "chance": measurements[FROZEN]["chance"],
             "queries": measurements[FROZEN]["counts"]["queries"],
@@ -318,6 +304,7 @@ class ExperimentWorld:
                 for name in (FROZEN, *ELSEWHERE)
                 if self.arguments.pictures and name in encoders
             },
+            "films": hits_by_film(measurements),
         }
 
 
@@ -329,51 +316,6 @@ def write_films(path: Path, movie_ids: Iterable[str]) -> None:
 def surest_shares(folder: Path, truth: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, float]]:
     """How often the scenes of a pair agree: among all pairs, and among those of the highest scores."""
     pairs = FilmDataset(folder, "scene_pairs").read().to_pylist()
-    pairs.sort(key=lambda pair: -pair["score"])
-    if pairs[0]["score"] == pairs[-1]["score"]:  # true pairs have no score
+    if len({pair["score"] for pair in pairs}) == 1:  # true pairs have no score
         return {"all": shares(pairs, truth)["all"]}
-    return {name: shares(pairs[: max(1, round(share * len(pairs)))], truth)["all"] for name, share in SUREST.items()}
-
-
-def best_spaces(seeds: list[dict[str, dict[str, Any]]]) -> dict[str, str]:
-    """By row, the space in which it is compared: whitened for encoders, for rivals the one where they do best."""
-
-    def hits(name: str, space: str) -> float:
-        return float(np.mean([seed[name]["figures"][f"{space}/precision_at_1"]["mean"] for seed in seeds]))
-
-    rivals = [name for name, words in UNTRAINED.items() if words[0] == "--features"]
-    return {name: max(SPACES, key=partial(hits, name)) if name in rivals else "whitened" for name in seeds[0]}
-
-
-def judge_claim(claim: Claim, seeds: list[dict[str, dict[str, Any]]], spaces: dict[str, str]) -> dict[str, Any] | None:
-    """The difference of two rows on the same scenes, or None if one of them was not run.
-
-    Returns:
-        `mean` difference in precision at 1 and its `standard_error`, clustered by film (films of two seeds are
-        different films); in how many seeds the difference is above zero; `verdict`: holds or fails, if the mean is at
-        least two standard errors from zero, else open.
-
-    Raises:
-        ValueError: the two were not measured on the same scenes.
-    """
-    if not {claim.better, claim.worse} <= seeds[0].keys():
-        return None
-    films, values = [], []
-    for number, seed in enumerate(seeds):
-        better, worse = seed[claim.better]["queries"], seed[claim.worse]["queries"]
-        if any(better[key] != worse[key] for key in SCENE):
-            raise ValueError(f"{claim.better} and {claim.worse}, world {number}: measured on different scenes")
-        columns = [f"{spaces[name]}/precision_at_1" for name in (claim.better, claim.worse)]
-        values.append(np.subtract(better[columns[0]], worse[columns[1]], dtype=np.float64))
-        films += [f"{number} {movie_id}" for movie_id in better["movie_id"]]
-    found = np.concatenate(values)
-    mean, error = float(found.mean()), clustered_standard_error(found, films)
-    verdict = "open" if abs(mean) <= 2 * error else "holds" if mean > 0 else "fails"
-    return {
-        **asdict(claim),
-        "mean": round(mean, 4),
-        "standard_error": round(error, 4),
-        "seeds_above_zero": sum(float(each.mean()) > 0 for each in values),
-        "seeds": len(values),
-        "verdict": verdict,
-    }
+    return {name: shares(surest(pairs, share), truth)["all"] for name, share in SUREST.items()}

@@ -10,8 +10,9 @@ mined in several ways [3.2], and a scene encoder is trained on each set of pairs
 each row is and which claims are tested. All encoders are measured on the same scenes (`eval.scene_retrieval`).
 
 All work is done by the commands that users run, each once: the same command goes on after a kill, and a call with more
-seeds or rows adds to what is there. Two cores take about two hours and a half for the core rows, as long for the
-others of two seeds. The settings of all rows were chosen on the world of seed 0, which is not reported.
+seeds or rows adds to what is there. `--results` keeps the seeds and rows that are in its file already, so several
+machines can take turns. Two cores take half an hour for a seed's core rows, and an hour for all its others. The
+settings of all rows were chosen on the world of seed 0, which is not reported.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class ExperimentsArguments:
 
     output: Path = field(metadata={"help": "folder for worlds, datasets and runs"})
     results: Path | None = field(
-        default=None, metadata={"help": "JSON file for the results; tables go into a file of the same name, .md"}
+        default=None,
+        metadata={"help": "JSON file for the results; those that it has already are kept; tables go beside it, as .md"},
     )
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "seeds of the worlds"})
     rows: list[str] = field(
@@ -79,6 +81,9 @@ class ExperimentsArguments:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
+    def recipes(self) -> list[Path]:
+        return [self.mil_recipe, self.recipe, self.momentum_recipe]
+
     def trained_rows(self) -> list[str]:
         """Names of the rows to train, each with the row whose encoder mines its pairs, earlier rounds first."""
         groups = {name: {"all", "core" if name in CORE else "others", name} for name in TRAINED}
@@ -92,12 +97,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: ExperimentsArguments) -> None:
+    from eval.experiment_results import add_earlier
     from eval.experiment_tables import tables
     from eval.experiment_worlds import experiments
     from modeling_m2s.storage_m2s import write_json
 
     results = experiments(arguments)
     if arguments.results:
+        if arguments.results.exists():
+            results = add_earlier(results, arguments.results)
         write_json(arguments.results, results)
         arguments.results.with_suffix(".md").write_text(tables(results), encoding="utf-8")
     print(tables(results))

@@ -1,4 +1,4 @@
-"""Pair sets to compare with mined pairs: random films that are not similar, and scenes of the same place."""
+"""Pair sets to compare with mined pairs: random films that are not similar, scenes of the same place, the surest."""
 
 from collections import defaultdict
 from collections.abc import Collection
@@ -85,6 +85,24 @@ def write_true_pairs(folder: Path, truth: Truth, movie_ids: Collection[str], cou
     rows = [dict(zip(columns, (*key, drawn[key], WINDOW, 1.0, "truth"), strict=True)) for key in sorted(drawn)]
     settings = {"space": "truth", "window": WINDOW, "seed": seed, "films": len(films), "pairs": count}
     _write(folder, "scene_pairs", settings, rows)
+
+
+def write_surest(folder: Path, pairs: Path, share: float) -> None:
+    """Write a `scene_pairs` dataset of the pairs with the highest scores of another one.
+
+    Raises:
+        StorageError: `pairs` is no finished dataset, or the folder holds other pairs.
+    """
+    dataset = FilmDataset(pairs, "scene_pairs")
+    rows = surest(dataset.read().to_pylist(), share)
+    columns = ("movie_id_a", "movie_id_b", "first_shot_a")
+    rows.sort(key=lambda row: tuple(row[name] for name in columns))
+    _write(folder, "scene_pairs", {**dataset.record["settings"], "surest_share": round(share, 4)}, rows)
+
+
+def surest(pairs: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
+    """The share of the pairs with the highest scores, at least one pair, the surest first."""
+    return sorted(pairs, key=lambda pair: -pair["score"])[: max(1, round(share * len(pairs)))]
 
 
 def _write(folder: Path, kind: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -9,25 +9,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from data_scripts.check import main as check_dataset
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.readers.scene_frames import SceneFrames
+from eval.experiment_results import add_earlier, best_spaces, combine, hits_by_film, judge_claim
 from eval.experiment_rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
 from eval.experiment_tables import tables
-from eval.experiment_worlds import ExperimentWorld, best_spaces, judge_claim, surest_shares
+from eval.experiment_worlds import ExperimentWorld, surest_shares
 from eval.experiments import ExperimentsArguments, main
 from eval.film_worlds import TrueScene, is_finished, read_truth, run_once, shares, true_scenes
-from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k
-from eval.scene_pair_sets import write_random_films, write_true_pairs
+from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k, standard_error_of_sums
+from eval.scene_pair_sets import write_random_films, write_surest, write_true_pairs
 from eval.scene_retrieval import SceneRetrievalArguments
 from eval.scene_retrieval import main as measure_scenes
 from eval.world_retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
 from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.pretrained_m2s import load_encoder
-from modeling_m2s.storage_m2s import FilmDataset, StorageError
+from modeling_m2s.storage_m2s import FilmDataset, StorageError, write_json
 
 RESULTS = Path(__file__).parent.parent / "eval/results"
 
@@ -341,43 +343,116 @@ def measurement(films: list[str], **values: list[float]) -> dict:
     return {"queries": {"movie_id": films, "first_shot": list(range(len(films))), **columns}, "figures": figures}
 
 
+def seed_figures(measurements: dict, place_shares: dict[str, float] | None = None) -> dict:
+    """A seed's figures, as far as results are made of them."""
+    encoders = {
+        name: {each: figure["mean"] for each, figure in found["figures"].items()}
+        for name, found in measurements.items()
+    }
+    pairs = {name: {"all": {"place": share}} for name, share in (place_shares or {}).items()}
+    return {"encoders": encoders, "scene_pairs": pairs, "films": hits_by_film(measurements)}
+
+
 def test_claims_are_paired_and_clustered_by_film_and_seed():
     films = ["x", "x", "y", "z", "z"]
     hits = [[1, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
     rivals = [[0, 0, 1, 0, 1], [1, 0, 0, 0, 0]]
-    seeds = [
+    measurements = [
         {
-            "both": measurement(films, whitened=hits[seed], raw=[1] * 5),
             "mean_of_shots": measurement(films, raw=rivals[seed]),
+            "both": measurement(films, whitened=hits[seed], raw=[1] * 5),
         }
         for seed in range(2)
     ]
+    seeds = {str(seed): seed_figures(each) for seed, each in enumerate(measurements)}
     spaces = best_spaces(seeds)
-    assert spaces == {"both": "whitened", "mean_of_shots": "raw"}  # a rival has the space in which it does best
+    assert spaces == {"mean_of_shots": "raw", "both": "whitened"}  # a rival has the space in which it does best
     claim = Claim("training helps", "both", "mean_of_shots")
     found = judge_claim(claim, seeds, spaces)
     differences = np.subtract(hits, rivals).ravel()
-    sums = Counter()
-    for place, value in enumerate(differences - differences.mean()):
-        sums[place // 5, films[place % 5]] += value
-    error = (6 / 5 * sum(total**2 for total in sums.values())) ** 0.5 / 10
+    numbered = [f"{place // 5} {films[place % 5]}" for place in range(10)]
     assert found == {
         "claim": "training helps",
         "better": "both",
         "worse": "mean_of_shots",
         "mean": round(differences.mean(), 4),
-        "standard_error": round(error, 4),
+        "standard_error": round(clustered_standard_error(differences, numbered), 4),
         "seeds_above_zero": 2,
         "seeds": 2,
         "verdict": "open",
     }
-    sure = [{"both": measurement(films, whitened=[1] * 5), "mean_of_shots": measurement(films)}]
+    sure = {"1": seed_figures({"mean_of_shots": measurement(films), "both": measurement(films, whitened=[1] * 5)})}
     assert judge_claim(claim, sure, spaces)["verdict"] == "holds"
     assert judge_claim(Claim("not", "mean_of_shots", "both"), sure, spaces)["verdict"] == "fails"
     assert judge_claim(Claim("training helps", "learned", "both"), seeds, spaces) is None
-    seeds[1]["both"]["queries"]["first_shot"] = [0, 1, 2, 3, 9]
-    with pytest.raises(ValueError, match="both and mean_of_shots, world 1: measured on different scenes"):
-        judge_claim(claim, seeds, spaces)
+    third = seed_figures({"mean_of_shots": measurement(films, raw=[1] * 5)})
+    assert judge_claim(claim, {**seeds, "2": third}, spaces) == found  # a seed without one of the rows does not count
+    measurements[1]["both"]["queries"]["first_shot"] = [0, 1, 2, 3, 9]
+    with pytest.raises(ValueError, match="mean_of_shots and both were measured on different scenes"):
+        hits_by_film(measurements[1])
+
+
+def test_standard_error_of_sums_is_that_of_values():
+    films, values = ["x", "y", "x", "z", "z", "x"], np.array([0.0, 1, 1, 1, 0, 0])
+    sums = Counter()
+    for film, value in zip(films, values - values.mean(), strict=True):
+        sums[film] += value
+    expected = (3 / 2 * sum(total**2 for total in sums.values())) ** 0.5 / 6
+    assert clustered_standard_error(values, films) == pytest.approx(expected)
+    assert standard_error_of_sums(np.array([1.0, 1, 1]), np.array([3, 1, 2])) == pytest.approx((0.5, expected))
+
+
+def test_results_of_several_calls_are_put_together(tmp_path):
+    films = ["x", "x", "y", "z"]
+    settings, path = {"films": 4}, tmp_path / "results.json"
+
+    def results(number: int, *names: str) -> dict:
+        random = np.random.default_rng(number)
+        hits = {name: random.integers(2, size=4).tolist() for name in ("frozen_encoder", *TRAINED)}
+        rows = {name: {"row": name} for name in ("frozen_encoder", *names)}
+        measurements = {name: measurement(films, whitened=hits[name]) for name in rows}
+        shares = {name: hits[name][0] + 0.1 * place for place, name in enumerate(names)}
+        return combine(settings, rows, {str(number): seed_figures(measurements, shares)})
+
+    core = ("frozen", "whitened", "learned", "both")
+    write_json(path, results(10, *core))
+    write_json(path, add_earlier(results(2, *core, "one_shot"), path))
+    together = add_earlier(results(2, "both", "genre"), path)
+    assert list(together["seeds"]) == ["2", "10"] and list(together["rows"]) == [
+        "frozen_encoder", *core, "genre", "one_shot"
+    ]  # fmt: skip
+    assert together["seeds"]["10"] == results(10, *core)["seeds"]["10"]
+    whole = results(2, *core, "genre", "one_shot")["seeds"]["2"]
+    assert together["seeds"]["2"]["encoders"] == whole["encoders"]
+    assert together["seeds"]["2"]["films"]["hits"] == whole["films"]["hits"]
+    groups = together["over_seeds"]
+    assert [group["seeds"] for group in groups] == [["2", "10"], ["2"]]
+    assert groups[0]["encoders"].keys() == {"frozen_encoder", *core}
+    assert groups[1]["encoders"].keys() == together["rows"].keys()
+    spread = groups[0]["rank_correlation"]
+    expected = []
+    for figures in together["seeds"].values():
+        names = [name for name in (*core, "genre") if name in figures["encoders"]]
+        shares = [figures["scene_pairs"][name]["all"]["place"] for name in names]
+        found = [figures["encoders"][name]["whitened/precision_at_1"] for name in names]
+        expected.append(spearmanr(shares, found).statistic)
+    assert spread["mean"] == pytest.approx(np.mean(expected), abs=1e-4)
+    counted = {claim["claim"]: claim["seeds"] for claim in together["claims"]}
+    assert counted["both spaces beat whitening alone"] == 2 and counted["four shots beat one"] == 1
+
+    other = results(3, *core)
+    other["settings"] = {"films": 5}
+    with pytest.raises(StorageError, match=r"results.json: films is 4 there, 5 now; write into another file"):
+        add_earlier(other, path)
+    moved = results(2, "both")
+    moved["seeds"]["2"]["films"]["queries"] = "1 2 1"
+    with pytest.raises(StorageError, match="seed 2 was measured on other scenes"):
+        add_earlier(moved, path)
+    old = results(10, *core)
+    del old["seeds"]["10"]["films"]
+    write_json(path, old)
+    with pytest.raises(StorageError, match="seed 10 was written by an earlier release"):
+        add_earlier(results(2, *core), path)
 
 
 def test_the_surest_pairs_are_counted_apart(tmp_path):
@@ -397,6 +472,10 @@ def test_the_surest_pairs_are_counted_apart(tmp_path):
         "surest_tenth": 1,
     }
     assert found["all"]["place"] == 0.75 and found["surest_third"]["place"] == 1 and found["all"]["theme"] == 1
+    write_surest(tmp_path / "surest", tmp_path / "pairs", 0.5)
+    half = FilmDataset(tmp_path / "surest", "scene_pairs")
+    assert half.check() == [] and half.record["settings"] == {"space": "x", "surest_share": 0.5}
+    assert half.read().to_pylist() == dataset.read().to_pylist()[2:]
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("experiments*.json")), ids=lambda path: path.stem)
@@ -465,7 +544,7 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     words += ["--mil-recipe", str(mil), "--recipe", str(moco), "--momentum-recipe", str(moco)]
     words += ["--num-films", "40", "--film-seconds", "40", "--queried-films", "8", "--training-scenes", "40"]
     words += ["--boundary-films", "3", "--scratch", str(tmp_path / "copies")]
-    rows = ["both", "true_places", "second_round", "momentum"]
+    rows = ["both", "surest_third", "true_places", "second_round", "momentum"]
     words += ["--pictures", str(photographs(tmp_path / "pictures"))]
     main([*words, "--rows", *rows, "three_keyframes"])
     results = json.loads((tmp_path / "results.json").read_text())
@@ -489,9 +568,7 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")}
     main([*words, "--rows", *rows])  # fewer rows of what is there
     again = json.loads((tmp_path / "results.json").read_text())
-    assert again["seeds"]["5"]["encoders"] == {
-        name: each for name, each in found["encoders"].items() if name != "three_keyframes"
-    }
+    assert again == results  # what this call did not run is kept
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.json")} == before
     moco.write_text("max_steps: 3\n")
     with pytest.raises(SystemExit, match=r"eval.experiments: error: .*was made by train.train_moco moco.yaml:"):

@@ -104,9 +104,15 @@ def clustered_standard_error(values_N: np.ndarray, groups_N: Sequence | np.ndarr
     """
     _check_groups(groups_N, {"values": values_N})
     values_N, groups_N = np.asarray(values_N, np.float64), _numbered(groups_N)
-    sums_G = np.bincount(groups_N, values_N - values_N.mean())
-    groups = len(sums_G)
-    return float(np.sqrt(groups / (groups - 1) * (sums_G**2).sum()) / len(values_N))
+    return standard_error_of_sums(np.bincount(groups_N, values_N), np.bincount(groups_N))[1]
+
+
+def standard_error_of_sums(sums_G: np.ndarray, counts_G: np.ndarray) -> tuple[float, float]:
+    """Mean of all values, and its standard error clustered by group, from each group's sum and number of values."""
+    groups, total = len(sums_G), counts_G.sum()
+    mean = sums_G.sum() / total
+    deviations_G = sums_G - mean * counts_G
+    return float(mean), float(np.sqrt(groups / (groups - 1) * (deviations_G**2).sum()) / total)
 
 
 def _numbered(values_N: Sequence | np.ndarray) -> np.ndarray:
