@@ -28,8 +28,8 @@ import pandas as pd
 from scipy import sparse
 
 from benchmarks.harness import alternate, write_result
-from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
-from data_scripts.neighbors import best_neighbors
+from data_scripts.similarity.co_watch import Watches, read_watches, watched_both, watched_next
+from data_scripts.similarity.neighbors import best_neighbors
 from m2s.commands import run_command
 
 NUM_FILMS = 30_000

@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 
 from benchmarks.harness import RESULTS, alternate, write_result
-from eval.image_comparison import read_test_photographs
-from eval.image_measures import neighbor_agreement, spread
+from eval.images.comparison import read_test_photographs
+from eval.images.measures import neighbor_agreement, spread
 from m2s.commands import run_command
 from modeling_m2s.export_m2s import INPUTS, ExportedEncoder, ExportSettings, export_model
 from modeling_m2s.pipeline_m2s import scene_windows

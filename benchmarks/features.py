@@ -27,8 +27,8 @@ from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from benchmarks.harness import alternate, write_result, write_shots
 from data_scripts.extract_features import FeatureArguments
-from data_scripts.feature_extraction import extract_features
-from data_scripts.shot_features import ShotFeatures
+from data_scripts.features.extraction import extract_features
+from data_scripts.features.shot_features import ShotFeatures
 from m2s.commands import run_command
 from modeling_m2s.pipeline_m2s import open_image
 from modeling_m2s.pretrained_m2s import TINY_MODEL, model_source

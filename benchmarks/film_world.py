@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.harness import alternate, write_result
-from data_scripts.film_world import write_keyframes, write_video
-from data_scripts.world_plan import WorldSettings, plan_world
+from data_scripts.film_world.making import write_keyframes, write_video
+from data_scripts.film_world.plan import WorldSettings, plan_world
 from m2s.commands import run_command
 from modeling_m2s.storage_m2s import write_json
 

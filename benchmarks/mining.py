@@ -32,8 +32,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from benchmarks.harness import alternate, write_result
+from data_scripts.features.shot_features import ShotFeatures
 from data_scripts.mine_scene_pairs import main as mine
-from data_scripts.scene_mining import (
+from data_scripts.mining.scenes import (
     WINDOW,
     FilmWindows,
     exact_embedder,
@@ -42,7 +43,6 @@ from data_scripts.scene_mining import (
     num_scene_pairs,
     take_best,
 )
-from data_scripts.shot_features import ShotFeatures
 from m2s.commands import run_command
 from modeling_m2s.configuration_m2s import M2SMovieSimilarityConfig
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel

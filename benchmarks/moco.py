@@ -53,8 +53,8 @@ from transformers import BaseImageProcessor
 
 from benchmarks.harness import RESULTS, write_result, write_shots
 from benchmarks.mil import status_kib
+from data_scripts.mining.scenes import WINDOW
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_mining import WINDOW
 from m2s.commands import run_command
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.frames_m2s import normalize

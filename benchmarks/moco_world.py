@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from benchmarks.moco import build_training
+from data_scripts.features.scene_embedding import Scene, embed_scenes, evenly_spaced
 from data_scripts.readers.scene_frames import SceneFrames, SceneRead
-from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
-from eval.film_worlds import TrueScene, preparation, read_truth, true_scenes
-from eval.world_retrieval import judge
+from eval.film_worlds.retrieval import judge
+from eval.film_worlds.steps import preparation
+from eval.film_worlds.truth import TrueScene, read_truth, true_scenes
 from m2s.commands import parse
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.pretrained_m2s import TINY_MODEL, load_encoder

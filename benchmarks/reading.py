@@ -37,8 +37,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from benchmarks.harness import alternate, write_result, write_shots
+from data_scripts.features.shot_features import ShotFeatures
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.shot_features import ShotFeatures
 from m2s.commands import run_command
 from modeling_m2s.shot_store_m2s import read_shots
 from modeling_m2s.storage_m2s import FilmDataset

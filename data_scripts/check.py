@@ -28,7 +28,7 @@ def run(arguments: CheckArguments) -> int:
 
     from tqdm import tqdm
 
-    from data_scripts.dataset_checks import check_folder
+    from data_scripts.stages.dataset_checks import check_folder
 
     problems = 0
     for folder in tqdm(arguments.folders, disable=None):

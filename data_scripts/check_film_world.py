@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: CheckArguments) -> None:
-    from data_scripts.film_world_checks import check_film_world, contact_sheet, read_world
+    from data_scripts.film_world.checks import check_film_world, contact_sheet, read_world
     from modeling_m2s.storage_m2s import write_json
 
     figures = check_film_world(arguments.world, arguments.model, arguments.photographs)

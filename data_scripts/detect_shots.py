@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_scripts.runner_arguments import RunnerArguments
+from data_scripts.stages.runner_arguments import RunnerArguments
 from m2s.commands import run_command
 
 
@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: DetectShotsArguments) -> int:
     """Detect or import shots, print a summary and return the exit status."""
-    from data_scripts.movienet_keyframes import KeyframeSettings, import_keyframes
-    from data_scripts.shot_detection import detect_catalog_shots, print_summary, read_videos
+    from data_scripts.shots.detection import detect_catalog_shots, print_summary, read_videos
+    from data_scripts.shots.movienet_keyframes import KeyframeSettings, import_keyframes
     from modeling_m2s.shots_m2s import ShotSettings
 
     kept = (arguments.keyframes_per_shot, arguments.short_side, arguments.jpeg_quality)

@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: FeatureArguments) -> None:
-    from data_scripts.feature_extraction import extract_features
-    from data_scripts.ranks import ranks
+    from data_scripts.features.extraction import extract_features
+    from data_scripts.stages.ranks import ranks
 
     with ranks() as state:
         extract_features(arguments, state)

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: CatalogArguments) -> None:
-    from data_scripts.catalog import make_catalog, print_summary
+    from data_scripts.catalog.building import make_catalog, print_summary
 
     print_summary(make_catalog(arguments), arguments.output)
 

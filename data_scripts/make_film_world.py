@@ -25,8 +25,8 @@ versions of this package, NumPy, Pillow and PyAV.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_scripts.world_photographs import PhotographSettings
-from data_scripts.world_plan import WorldSettings
+from data_scripts.film_world.photographs import PhotographSettings
+from data_scripts.film_world.plan import WorldSettings
 from m2s.commands import run_command
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(settings: WorldSettings, source: PhotographSettings, output: OutputArguments) -> None:
-    from data_scripts.film_world import make_film_world
+    from data_scripts.film_world.making import make_film_world
 
     make_film_world(settings, output.output, output.keyframes_only, output.workers, source, output.keyframes_per_shot)
 

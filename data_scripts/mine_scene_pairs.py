@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: MiningArguments) -> None:
-    from data_scripts.catalog_mining import mine_catalog
-    from data_scripts.ranks import ranks
+    from data_scripts.mining.films import mine_catalog
+    from data_scripts.stages.ranks import ranks
 
     with ranks() as state:
         mine_catalog(arguments, state)

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: AtlasArguments) -> None:
-    from data_scripts.atlas import write_pair_atlas
+    from data_scripts.mining.atlas import write_pair_atlas
 
     write_pair_atlas(arguments)
 

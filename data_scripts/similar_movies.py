@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: SimilarMoviesArguments) -> None:
-    from data_scripts.film_similarity import similar_movies
+    from data_scripts.similarity.films import similar_movies
 
     similar_movies(arguments)
 

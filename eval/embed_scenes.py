@@ -11,7 +11,7 @@ evenly spaced moments, or pictures that stand for shots. A scene is read as nine
 its shots if there are fewer. `--read windows` reads all its shots, nine at a time, and averages the windows' vectors,
 weighted by their numbers of shots.
 
-Encoders (`eval/scene_encoders.py`) are ours and the baselines:
+Encoders (`eval/embeddings/encoders.py`) are ours and the baselines:
 
     --encoder scene --model runs/moco/model                   all frames in one attention (default)
     --encoder frames --model openai/clip-vit-base-patch16     mean of single frames: the paper's CLIP baseline [4.3]
@@ -125,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: EmbedScenesArguments) -> None:
-    from data_scripts.ranks import ranks
-    from eval.embedding import embed_scenes, scenes_of
+    from data_scripts.stages.ranks import ranks
+    from eval.embeddings.scenes import embed_scenes, scenes_of
 
     with ranks() as state:
         embed_scenes(arguments, scenes_of(arguments), state)

@@ -18,7 +18,7 @@ settings of all rows were chosen on the world of seed 0, which is not reported.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.experiment_rows import (
+from eval.film_worlds.rows import (
     CORE,
     TRAINED,
     rounds_before,
@@ -97,9 +97,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: ExperimentsArguments) -> None:
-    from eval.experiment_results import add_earlier
-    from eval.experiment_tables import tables
-    from eval.experiment_worlds import experiments
+    from eval.film_worlds.results import add_earlier
+    from eval.film_worlds.tables import tables
+    from eval.film_worlds.worlds import experiments
     from modeling_m2s.storage_m2s import write_json
 
     results = experiments(arguments)

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: FilmWorldPairsArguments) -> None:
-    from eval.film_world_shares import film_world_pairs, print_table
+    from eval.film_worlds.shares import film_world_pairs, print_table
     from modeling_m2s.storage_m2s import write_json
 
     if not arguments.recipe.is_file():  # it is read only after hours

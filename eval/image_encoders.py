@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: EncoderArguments) -> None:
-    from eval.image_comparison import as_table, measure
+    from eval.images.comparison import as_table, measure
     from modeling_m2s.storage_m2s import write_json
 
     results = measure(arguments)

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(recipe: MaskedShotsRecipe, arguments: MaskedShotsArguments) -> None:
-    from eval.masked_shot_model import masked_shots
+    from eval.film_worlds.masked_shot_model import masked_shots
 
     masked_shots(recipe, arguments)
 

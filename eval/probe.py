@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
 
     def run(arguments: ProbeArguments) -> None:
-        from eval.probing import print_results, probe
+        from eval.probes.probing import print_results, probe
 
         record = probe(arguments, shlex.join(["python", "-m", "eval.probe", *words]))
         print_results(record)

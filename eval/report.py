@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: ReportArguments) -> None:
-    from eval.report_page import write_report
+    from eval.reports.page import write_report
 
     write_report(arguments)
 

@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: SceneRetrievalArguments) -> None:
-    from eval.world_retrieval import card_entry, measure, print_measurement
+    from eval.film_worlds.retrieval import card_entry, measure, print_measurement
     from modeling_m2s.cards_m2s import add_evaluations
     from modeling_m2s.pretrained_m2s import model_revision
     from modeling_m2s.storage_m2s import write_json

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: StoryScenesArguments) -> None:
-    from eval.scene_divisions import markdown, measure_worlds
+    from eval.film_worlds.scene_divisions import markdown, measure_worlds
     from modeling_m2s.storage_m2s import atomic_write, write_json
 
     results = measure_worlds(arguments)

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: TrainingReportArguments) -> None:
-    from eval.training_page import write_training_report
+    from eval.reports.training_page import write_training_report
 
     write_training_report(arguments)
 

@@ -44,7 +44,12 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     ),
     "shots": (
         "a shot, with its keyframes",
-        ("data_scripts.detect_shots", "m2s embed", "data_scripts.movienet_keyframes", "data_scripts.make_film_world"),
+        (
+            "data_scripts.detect_shots",
+            "m2s embed",
+            "data_scripts.shots.movienet_keyframes",
+            "data_scripts.make_film_world",
+        ),
         {
             "movie_id": "id of the film",
             "shot_index": "place of the shot in the film, from 0 on",
@@ -58,7 +63,12 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     ),
     "films": (
         "a film of the shots dataset beside it",
-        ("data_scripts.detect_shots", "m2s embed", "data_scripts.movienet_keyframes", "data_scripts.make_film_world"),
+        (
+            "data_scripts.detect_shots",
+            "m2s embed",
+            "data_scripts.shots.movienet_keyframes",
+            "data_scripts.make_film_world",
+        ),
         {
             "movie_id": "id of the film",
             "shard": "number of the shard that holds its shots",

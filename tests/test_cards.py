@@ -18,7 +18,8 @@ from test_train_mil import SIZES, same_theme, theme_features, write_features, wr
 
 import eval
 from data_scripts.make_catalog import main as make_catalog
-from eval import probing, world_retrieval
+from eval.film_worlds import retrieval as world_retrieval
+from eval.probes import probing
 from model_cards.generate import main as generate
 from modeling_m2s.cards_m2s import (
     CardError,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_scripts.check import main
-from data_scripts.dataset_checks import check_folder
+from data_scripts.stages.dataset_checks import check_folder
 from modeling_m2s.schemas_m2s import SCHEMAS
 from modeling_m2s.shot_store_m2s import film_rows
 from modeling_m2s.storage_m2s import FilmDataset, read_json, write_json

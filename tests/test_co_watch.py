@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from data_scripts import co_watch
-from data_scripts.co_watch import Watches, read_watches, watched_both, watched_next
-from data_scripts.text_files import MetadataError
+from data_scripts.similarity import co_watch
+from data_scripts.similarity.co_watch import Watches, read_watches, watched_both, watched_next
+from data_scripts.stages.text_files import MetadataError
 
 HEADER = "userId,movieId,rating,timestamp\n"
 

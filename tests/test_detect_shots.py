@@ -15,11 +15,11 @@ from datasets import List, load_dataset
 from make_videos import make_audio, make_video, picture, truncate
 from PIL import Image
 
-from data_scripts import film_stage
 from data_scripts.detect_shots import main
-from data_scripts.film_stage import store_catalog
-from data_scripts.movienet_keyframes import read_shot_list
-from data_scripts.runner_arguments import RunnerArguments
+from data_scripts.shots import film_stage
+from data_scripts.shots.film_stage import store_catalog
+from data_scripts.shots.movienet_keyframes import read_shot_list
+from data_scripts.stages.runner_arguments import RunnerArguments
 from modeling_m2s.shots_m2s import ShotSettings, detect_shots
 from modeling_m2s.storage_m2s import SCHEMAS, FilmDataset, StorageError, exclusive
 from modeling_m2s.video_m2s import fingerprint

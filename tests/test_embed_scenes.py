@@ -17,12 +17,12 @@ from transformers import CLIPImageProcessorPil
 
 from data_scripts.formats.labeled_scenes import LabeledScene
 from data_scripts.formats.scene_lists import read_scenes
-from data_scripts.whitening import Moments, Whitening
+from data_scripts.mining.whitening import Moments, Whitening
 from eval.embed_scenes import main
-from eval.embedding import SHRINKAGE, average_neighbors
-from eval.report_pictures import SceneKeyframes
-from eval.scene_encoders import load_scene_encoder
-from eval.scene_media import Pictures, Reading
+from eval.embeddings.encoders import load_scene_encoder
+from eval.embeddings.media import Pictures, Reading
+from eval.embeddings.scenes import SHRINKAGE, average_neighbors
+from eval.reports.pictures import SceneKeyframes
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.decoding_m2s import frame_times
 from modeling_m2s.storage_m2s import FilmDataset
@@ -319,7 +319,7 @@ def test_bytes_depend_neither_on_workers_nor_on_what_was_done_before(folder, tin
 
 @pytest.fixture(scope="module")
 def forked_runs(tmp_path_factory):
-    runs = ForkedRuns.start("eval.embed_scenes", "eval.embedding", tmp_path_factory.mktemp("forked"))
+    runs = ForkedRuns.start("eval.embed_scenes", "eval.embeddings.scenes", tmp_path_factory.mktemp("forked"))
     yield runs
     runs.stop()
 

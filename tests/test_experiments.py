@@ -16,17 +16,18 @@ from sklearn.preprocessing import StandardScaler
 from data_scripts.check import main as check_dataset
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.readers.scene_frames import SceneFrames
-from eval.experiment_results import add_earlier, best_spaces, combine, hits_by_film, judge_claim
-from eval.experiment_rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
-from eval.experiment_tables import tables
-from eval.experiment_worlds import ExperimentWorld, surest_shares
 from eval.experiments import ExperimentsArguments, main
-from eval.film_worlds import TrueScene, is_finished, read_truth, run_once, shares, true_scenes
+from eval.film_worlds.pair_sets import write_random_films, write_surest, write_true_pairs
+from eval.film_worlds.results import add_earlier, best_spaces, combine, hits_by_film, judge_claim
+from eval.film_worlds.retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
+from eval.film_worlds.rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
+from eval.film_worlds.steps import is_finished, run_once
+from eval.film_worlds.tables import tables
+from eval.film_worlds.truth import TrueScene, read_truth, shares, true_scenes
+from eval.film_worlds.worlds import ExperimentWorld, surest_shares
 from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k, standard_error_of_sums
-from eval.scene_pair_sets import write_random_films, write_surest, write_true_pairs
 from eval.scene_retrieval import SceneRetrievalArguments
 from eval.scene_retrieval import main as measure_scenes
-from eval.world_retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
 from modeling_m2s.frames_m2s import normalize
 from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, write_json

@@ -19,7 +19,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithP
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from data_scripts.extract_features import main
-from data_scripts.shot_features import ShotFeatures
+from data_scripts.features.shot_features import ShotFeatures
 from modeling_m2s import tiny_model
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, exclusive
 

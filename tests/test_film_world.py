@@ -16,9 +16,9 @@ from PIL import Image
 
 from data_scripts.check import main as check_datasets
 from data_scripts.check_film_world import main as check
-from data_scripts.film_world_checks import check_co_watch
+from data_scripts.film_world.checks import check_co_watch
+from data_scripts.film_world.plan import WorldSettings, plan_ratings, plan_world, with_frames
 from data_scripts.make_film_world import main
-from data_scripts.world_plan import WorldSettings, plan_ratings, plan_world, with_frames
 from m2s.main import main as m2s
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import FilmDataset

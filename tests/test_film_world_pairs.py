@@ -5,7 +5,8 @@ import json
 import pytest
 
 from eval.film_world_pairs import main
-from eval.film_worlds import most_frequent, shares, summarize
+from eval.film_worlds.results import summarize
+from eval.film_worlds.truth import most_frequent, shares
 
 
 def shot(place: str, event: str = "talk", light: str = "day", theme: str = "war") -> dict[str, str]:

@@ -12,9 +12,9 @@ from moco_world import movie_ids, num_shots, write_shots
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection
 
-from eval.image_comparison import NOT_SHOWN, clip_encoder, measure, pixel_encoder, read_classes, read_words
 from eval.image_encoders import EncoderArguments, main
-from eval.image_measures import classify, common_share, named_words, neighbor_agreement, spread
+from eval.images.comparison import NOT_SHOWN, clip_encoder, measure, pixel_encoder, read_classes, read_words
+from eval.images.measures import classify, common_share, named_words, neighbor_agreement, spread
 
 POOLED = "student, pooler_output"
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from data_scripts.leak_guard import LeakGuard
+from data_scripts.catalog.leak_guard import LeakGuard
 from data_scripts.metadata.facts import FilmFacts
-from data_scripts.text_files import MetadataError
+from data_scripts.stages.text_files import MetadataError
 
 LVU_CSV = "class_id class_name youtube_id imdb_id\n0 office 3D2hC2C_Wpw tt0000001\n1 \\N -ddWKqI1 tt0000002\n"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 
-from data_scripts.catalog import make_catalog
+from data_scripts.catalog.building import make_catalog
+from data_scripts.catalog.video_files import video_facts
 from data_scripts.make_catalog import CatalogArguments, main
 from data_scripts.make_film_world import main as make_film_world
-from data_scripts.video_files import video_facts
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 MOVIELENS = {

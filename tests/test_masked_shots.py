@@ -8,8 +8,8 @@ import torch
 from test_train_mil import movie_ids, write_features
 
 from data_scripts.check import main as check_dataset
-from data_scripts.shot_features import ShotFeatures
-from eval.masked_shot_model import MaskedShotModel, padded, read, train
+from data_scripts.features.shot_features import ShotFeatures
+from eval.film_worlds.masked_shot_model import MaskedShotModel, padded, read, train
 from eval.masked_shots import MaskedShotsRecipe, main
 from modeling_m2s.storage_m2s import FilmDataset
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_scripts.film_names import imdb_id, split_title, split_year, title_key
+from data_scripts.catalog.film_names import imdb_id, split_title, split_year, title_key
 from data_scripts.metadata.facts import genre_names
 from data_scripts.metadata.files import read_metadata
-from data_scripts.text_files import MetadataError, read_table
+from data_scripts.stages.text_files import MetadataError, read_table
 
 TITLE_BASICS = (
     "tconst\ttitleType\tprimaryTitle\toriginalTitle\tisAdult\tstartYear\tendYear\truntimeMinutes\tgenres\n"

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_scripts.film_names import imdb_id, named_imdb_id, title_key
+from data_scripts.catalog.film_names import imdb_id, named_imdb_id, title_key
 from data_scripts.metadata.facts import FilmFacts, genre_names, says_nothing, year_of
 from data_scripts.metadata.files import read_metadata
-from data_scripts.text_files import MetadataError
+from data_scripts.stages.text_files import MetadataError
 
 U_ITEM = (
     b"1|Toy Story (1995)|01-Jan-1995||http://us.imdb.com/M/title-exact?Toy%20Story%20(1995)"

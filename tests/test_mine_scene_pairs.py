@@ -29,7 +29,7 @@ from mining_catalog import (
 )
 
 from data_scripts.mine_scene_pairs import main
-from data_scripts.scene_mining import WINDOW, exact_embedder, film_windows, mine_scene_pairs, num_scene_pairs
+from data_scripts.mining.scenes import WINDOW, exact_embedder, film_windows, mine_scene_pairs, num_scene_pairs
 from modeling_m2s.configuration_m2s import M2SMovieSimilarityConfig
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset
@@ -149,7 +149,7 @@ def test_a_killed_run_is_finished_the_same(catalog):
 def test_films_that_are_kept_are_not_mined_again(catalog, monkeypatch):
     main(flags(catalog, "pairs"))
     whole = tree(catalog / "pairs")
-    monkeypatch.setattr("data_scripts.catalog_mining.mine_scene_pairs", None)
+    monkeypatch.setattr("data_scripts.mining.films.mine_scene_pairs", None)
     main(flags(catalog, "pairs"))
     assert tree(catalog / "pairs") == whole
 

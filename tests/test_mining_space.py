@@ -24,7 +24,16 @@ from mining_catalog import (
 )
 
 from data_scripts.mine_scene_pairs import main
-from data_scripts.mining_space import (
+from data_scripts.mining.scenes import (
+    WINDOW,
+    exact_embedder,
+    exact_whitener,
+    film_windows,
+    mine_scene_pairs,
+    num_scene_pairs,
+    window_scores,
+)
+from data_scripts.mining.spaces import (
     SHRINKAGE,
     MiningSpace,
     digest,
@@ -34,15 +43,6 @@ from data_scripts.mining_space import (
     score_factor,
     shot_statistics,
     write_statistics,
-)
-from data_scripts.scene_mining import (
-    WINDOW,
-    exact_embedder,
-    exact_whitener,
-    film_windows,
-    mine_scene_pairs,
-    num_scene_pairs,
-    window_scores,
 )
 from modeling_m2s.configuration_m2s import M2SMovieSimilarityConfig
 from modeling_m2s.movie_similarity_m2s import M2SMovieSimilarityModel
@@ -316,7 +316,7 @@ def test_ranks_and_kills_do_not_show(catalog):
     whole = tree(catalog / "whole")
     runs = ForkedRuns.start(
         "data_scripts.mine_scene_pairs",
-        "data_scripts.catalog_mining",
+        "data_scripts.mining.films",
         catalog,
         HF_DATASETS_CACHE=str(catalog / "cache"),
     )

@@ -12,10 +12,10 @@ import torch
 from moco_world import SCENE, movie_ids, num_shots, write_labels, write_pairs, write_shots
 from transformers import AutoImageProcessor
 
+from data_scripts.features.scene_embedding import Scene, read_scene
 from data_scripts.readers import decoded as loading
 from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_embedding import Scene, read_scene
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from train.moco.augment import augment, draw_augmentations

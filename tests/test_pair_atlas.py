@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_scripts.atlas import draw, film_use, in_parts, read_atlas, summary, thumbnail
+from data_scripts.mining.atlas import draw, film_use, in_parts, read_atlas, summary, thumbnail
 from data_scripts.pair_atlas import MOST_PAIRS, main
 from modeling_m2s.storage_m2s import FilmDataset
 

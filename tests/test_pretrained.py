@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, CLIPImageProcessorPil, CLIPVisionModelWithProjection, pipeline
 
-from eval.image_comparison import clip_encoder, random_student, read_classes
-from eval.image_measures import classify
+from eval.images.comparison import clip_encoder, random_student, read_classes
+from eval.images.measures import classify
 from m2s.main import main
 from modeling_m2s import M2SSceneModel, tiny_model
 from modeling_m2s.pretrained_m2s import TINY_MODEL, ModelError, load_encoder, model_revision

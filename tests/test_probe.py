@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, mean_squared_error
 
 from eval import embed_scenes
 from eval.probe import main
-from eval.probing import table_lines
+from eval.probes.probing import table_lines
 from eval.tasks import Task, read_tasks
 from modeling_m2s import M2SSceneForClassification
 from modeling_m2s.pretrained_m2s import load_encoder

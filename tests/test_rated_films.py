@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data_scripts.catalog import make_catalog
+from data_scripts.catalog.building import make_catalog
 from data_scripts.make_catalog import CatalogArguments
-from data_scripts.rated_films import RatedFilms
 from data_scripts.similar_movies import main
+from data_scripts.similarity.rated_films import RatedFilms
 from modeling_m2s.storage_m2s import FilmDataset
 
 FILMS = {"1": "Toy Story (1995)", "2": "Matrix, The (1999)", "3": "Heat (1995)", "4": "Alien (1979)", "5": "Ran (1985)"}

@@ -16,9 +16,9 @@ import yaml
 from PIL import Image
 
 from eval.report import main
-from eval.report_pictures import Predictions, SceneKeyframes, boundary_films, retrieved, task_pictures
-from eval.report_results import GROUPS, by_group, read_result
-from eval.report_tables import PRINTED, TRIVIAL, aligned, group_tables
+from eval.reports.pictures import Predictions, SceneKeyframes, boundary_films, retrieved, task_pictures
+from eval.reports.results import GROUPS, by_group, read_result
+from eval.reports.tables import PRINTED, TRIVIAL, aligned, group_tables
 from modeling_m2s.storage_m2s import FilmDataset
 
 PAPER = yaml.safe_load((Path(__file__).parent.parent / "eval/paper_tables.yaml").read_text())

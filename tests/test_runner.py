@@ -13,8 +13,8 @@ import pytest
 from make_videos import make_video
 from test_detect_shots import outputs, write_catalog
 
-from data_scripts.runner import run_films
-from data_scripts.runner_arguments import RunnerArguments
+from data_scripts.stages.runner import run_films
+from data_scripts.stages.runner_arguments import RunnerArguments
 from m2s.commands import run_command
 from modeling_m2s.shot_store_m2s import ShotStore
 from modeling_m2s.storage_m2s import FilmDataset

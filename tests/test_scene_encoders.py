@@ -13,8 +13,8 @@ import transformers
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from data_scripts.whitening import Moments, Whitening
-from eval.scene_encoders import FrameMeanEncoder, load_scene_encoder, read_features, resampled
+from data_scripts.mining.whitening import Moments, Whitening
+from eval.embeddings.encoders import FrameMeanEncoder, load_scene_encoder, read_features, resampled
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, tiny_model
 from modeling_m2s.pretrained_m2s import ModelError
 

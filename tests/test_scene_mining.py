@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_scripts import scene_mining
-from data_scripts.scene_mining import (
+from data_scripts.mining import scenes as scene_mining
+from data_scripts.mining.scenes import (
     LARGEST,
     WINDOW,
     exact_embedder,

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data_scripts.shot_features import ShotFeatures, has_keyframe
+from data_scripts.features.shot_features import ShotFeatures, has_keyframe
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
 SETTINGS = {"encoder": "m2s-clip-tiny", "revision": "c0ffee", "keyframe": "middle", "dim": 7}

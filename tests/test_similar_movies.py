@@ -17,14 +17,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from data_scripts import synopsis_similarity
-from data_scripts.film_similarity import Catalog, describe, draw_of_genre, similar_movies
-from data_scripts.inputs import candidates_of
 from data_scripts.make_catalog import main as make_catalog
 from data_scripts.make_film_world import main as make_film_world
-from data_scripts.neighbors import best_neighbors, weighted
 from data_scripts.similar_movies import SimilarMoviesArguments, main
-from data_scripts.synopsis_similarity import TextEncoder, inner_products, tf_idf
+from data_scripts.similarity import synopsis as synopsis_similarity
+from data_scripts.similarity.films import Catalog, describe, draw_of_genre, similar_movies
+from data_scripts.similarity.neighbors import best_neighbors, weighted
+from data_scripts.similarity.synopsis import TextEncoder, inner_products, tf_idf
+from data_scripts.stages.inputs import candidates_of
 from modeling_m2s.dataset_cards_m2s import shards_digest
 from modeling_m2s.storage_m2s import FilmDataset
 

@@ -6,7 +6,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from eval.scene_divisions import (
+from eval.film_worlds.scene_divisions import (
     best_threshold,
     deviations,
     ends_of,

@@ -15,7 +15,7 @@ from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, Lab
 from data_scripts.formats.lvu import LVU_TASKS
 from data_scripts.formats.movienet_labels import read_scene_boundaries
 from eval.probes import ProbeTask
-from eval.probing import part
+from eval.probes.probing import part
 from eval.tasks import (
     TASKS,
     Embedded,

@@ -27,7 +27,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 from transformers import AutoModel
 
-from data_scripts.shot_features import ShotFeatures
+from data_scripts.features.shot_features import ShotFeatures
 from m2s.commands import parse
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from modeling_m2s.storage_m2s import FilmDataset, StorageError

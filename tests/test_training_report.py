@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from data_scripts.make_film_world import main as make_film_world
-from eval.film_worlds import LABELS, read_truth, shares
-from eval.scene_pair_sets import write_true_pairs
-from eval.training_page import nearest, unit
+from eval.film_worlds.pair_sets import write_true_pairs
+from eval.film_worlds.retrieval import boundary_scores, fit_whitening
+from eval.film_worlds.truth import LABELS, read_truth, shares
+from eval.reports.training_page import nearest, unit
 from eval.training_report import main
-from eval.world_retrieval import boundary_scores, fit_whitening
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
 from modeling_m2s.storage_m2s import FilmDataset
 from train.curves import draw_curves

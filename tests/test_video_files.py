@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from data_scripts.catalog import make_catalog
+from data_scripts.catalog.building import make_catalog
+from data_scripts.catalog.video_files import find_videos, on_disk, video_facts
 from data_scripts.make_catalog import CatalogArguments, main
-from data_scripts.text_files import MetadataError, Problems
-from data_scripts.video_files import find_videos, on_disk, video_facts
+from data_scripts.stages.text_files import MetadataError, Problems
 from modeling_m2s.find_films_m2s import find_films
 from modeling_m2s.storage_m2s import FilmDataset
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from data_scripts.whitening import Moments, Whitening
+from data_scripts.mining.whitening import Moments, Whitening
 
 
 def samples(count: int, dim: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:

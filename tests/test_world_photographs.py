@@ -22,12 +22,12 @@ from test_film_world import ROOT, tree
 
 from data_scripts.check_film_world import main as check
 from data_scripts.extract_features import main as extract_features
+from data_scripts.film_world.photographs import PhotographPainter, PhotographSettings, plan_films, read_groups
+from data_scripts.film_world.plan import Photograph, PlannedShot, WorldSettings
 from data_scripts.make_catalog import main as make_catalog
 from data_scripts.make_film_world import main
 from data_scripts.mine_scene_pairs import main as mine_scene_pairs
 from data_scripts.similar_movies import main as similar_movies
-from data_scripts.world_photographs import PhotographPainter, PhotographSettings, plan_films, read_groups
-from data_scripts.world_plan import Photograph, PlannedShot, WorldSettings
 from eval.scene_retrieval import main as scene_retrieval
 from modeling_m2s.shots_m2s import detect_shots
 from modeling_m2s.storage_m2s import FilmDataset

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(recipe: MILRecipe, data: MILData, arguments: RunArguments) -> None:
-    from data_scripts.ranks import ranks
+    from data_scripts.stages.ranks import ranks
     from train.mil.finish import print_summary
     from train.mil.training import train_mil
 

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> None:
-    from data_scripts.ranks import ranks
+    from data_scripts.stages.ranks import ranks
     from train.moco.finish import print_summary
     from train.moco.training import train_moco
 

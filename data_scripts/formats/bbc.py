@@ -14,7 +14,7 @@ import numpy as np
 from data_scripts.formats.boundaries import FilmBoundaries
 from data_scripts.formats.label_files import label_errors
 from data_scripts.formats.labeled_scenes import LabelError
-from data_scripts.text_files import text_lines
+from data_scripts.stages.text_files import text_lines
 
 
 @label_errors()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Problem, Split, check_scenes
-from data_scripts.text_files import MetadataError, text_lines
+from data_scripts.stages.text_files import MetadataError, text_lines
 
 # Splits by the names that label files have for them.
 SPLIT_NAMES: dict[str, Split] = {

@@ -15,10 +15,10 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_scripts.film_names import imdb_id
+from data_scripts.catalog.film_names import imdb_id
 from data_scripts.formats.label_files import SPLIT_NAMES, LabelRow, gather, label_errors, read_json_file
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError
-from data_scripts.text_files import read_table
+from data_scripts.stages.text_files import read_table
 
 # Names by class id; "" where no clip has the id. The writer of class 0 is unknown, literally `\N`.
 LVU_CLASSES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_scripts.formats.label_files import SPLIT_NAMES, LabelRow, gather, label_errors, read_json_file
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError
-from data_scripts.text_files import text_lines
+from data_scripts.stages.text_files import text_lines
 
 VERIFIED = "test_shots_human_verified_multi_labels_v1_complete.txt"
 

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_scripts.film_names import is_imdb_id
+from data_scripts.catalog.film_names import is_imdb_id
 from data_scripts.formats.boundaries import FilmBoundaries
 from data_scripts.formats.label_files import SPLIT_NAMES, LabelRow, gather, label_errors, read_json_file
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Split
-from data_scripts.movienet_keyframes import read_shot_list
-from data_scripts.text_files import MetadataError, text_lines
+from data_scripts.shots.movienet_keyframes import read_shot_list
+from data_scripts.stages.text_files import MetadataError, text_lines
 
 PARTS = ("train", "val", "test")
 # Uncertain boundaries count as boundaries, as with LGSS, BaSSL and the paper's other comparisons.

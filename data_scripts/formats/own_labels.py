@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from data_scripts.formats.label_files import SPLIT_NAMES, LabelRow, draw_splits, gather, label_errors
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Problem, Split
-from data_scripts.text_files import read_table, text_lines
+from data_scripts.stages.text_files import read_table, text_lines
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES
 
 REQUIRED = ("video", "label")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from data_scripts.formats.label_files import LabelRow, draw_splits, gather, label_errors, shuffled
 from data_scripts.formats.labeled_scenes import LabeledScene, LabeledScenes, LabelError, Split
-from data_scripts.text_files import read_table
+from data_scripts.stages.text_files import read_table
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_scripts.formats.label_files import SPLIT_NAMES, label_errors
 from data_scripts.formats.labeled_scenes import LabeledScene, LabelError, check_scenes
-from data_scripts.text_files import read_table
+from data_scripts.stages.text_files import read_table
 
 COLUMNS = ("scene_id", "movie_id", "video", "split")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from data_scripts.metadata.facts import FilmFacts
 from data_scripts.metadata.rows import Rows, SeparatedRows
-from data_scripts.text_files import Problems
+from data_scripts.stages.text_files import Problems
 
 # Tables without header.
 METADATA = ("wikipedia_id", "freebase_id", "name", "released", "revenue", "runtime", "languages", "countries", "genres")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_scripts.film_names import imdb_id, named_imdb_id
-from data_scripts.text_files import Problems
+from data_scripts.catalog.film_names import imdb_id, named_imdb_id
+from data_scripts.stages.text_files import Problems
 
 # Cells that say that something is unknown.
 EMPTY = {"", r"\n"}

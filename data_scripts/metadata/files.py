@@ -17,7 +17,7 @@ from data_scripts.metadata.formats import FORMATS, format_of
 from data_scripts.metadata.kodi import KodiRows
 from data_scripts.metadata.movielens import COLUMNS_100K
 from data_scripts.metadata.rows import JsonRows, LetterboxdListRows, ParquetRows, Rows, SeparatedRows, TableRows
-from data_scripts.text_files import MetadataError, Problems, text_lines
+from data_scripts.stages.text_files import MetadataError, Problems, text_lines
 
 PARQUET = b"PAR1"
 LETTERBOXD_LIST = "Letterboxd list export"

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from data_scripts.film_names import split_year
+from data_scripts.catalog.film_names import split_year
+from data_scripts.catalog.video_files import on_disk
 from data_scripts.metadata.cmu import read_cmu
 from data_scripts.metadata.facts import FilmFacts, Row
 from data_scripts.metadata.kodi import read_kodi
 from data_scripts.metadata.movielens import COLUMNS_100K, read_links, read_movielens
 from data_scripts.metadata.rows import Rows
-from data_scripts.text_files import Problems, read_table
-from data_scripts.video_files import on_disk
+from data_scripts.stages.text_files import Problems, read_table
 
 Columns = tuple[str, ...]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from data_scripts.film_names import named_imdb_id
+from data_scripts.catalog.film_names import named_imdb_id
 from data_scripts.metadata.facts import FilmFacts
 from data_scripts.metadata.rows import Rows
 from modeling_m2s.video_m2s import VIDEO_SUFFIXES

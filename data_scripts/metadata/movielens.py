@@ -6,10 +6,10 @@ The ids of one folder belong together: its ratings name the films of its films' 
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_scripts.film_names import split_title, split_year
+from data_scripts.catalog.film_names import split_title, split_year
 from data_scripts.metadata.facts import FilmFacts, Row
 from data_scripts.metadata.rows import Rows, TableRows, column_name
-from data_scripts.text_files import Problems, text_lines
+from data_scripts.stages.text_files import Problems, text_lines
 
 LINKS = "links.csv"
 FILMS = ("movies.csv", "movies.dat", "u.item")

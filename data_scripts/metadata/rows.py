@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_scripts.film_names import named_imdb_id
+from data_scripts.catalog.film_names import named_imdb_id
 from data_scripts.metadata.facts import Row
-from data_scripts.text_files import DELIMITERS, MetadataError, Problems, read_table, split_header, text_lines
+from data_scripts.stages.text_files import DELIMITERS, MetadataError, Problems, read_table, split_header, text_lines
 
 # Entries of JSON whose columns tell what a file is: lists of TMDB and OMDb leave out columns without a value.
 ENTRIES_LOOKED_AT = 20

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_scripts.inputs import finished
 from data_scripts.readers.arrow_copy import arrow_copy
+from data_scripts.stages.inputs import finished
 from modeling_m2s.storage_m2s import RECORD_NAME, StorageError, shard_names
 
 COLUMNS = ["start_frame", "end_frame", "keyframe_frames", "keyframes"]

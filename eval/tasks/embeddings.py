@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_scripts.features.shot_features import ShotFeatures, has_keyframe
 from data_scripts.formats.labeled_scenes import SPLITS, LabeledScenes
-from data_scripts.shot_features import ShotFeatures, has_keyframe
-from eval.scene_encoders import file_digest, read_features
+from eval.embeddings.encoders import file_digest, read_features
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import FilmDataset
 

@@ -135,5 +135,5 @@ def _require_shots(labeled_films: Sequence[FilmBoundaries], ids: Sequence[str]) 
         if counts[film.movie_id] not in (0, film.num_shots):
             raise LabelError(
                 f"{film.movie_id}: {counts[film.movie_id]} shots have embeddings, but its shot list has "
-                f"{film.num_shots}; make the shots with data_scripts.movienet_keyframes, from the same shot list"
+                f"{film.num_shots}; make the shots with data_scripts.shots.movienet_keyframes, from the same shot list"
             )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_scripts.whitening import Moments, Whitening
+from data_scripts.mining.whitening import Moments, Whitening
 
 
 class TeacherSpace(NamedTuple):

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_scripts.inputs import candidates_of, finished
-from data_scripts.shot_features import ShotFeatures
+from data_scripts.features.shot_features import ShotFeatures
+from data_scripts.stages.inputs import candidates_of, finished
 from modeling_m2s.storage_m2s import StorageError
 from train.mil.recipe import MILRecipe
 

@@ -12,7 +12,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from data_scripts.shot_features import ShotFeatures, has_keyframe
+from data_scripts.features.shot_features import ShotFeatures, has_keyframe
 from modeling_m2s import M2SMovieSimilarityModel
 from train.mil.pairs import PAIRS, FilmReader, LabeledPairs, Material
 from train.mil.recipe import MILRecipe

@@ -6,8 +6,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from data_scripts.inputs import finished, leak_guard_of
-from data_scripts.shot_features import ShotFeatures
+from data_scripts.features.shot_features import ShotFeatures
+from data_scripts.stages.inputs import finished, leak_guard_of
 from modeling_m2s import M2SMovieSimilarityConfig, M2SMovieSimilarityModel
 from modeling_m2s.checksums_m2s import recorded_digest
 from modeling_m2s.storage_m2s import default_values

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import BaseImageProcessor
 
-from data_scripts.whitening import Moments, Whitening
+from data_scripts.mining.whitening import Moments, Whitening
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.frames_m2s import normalize
 from train.moco.augment import augment

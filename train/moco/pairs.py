@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data_scripts.inputs import finished
+from data_scripts.features.scene_embedding import Scene, read_scene
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_embedding import Scene, read_scene
+from data_scripts.stages.inputs import finished
 from modeling_m2s.storage_m2s import StorageError
 from train.moco.augment import draw_augmentations
 from train.moco.recipe import MoCoRecipe

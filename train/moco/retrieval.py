@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from data_scripts.features.scene_embedding import Scene, embed_scenes, evenly_spaced
 from data_scripts.readers.scene_frames import SceneFrames
-from data_scripts.scene_embedding import Scene, embed_scenes, evenly_spaced
 from eval.metrics.intervals import mean_interval
 from eval.metrics.retrieval import chance, precision_at_k
 from modeling_m2s import M2SSceneModel

@@ -8,8 +8,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from data_scripts.inputs import finished
 from data_scripts.readers.scene_frames import SceneFrames
+from data_scripts.stages.inputs import finished
 from modeling_m2s import M2SSceneModel
 from modeling_m2s.checksums_m2s import recorded_digest
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders

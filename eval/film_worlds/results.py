@@ -1,0 +1,199 @@
+"""Results of `eval.experiments`: the seeds of this call and of earlier ones put together, and the claims judged."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from eval.film_worlds.retrieval import SPACES
+from eval.film_worlds.rows import CEILING, CLAIMS, FROZEN, MINED, TRAINED, UNTRAINED, Claim
+from eval.metrics.retrieval import standard_error_of_sums
+from modeling_m2s.storage_m2s import StorageError, read_json
+
+PRECISION = "whitened/precision_at_1"
+SCENE = ("movie_id", "first_shot")
+FEWEST_SETS = 4  # for a rank correlation
+Seeds = Mapping[str, Mapping[str, Any]]
+
+
+def combine(settings: dict[str, Any], rows: dict[str, Any], seeds: Seeds) -> dict[str, Any]:
+    """All results in one: what was run, each seed, means over seeds, and the claims.
+
+    Args:
+        seeds: by seed, its figures as `ExperimentWorld.figures` gives them. Seeds may have different rows.
+    """
+    spaces = best_spaces(seeds)
+    return {
+        "settings": settings,
+        "rows": rows,
+        "spaces": spaces,
+        "seeds": seeds,
+        "over_seeds": [
+            {"seeds": group, **summarize([_figures_to_average(seeds[seed]) for seed in group])}
+            for group in groups_of_seeds(seeds)
+        ],
+        "claims": [judged for claim in CLAIMS if (judged := judge_claim(claim, seeds, spaces))],
+    }
+
+
+def add_earlier(results: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The results with seeds and rows that an earlier call wrote into the file and this one did not run.
+
+    Raises:
+        StorageError: the file's worlds, recipes or scenes are others, or it lacks the hits by film.
+    """
+    earlier = read_json(path)
+    for name, value in results["settings"].items():
+        if (found := earlier["settings"].get(name)) != value:
+            raise StorageError(f"{path}: {name} is {found} there, {value} now; write into another file")
+    seeds = {}
+    for seed in sorted({*earlier["seeds"], *results["seeds"]}, key=int):
+        before, now = (each["seeds"].get(seed, {}) for each in (earlier, results))
+        if before and "films" not in before:
+            raise StorageError(f"{path}: seed {seed} was written by an earlier release; write into another file")
+        if before and now and any(before["films"][name] != now["films"][name] for name in ("movie_id", "queries")):
+            raise StorageError(f"{path}: seed {seed} was measured on other scenes; write into another file")
+        seeds[seed] = _united(before, now)
+    return combine(results["settings"], _in_order({**earlier["rows"], **results["rows"]}), seeds)
+
+
+def _united(before: Any, now: Any) -> Any:
+    """Nested dictionaries in one; where both have a value, the new one."""
+    if not (isinstance(before, Mapping) and isinstance(now, Mapping)):
+        return now
+    return {
+        **before,
+        **{name: _united(before[name], value) if name in before else value for name, value in now.items()},
+    }
+
+
+def _in_order(rows: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rows[name] for name in (*UNTRAINED, *TRAINED) if name in rows}
+
+
+def groups_of_seeds(seeds: Seeds) -> list[list[str]]:
+    """The sets of seeds that have a row in common which no other seed has, the largest first."""
+    rows = {name for figures in seeds.values() for name in figures["encoders"]}
+    groups = {tuple(seed for seed, figures in seeds.items() if name in figures["encoders"]) for name in rows}
+    return [list(group) for group in sorted(groups, key=lambda group: (-len(group), group))]
+
+
+def best_spaces(seeds: Seeds) -> dict[str, str]:
+    """By row, the space in which it is compared: whitened for encoders, for rivals the one where they do best."""
+
+    def precision(name: str, space: str) -> float:
+        encoders = [figures["encoders"] for figures in seeds.values()]
+        return float(np.mean([each[name][f"{space}/precision_at_1"] for each in encoders if name in each]))
+
+    rivals = {name for name, words in UNTRAINED.items() if words[0] == "--features"}
+    rows = _in_order({name: None for figures in seeds.values() for name in figures["encoders"]})
+    return {name: max(SPACES, key=partial(precision, name)) if name in rivals else "whitened" for name in rows}
+
+
+def hits_by_film(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How many queries of each film find the same place as their nearest neighbor, by row and space.
+
+    Films and counts are joined by spaces, which keeps files of results short.
+
+    Raises:
+        ValueError: two rows were not measured on the same scenes.
+    """
+    first = next(iter(measurements))
+    for name, each in measurements.items():
+        if any(each["queries"][column] != measurements[first]["queries"][column] for column in SCENE):
+            raise ValueError(f"{first} and {name} were measured on different scenes")
+    films, numbers_N = np.unique(measurements[first]["queries"]["movie_id"], return_inverse=True)
+
+    def joined(values_N: Sequence[float] | None) -> str:
+        return " ".join(f"{count:.0f}" for count in np.bincount(numbers_N, values_N, len(films)))
+
+    return {
+        "movie_id": " ".join(films),
+        "queries": joined(None),
+        "hits": {
+            name: {space: joined(each["queries"][f"{space}/precision_at_1"]) for space in SPACES}
+            for name, each in measurements.items()
+        },
+    }
+
+
+def judge_claim(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> dict[str, Any] | None:
+    """The difference of two rows on the same scenes of all seeds that have both, or None if no seed has.
+
+    Returns:
+        `mean` difference in precision at 1 and its `standard_error`, clustered by film (films of two seeds are
+        different films); in how many seeds the difference is above zero; `verdict`: holds or fails, if the mean is at
+        least two standard errors from zero, else open.
+    """
+    differences, counts = [], []
+    for films in (figures["films"] for figures in seeds.values() if "films" in figures):
+        if {claim.better, claim.worse} <= films["hits"].keys():
+            better, worse = (
+                np.array(films["hits"][name][spaces[name]].split(), int) for name in (claim.better, claim.worse)
+            )
+            differences.append(better - worse)
+            counts.append(np.array(films["queries"].split(), int))
+    if not differences:
+        return None
+    mean, error = standard_error_of_sums(np.concatenate(differences), np.concatenate(counts))
+    verdict = "open" if abs(mean) <= 2 * error else "holds" if mean > 0 else "fails"
+    return {
+        **asdict(claim),
+        "mean": round(mean, 4),
+        "standard_error": round(error, 4),
+        "seeds_above_zero": sum(int(each.sum()) > 0 for each in differences),
+        "seeds": len(differences),
+        "verdict": verdict,
+    }
+
+
+def _figures_to_average(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A seed's figures, with the rank correlation between how often mined pairs share a place and what they teach.
+
+    Only rows that differ by their mined pairs alone take part, not those of random windows or of true places.
+    """
+    numbers = {name: value for name, value in figures.items() if name != "films"}
+    sets = [name for name, row in TRAINED.items() if name in figures["encoders"] and _differs_by_pairs_alone(name)]
+    if len(sets) < FEWEST_SETS:
+        return numbers
+    precision = [figures["scene_pairs"][name]["all"]["place"] for name in sets]
+    found = [figures["encoders"][name][PRECISION] for name in sets]
+    return {**numbers, "rank_correlation": round(float(spearmanr(precision, found).statistic), 4)}
+
+
+def _differs_by_pairs_alone(name: str) -> bool:
+    row = TRAINED[name]
+    mined = MINED[row.pairs]
+    return not (row.flags or row.by_momentum or row.keyframes > 1) and mined.space not in ("random", "truth")
+
+
+def share_of_gap(encoders: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """By trained row, the share of the way from the frozen encoder to true places that it goes; empty without a gap."""
+    if CEILING not in encoders or (gap := encoders[CEILING][PRECISION] - encoders[FROZEN][PRECISION]) <= 0:
+        return {}
+    return {
+        name: round((figures[PRECISION] - encoders[FROZEN][PRECISION]) / gap, 4)
+        for name, figures in encoders.items()
+        if name in TRAINED
+    }
+
+
+def summarize(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds of every number that all seeds have."""
+
+    def merge(values: list[Any]) -> Any:
+        if all(isinstance(value, dict) for value in values):
+            return {name: merge([value[name] for value in values]) for name in values[0] if _in_all(name, values)}
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        return {"mean": round(statistics.fmean(values), 4), "deviation": round(spread, 4)}
+
+    return merge(seeds)
+
+
+def _in_all(name: str, values: list[dict[str, Any]]) -> bool:
+    return all(name in value for value in values)
