@@ -48,6 +48,11 @@ def test_the_tree_of_files_is_the_real_one():
     real = {f"{path.split('/')[0]}/" for path in TRACKED if "/" in path and not path.startswith(".")}
     library = [path.split("/")[1:] for path in TRACKED if path.startswith("modeling_m2s/")]
     real |= {"modeling_m2s/" + below[0] + "/" * (len(below) > 1) for below in library if below != ["__init__.py"]}
+    real |= {
+        f"{path.split('/')[0]}/{path.split('/')[1]}/"
+        for path in TRACKED
+        if path.startswith(("data_scripts/", "train/", "eval/")) and path.count("/") > 1
+    }
     assert named == real
 
 
