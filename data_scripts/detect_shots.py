@@ -39,8 +39,8 @@ class DetectShotsArguments(RunnerArguments):
     frame_rate: float = field(
         default=24.0, metadata={"help": "frames a second of films from shot lists that --video-info does not name"}
     )
-    detector: Literal["adaptive", "content", "hash", "histogram"] = field(
-        default="adaptive", metadata={"help": "detector of PySceneDetect"}
+    detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2"] = field(
+        default="adaptive", metadata={"help": "detector of PySceneDetect, or the network TransNet V2"}
     )
     threshold: float | None = field(
         default=None, metadata={"help": "score at which the detector cuts; by default its own"}
@@ -55,6 +55,10 @@ class DetectShotsArguments(RunnerArguments):
     video_stream: int | None = field(
         default=None,
         metadata={"help": "number of the video stream of each file, from 0; by default the one that a player shows"},
+    )
+    any_keyframe: bool = field(
+        default=False,
+        metadata={"help": "keep the frame at a keyframe's place even if it is black, white or faded out"},
     )
     min_readable: float = field(
         default=0.9, metadata={"help": "share of a film, 0 to 1, that must be readable; films with less are refused"}
@@ -96,7 +100,7 @@ def run(arguments: DetectShotsArguments) -> int:
     else:
         assert arguments.movies
         found = (arguments.detector, arguments.threshold, arguments.min_shot_frames)
-        settings = ShotSettings(*found, *kept, arguments.video_stream)
+        settings = ShotSettings(*found, *kept, arguments.video_stream, arguments.any_keyframe)
         summary = detect_catalog_shots(arguments.movies, arguments.output, settings, arguments, arguments.min_readable)
     print_summary(summary, arguments)
     return 1 if summary.failed else 0

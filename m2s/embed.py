@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="joint: the encoder reads a scene's shots together, as in the paper; mean: each by itself, and their "
         "vectors are averaged (default: as the index has it; in a new one, joint if the encoder was trained on scenes)",
     )
-    parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash or histogram")
+    parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash, histogram or transnetv2")
     parser.add_argument("--threshold", type=float, help="score at which the detector cuts (default: its own)")
     parser.add_argument("--min-shot-frames", type=int, default=15, help="minimum length of a shot in frames")
     parser.add_argument(
@@ -48,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--short-side", type=int, help="shorter side of stored keyframes in pixels (default: 224 or the model's size)"
+    )
+    parser.add_argument(
+        "--any-keyframe",
+        action="store_true",
+        help="keep the frame at a keyframe's place even if it is black, white or faded out",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of films decoded at a time")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
@@ -98,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
         keyframes_per_shot=options.keyframes_per_shot,
         short_side=max(224, size) if options.short_side is None else options.short_side,
         video_stream=options.video_stream,
+        any_keyframe=options.any_keyframe,
     )
     record = FilmDataset(options.output / "scene_embeddings", "scene_embeddings").record
     vector = default_scene_vector(pipeline)

@@ -39,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
     for row in FilmDataset(options.index / "films", "films").read().to_pylist():
         size = f"{row['width']}×{row['height']}, {row['frame_rate']:.3f} fps"
         damage = f"   {row['damage']}" if row["damage"] else ""
-        print(f"{row['movie_id']}   {timecode(row['duration_seconds'])}   {row['num_shots']} shots   {size}{damage}")
+        moved = f"   blank keyframes passed over: {row['moved_keyframes']}" if row["moved_keyframes"] else ""
+        shots = f"{row['num_shots']} shots"
+        print(f"{row['movie_id']}   {timecode(row['duration_seconds'])}   {shots}   {size}{damage}{moved}")
     for movie_id, reason in FilmDataset(options.index / "shots", "shots").record.get("failed", {}).items():
         print(f"{movie_id}   failed: {reason}")
     for problem in problems:

@@ -1,4 +1,4 @@
-"""Reads the command line and runs a verb: embed, search, words, scenes, export, info, app, push, export-model."""
+"""Reads the command line and runs a verb, such as embed; `VERBS` has all of them."""
 
 import argparse
 import importlib.metadata
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from m2s import app, embed, export, export_model, info, push, scenes, search, words
+from m2s import app, embed, export, export_model, info, push, scenes, search, tag, words
 from m2s.endings import OneLineErrors, ending, load_library
 
 VERBS = {
@@ -14,6 +14,7 @@ VERBS = {
     "search": search,
     "words": words,
     "scenes": scenes,
+    "tag": tag,
     "export": export,
     "info": info,
     "app": app,

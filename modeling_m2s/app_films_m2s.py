@@ -25,7 +25,7 @@ from .scene_space_m2s import SceneSpace
 from .scene_store_m2s import SceneSettings, default_scene_vector
 from .search_m2s import DEFAULT_SPACE, Scene, SceneIndex, mean_squared_distance
 from .shot_store_m2s import read_shots
-from .shots_m2s import ShotSettings
+from .shots_m2s import UNRECORDED, ShotSettings
 from .storage_m2s import StorageError, require_settings
 from .video_m2s import VIDEO_SUFFIXES, printable
 
@@ -252,7 +252,7 @@ class FilmPage:
             scene_vector="joint" if probe else default_scene_vector(pipeline),  # probes read joint vectors
         )
         if opened:
-            self.shot_settings = ShotSettings(**opened[0].shots.record["settings"])
+            self.shot_settings = ShotSettings(**{**UNRECORDED, **opened[0].shots.record["settings"]})
             self.scene_settings = SceneSettings(**opened[0].record["settings"])
         if shots_per_scene is not None:
             self.scene_settings = replace(self.scene_settings, shots_per_scene=shots_per_scene, stride=shots_per_scene)

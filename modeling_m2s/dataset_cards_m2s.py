@@ -82,6 +82,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
             "width": "width of the video, or of its keyframes, pixels",
             "height": "height, pixels",
             "damage": "what could not be read; null if all could",
+            "moved_keyframes": "number of keyframes that stand beside their place because the frame there is blank",
         },
     ),
     "shot_features": (

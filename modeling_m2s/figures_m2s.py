@@ -68,7 +68,7 @@ def contact_sheet(
         columns *= 2
     sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + 40), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((GAP, 8), title, TEXT, _font(18))
+    draw.text((GAP, 8), title, TEXT, font(18))
     for shot, (keyframe, start) in enumerate(zip(chain(first_ones, others), starts, strict=True)):
         x, y = GAP + shot % columns * cell[0], 40 + shot // columns * cell[1]
         if (scene := scene_of.get(shot)) is not None:
@@ -77,9 +77,9 @@ def contact_sheet(
             draw.rectangle((x, y, x + width - 1, y + 3), color)
             if shot == scenes[scene][0]:
                 draw.rectangle((x, y, x + 58, y + 15), color)
-                draw.text((x + 4, y + 1), f"scene {scene}", BACKGROUND, _font(12))
+                draw.text((x + 4, y + 1), f"scene {scene}", BACKGROUND, font(12))
         _paste(sheet, keyframe, (x, y + CAPTION_HEIGHT), height)
-        draw.text((x, y + CAPTION_HEIGHT + height + 2), f"{timecode(start)} · {shot}", FAINT, _font(12))
+        draw.text((x, y + CAPTION_HEIGHT + height + 2), f"{timecode(start)} · {shot}", FAINT, font(12))
     return sheet
 
 
@@ -91,7 +91,7 @@ def strips(rows: Sequence[tuple[str, Sequence[Image.Image | None]]]) -> Image.Im
     draw = ImageDraw.Draw(picture)
     y = 0
     for (caption, keyframes), height in zip(rows, heights, strict=True):
-        draw.text((GAP, y + GAP), caption, TEXT, _font(14))
+        draw.text((GAP, y + GAP), caption, TEXT, font(14))
         y += CAPTION_HEIGHT + 2 * GAP
         for column, keyframe in enumerate(keyframes):
             _paste(picture, keyframe, (GAP + column * (THUMBNAIL_WIDTH + GAP), y), height)
@@ -106,7 +106,7 @@ def encode(picture: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .scene_store_m2s import SceneSettings, SceneStore
-from .shot_store_m2s import ShotStore, store_video
+from .shot_store_m2s import ShotStore, settings_for, store_video
 from .shots_m2s import DECODER_VERSIONS, MIN_READABLE, ShotSettings
-from .storage_m2s import StorageError, StoredFilm, default_values, exclusive
+from .storage_m2s import StorageError, StoredFilm, exclusive
 from .video_m2s import printable
 from .workers_m2s import run_isolated
 
@@ -60,7 +60,8 @@ def embed_films(
             another file, or it cannot be written.
     """
     with exclusive(output):
-        store = ShotStore(output / "shots", asdict(shot_settings), default_values(shot_settings))
+        shot_settings, defaults = settings_for(output / "shots", shot_settings)
+        store = ShotStore(output / "shots", asdict(shot_settings), defaults)
         scenes = SceneStore(output, store.shots, scene_settings, pipeline)
         films = _under_known_ids(films, store.stored, output)
         store.plan(films, grows=True)

@@ -36,7 +36,7 @@ def milliseconds(seconds: float) -> int:
 def to_csv(film: FilmIntervals) -> str:
     """One row per interval; frames are the film's own, timecodes those of its timeline."""
     text = io.StringIO()
-    rows = [{"movie_id": film.movie_id, **row} for row in _rows(film)]
+    rows = [{"movie_id": film.movie_id, **_flat(row)} for row in _rows(film)]
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
@@ -221,6 +221,17 @@ def _rows(film: FilmIntervals) -> list[dict[str, Any]]:
         return {**asdict(each), **timecodes}
 
     return [row(each) for each in film.intervals]
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose tables are columns of their own, such as `probability: night`, and whose lists are joined by |."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name.replace('ies', 'y')}: {key}": each for key, each in value.items()}
+        else:
+            flat[name] = "|".join(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def _file_name(film: FilmIntervals) -> str:

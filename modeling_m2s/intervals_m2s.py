@@ -27,7 +27,7 @@ except ImportError as error:
 TIMELINE_RATES = tuple(
     Fraction(rate) for rate in ("24000/1001", "24", "25", "30000/1001", "30", "48", "50", "60000/1001", "60")
 )
-NOUNS = {"shots": "Shot", "scenes": "Scene", "story-scenes": "Scene"}
+NOUNS = {"shots": "Shot", "scenes": "Scene", "story-scenes": "Scene", "windows": "Window"}
 # Datasets of an index with the first shot and the number of shots of each interval.
 _SPANS = {"scenes": "scene_embeddings", "story-scenes": "scenes"}
 # Containers such as Matroska round the times of frames to milliseconds.

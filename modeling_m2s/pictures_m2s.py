@@ -111,17 +111,30 @@ def letterbox(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return picture
 
 
+def contrast(image: np.ndarray) -> float:
+    """How much a picture shows: near 0 if it is black, white or any other single color, whatever the color.
+
+    It is the standard deviation, over 32×18 areas, of the color channel in which that is largest; white has the level
+    255. Grain vanishes in areas of that size. A sixth of the picture at its upper and lower edges does not count,
+    because films of a wide format have black bars there.
+    """
+    edge = image.shape[0] // 6
+    small = resize(image[edge : image.shape[0] - edge], (32, 18))
+    return float(small.std(axis=(0, 1)).max())
+
+
 class PixelReader:
-    """Converts frames to uint8 arrays (height, width, 3) of their size, by FFmpeg.
+    """Converts frames to uint8 arrays (height, width, 3) by FFmpeg.
 
     A filter graph does it, since its buffers are used again: new ones cost more than the conversion of large frames.
 
     Args:
         pixel_format: FFmpeg's name: `bgr24` or `rgb24`.
+        scale: options of FFmpeg's filter `scale`; by default it keeps the size.
     """
 
-    def __init__(self, pixel_format: str = "bgr24"):
-        self.pixel_format = pixel_format
+    def __init__(self, pixel_format: str = "bgr24", scale: str = "flags=bilinear"):
+        self.pixel_format, self.scale = pixel_format, scale
         self._graph: av.filter.Graph | None = None
         self._layout: tuple | None = None
 
@@ -138,7 +151,7 @@ class PixelReader:
     def _convert(self, frame: av.VideoFrame) -> av.VideoFrame:
         layout = frame_layout(frame)
         if self._graph is None or layout != self._layout:
-            filters = [("scale", "flags=bilinear"), ("format", self.pixel_format)]
+            filters = [("scale", self.scale), ("format", self.pixel_format)]
             self._graph, self._layout = make_graph(frame, filters), layout
         self._graph.vpush(frame)
         return self._graph.vpull()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
     from .ensemble_m2s import M2SSceneEnsembleModel
-    from .modeling_m2s import M2SSceneModel
+    from .modeling_m2s import M2SSceneForClassification, M2SSceneModel
 
 TINY_MODEL = "m2s-clip-tiny"
 # Files that determine embeddings, besides the weights.
@@ -88,11 +88,7 @@ def load_encoder(
     from .ensemble_m2s import M2SSceneEnsembleModel
     from .modeling_m2s import M2SSceneModel
 
-    source, revision = model_source(name), None
-    if os.path.isdir(source):
-        source = os.path.abspath(source)  # records name it, and they outlive the working directory
-    else:
-        source, revision = _download(name)
+    source, revision = _source(name)
     settings: dict[str, Any] = {"dtype": dtype, "use_safetensors": True, "revision": revision}
     if position_interpolation is not None:
         settings["position_interpolation"] = position_interpolation
@@ -140,6 +136,43 @@ def load_text_tower(name: str) -> "tuple[CLIPTextModelWithProjection, PreTrained
         model = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, revision=commit).eval()
         tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=False)
     return model, tokenizer, model_revision(source, commit)
+
+
+def load_classifier(name: str) -> "tuple[M2SSceneForClassification, BaseImageProcessor]":
+    """A classifier of scenes in evaluation mode on the CPU, as `eval.probe --export` saves it, and its image processor.
+
+    Args:
+        name: a folder or a Hub id, as in `load_encoder`.
+
+    Raises:
+        ModelError: it cannot be loaded, or is another kind of model.
+    """
+    from transformers import AutoImageProcessor, PreTrainedConfig
+
+    from .modeling_m2s import M2SSceneForClassification
+
+    source, revision = _source(name)
+    with loading(name), quiet_transformers():
+        config = PreTrainedConfig.get_config_dict(source, revision=revision)[0]
+        kind = M2SSceneForClassification.__name__
+        if kind not in (found := config.get("architectures") or [config.get("model_type", "unknown")]):
+            raise ValueError(
+                f"it is no classifier of scenes, but {', '.join(found)}; eval.probe --export saves a {kind}"
+            )
+        _refuse_pickles(source, revision, config)
+        model = M2SSceneForClassification.from_pretrained(source, use_safetensors=True, revision=revision).eval()
+        image_processor = AutoImageProcessor.from_pretrained(
+            source, backend="pil", revision=revision, trust_remote_code=False
+        )
+    return model, image_processor
+
+
+def _source(name: str) -> tuple[str, str | None]:
+    """What transformers loads for a model's name: an absolute path, or a Hub id with its commit."""
+    source = model_source(name)
+    if os.path.isdir(source):
+        return os.path.abspath(source), None  # records name it, and they outlive the working directory
+    return _download(name)
 
 
 @contextlib.contextmanager

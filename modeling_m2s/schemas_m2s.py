@@ -140,10 +140,12 @@ SCHEMAS = {
                 "width": Value("int32"),
                 "height": Value("int32"),
                 "damage": Value("string"),
+                "moved_keyframes": Value("int32"),
             }
         ),
         films_per_shard=10**6,
         rows_per_group=1024,
+        added={"moved_keyframes": 0},
     ),
     "scene_embeddings": Schema(
         Features(

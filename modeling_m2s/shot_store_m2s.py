@@ -14,11 +14,12 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .shots_m2s import Shot, ShotSettings, detect_shots
-from .storage_m2s import FilmDataset, StorageError, StoredFilm
+from .shots_m2s import UNRECORDED, Shot, ShotSettings, detect_shots
+from .storage_m2s import FilmDataset, StorageError, StoredFilm, default_values
 from .video_m2s import VideoError, fingerprint, printable
 from .workers_m2s import Outcome
 
@@ -193,6 +194,25 @@ class _Packing:
                 self.number, self.ready = self.number + 1, []
 
 
+def settings_for(folder: Path, settings: ShotSettings) -> tuple[ShotSettings, dict[str, Any]]:
+    """The settings for films of a `shots` dataset, and the values of those that its record may lack.
+
+    A dataset of an earlier release goes on as it began: with settings that it does not record, as that release did it.
+
+    Raises:
+        ImportError: the detector's package is missing. Without this, every film would fail with it.
+    """
+    if settings.detector == "transnetv2":
+        from .transnet_m2s import require_package
+
+        require_package()
+    recorded = FilmDataset(folder, "shots").record.get("settings")
+    if recorded is not None:
+        earlier: dict[str, Any] = {name: value for name, value in UNRECORDED.items() if name not in recorded}
+        settings = replace(settings, **earlier)
+    return settings, default_values(settings) | UNRECORDED
+
+
 def plan_films(
     stored: Mapping[str, StoredFilm],
     films: Mapping[str, Path],
@@ -294,6 +314,7 @@ def film_rows(shots: FilmDataset) -> list[dict[str, Any]]:
             "shard": int(film.path.stem.split("-")[1]),
             "first_row": film.first_row,
             "num_shots": film.num_rows,
+            "moved_keyframes": 0,
             **film.facts,
         }
         for film in shots.films().values()

@@ -10,6 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,21 +29,30 @@ except ImportError as error:
     raise ImportError(f"finding shots needs more packages: pip install 'movies2scenes[video]' ({error})") from error
 
 from .decoding_m2s import VideoFrames
-from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame
+from .pictures_m2s import DetectorPictures, DisplayPictures, FilmFrame, Shape, contrast
+
+if TYPE_CHECKING:
+    from .transnet_m2s import NetworkPictures
 
 # Without a handler, PySceneDetect's messages would go to standard error beside the errors that are raised here.
 logging.getLogger("pyscenedetect").addHandler(logging.NullHandler())
 
 DECODER_VERSIONS = {"scenedetect": scenedetect.__version__, "opencv": cv2.__version__, "av": av.__version__}
 
-# PySceneDetect's own default thresholds; they differ because each detector has its own score.
-DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2}
+# PySceneDetect's own default thresholds, and TransNet V2's; they differ because each detector has its own score.
+DETECTORS = {"adaptive": 3.0, "content": 27.0, "hash": 0.35, "histogram": 0.2, "transnetv2": 0.5}
 
 MAX_KEYFRAMES_PER_SHOT = 31
 # A shot with this many candidates drops every second one; the rest stand at most 1/32.5 of the shot apart.
 _MAX_CANDIDATES = 66
 # Candidates up to this size are kept as they were decoded (a reference, no work); larger ones are halved on entry.
 _MAX_REFERENCE_BYTES = 2 * 2**20
+# Large frames that wait for a detector are halved at once if more of them wait.
+_MOST_WHOLE = 16
+# A keyframe whose `contrast` is lower is blank. In real films, blank frames have 0 to 2, others more than 15.
+BLANK_CONTRAST = 4.0
+# Settings that earlier releases did not record, as they did it.
+UNRECORDED = {"any_keyframe": True}
 # A film of which less can be read is refused.
 MIN_READABLE = 0.9
 
@@ -53,7 +63,7 @@ class ShotSettings:
 
     Args:
         detector: PySceneDetect's `adaptive` (cuts that stand out from their neighborhood), `content`, `hash` or
-            `histogram`.
+            `histogram`; or the network `transnetv2` (`transnet_m2s.py`), which needs a package of its own.
         threshold: the detector's score for a cut; its own default when None.
         min_shot_frames: no cut ends a shot that is shorter than this.
         keyframes_per_shot: 1 takes the frame nearest the middle (ties to the earlier), k > 1 the middles of k equal
@@ -61,6 +71,8 @@ class ShotSettings:
         short_side: shorter side of stored keyframes, in pixels; they are never scaled up.
         jpeg_quality: JPEG quality of stored keyframes, from 1 to 100.
         video_stream: number of the stream among a file's video streams, from 0; by default the one that a player shows.
+        any_keyframe: take a blank frame (black, white, faded out) as any other. Otherwise the nearest frame of the
+            shot, or of its equal part, that shows something is taken instead, if there is one.
     """
 
     detector: str = "adaptive"
@@ -70,6 +82,7 @@ class ShotSettings:
     short_side: int = 224
     jpeg_quality: int = 90
     video_stream: int | None = None
+    any_keyframe: bool = False
 
     def __post_init__(self):
         if self.detector not in DETECTORS:
@@ -84,11 +97,27 @@ class ShotSettings:
             object.__setattr__(self, "threshold", DETECTORS[self.detector])
 
     def build_detector(self) -> SceneDetector:
-        """PySceneDetect's detector with these parameters."""
+        """The detector with these parameters.
+
+        Raises:
+            ImportError: it is `transnetv2`, whose package is missing.
+        """
+        if self.detector == "transnetv2":
+            from .transnet_m2s import TransNetDetector
+
+            return TransNetDetector(self.threshold or 0.0, self.min_shot_frames)
         if self.detector == "adaptive":
             return _ExactAdaptiveDetector(adaptive_threshold=self.threshold, min_scene_len=self.min_shot_frames)
         detectors = {"content": _ExactContentDetector, "hash": HashDetector, "histogram": HistogramDetector}
         return detectors[self.detector](threshold=self.threshold, min_scene_len=self.min_shot_frames)
+
+    def build_pictures(self, first: Shape) -> "DetectorPictures | NetworkPictures":
+        """What makes the pictures that the detector reads, of a film whose first frame has this shape."""
+        if self.detector == "transnetv2":
+            from .transnet_m2s import NetworkPictures
+
+            return NetworkPictures()
+        return DetectorPictures(first)
 
 
 @dataclass
@@ -108,7 +137,8 @@ class Shot:
 class Film:
     """A film's shots in order, and what is known of its video stream.
 
-    `width` and `height` are as displayed; `damage` says what could not be read; None if all could.
+    `width` and `height` are as displayed; `damage` says what could not be read; None if all could. `moved_keyframes` is
+    the number of keyframes that stand elsewhere because the frame at their place is blank.
     """
 
     shots: list[Shot]
@@ -118,6 +148,7 @@ class Film:
     width: int
     height: int
     damage: str | None = None
+    moved_keyframes: int = 0
 
 
 def detect_shots(
@@ -129,9 +160,13 @@ def detect_shots(
 ) -> Film:
     """Find the shots of a film and their keyframes in one decode pass.
 
-    Shots are those of PySceneDetect's detector with the same parameters on its PyAV backend. At most 66 frames of the
-    running shot are held, however long it is; a keyframe stands within 1/64 of its shot's length from the ideal place,
-    and exactly there in shots of up to 65 frames. Frames that cannot be read are left out.
+    Shots are those of PySceneDetect's detector with the same parameters on its PyAV backend, or those of TransNet V2.
+
+    At most 66 frames of the running shot are held, however long it is; a keyframe stands within 1/64 of its shot's
+    length from the ideal place, and exactly there in shots of up to 65 frames. Frames that cannot be read are left out.
+
+    A blank keyframe costs no more memory. When the shot ends, the frames that are held anyway are scaled down one after
+    another, at most 65 more than without it. Other keyframes cost a measure of a small picture that is made anyway.
 
     Args:
         path: a video file.
@@ -143,11 +178,12 @@ def detect_shots(
 
     Raises:
         VideoError: no readable video, less than `min_readable` of it could be read, or no frame in the span.
+        ImportError: the package of the detector `transnetv2` is missing.
     """
     settings = settings or ShotSettings()
     try:
         with VideoFrames(path, settings.video_stream) as frames:
-            stream = _PassingStream(frames, span)
+            stream = _PassingStream(frames, settings.build_pictures(frames.first.shape), span)
             pictures = DisplayPictures(frames.first, settings.short_side)
             collector = _ShotCollector(settings, stream, pictures, report)
             manager = SceneManager()
@@ -167,6 +203,7 @@ def detect_shots(
         width=pictures.display_size[0],
         height=pictures.display_size[1],
         damage=damage,
+        moved_keyframes=collector.moved_keyframes,
     )
 
 
@@ -189,13 +226,18 @@ class _PassingStream(VideoStream):
     position = FrameTimecode(0, fps=1.0)
     frame_number = 0
 
-    def __init__(self, frames: VideoFrames, span: tuple[float, float] | None = None):
+    def __init__(
+        self,
+        frames: VideoFrames,
+        pictures: "DetectorPictures | NetworkPictures",
+        span: tuple[float, float] | None = None,
+    ):
         self.frames = frames
         self.passed: deque[tuple[FrameTimecode, FilmFrame]] = deque()
         self.position = self.base_timecode
         self.end_ticks = 0
         self._iterator = iter(frames) if span is None else self._within(*span)
-        self._pictures = DetectorPictures(frames.first.shape)
+        self._pictures = pictures
 
     path = property(lambda self: str(self.frames.path))
     name = path
@@ -256,9 +298,15 @@ class _Candidates:
             self.kept = self.kept[::2]
             self.stride *= 2
 
-    def choose(self) -> list[tuple[int, FilmFrame]]:
+    def choose(self) -> list[list[tuple[int, FilmFrame]]]:
+        """For each keyframe the candidates in its part of the shot, the nearest to its ideal place first."""
         places = keyframe_places(self.num_frames, self.num_keyframes)
-        return [min(self.kept, key=lambda candidate: (abs(candidate[0] - place), candidate[0])) for place in places]
+        reach = 0.5 * self.num_frames / len(places)
+        chosen = []
+        for place in places:
+            nearest, *others = sorted(self.kept, key=lambda candidate: (abs(candidate[0] - place), candidate[0]))
+            chosen.append([nearest, *(each for each in others if abs(each[0] - place) < reach)])
+        return chosen
 
 
 class _ShotCollector(SceneDetector):
@@ -284,14 +332,17 @@ class _ShotCollector(SceneDetector):
         self.waiting: deque[tuple[FrameTimecode, FilmFrame]] = deque()
         self.current: _Candidates | None = None
         self.num_seen = self.num_counted = 0
+        self.waits_long = self.event_buffer_length > _MOST_WHOLE
         self.shots: list[Shot] = []
+        self.moved_keyframes = 0
 
     @property
     def event_buffer_length(self) -> int:
         return self.detector.event_buffer_length
 
     def process_frame(self, timecode, frame_img):
-        self.waiting.append(self.stream.passed.popleft())
+        passed, film_frame = self.stream.passed.popleft()
+        self.waiting.append((passed, self._prepare(film_frame) if self.waits_long else film_frame))
         cuts = self.detector.process_frame(timecode, frame_img)
         for cut in cuts:
             self._cut(cut)
@@ -330,7 +381,7 @@ class _ShotCollector(SceneDetector):
     def _close(self, end_ticks: int) -> None:
         shot = self.current
         assert shot is not None
-        chosen = shot.choose()
+        chosen = [self._clearest(candidates) for candidates in shot.choose()]
         self.shots.append(
             Shot(
                 shot_index=len(self.shots),
@@ -339,7 +390,7 @@ class _ShotCollector(SceneDetector):
                 start_seconds=shot.start_seconds,
                 end_seconds=self.stream.frames.seconds(end_ticks),
                 keyframe_frames=[shot.start_frame + place for place, _ in chosen],
-                keyframes=[self._encode(film_frame) for _, film_frame in chosen],
+                keyframes=[self._encode(picture) for _, picture in chosen],
             )
         )
         self.current = None
@@ -347,9 +398,27 @@ class _ShotCollector(SceneDetector):
     def _prepare(self, film_frame: FilmFrame) -> FilmFrame:
         return self.pictures.shrink(film_frame, _MAX_REFERENCE_BYTES)
 
-    def _encode(self, film_frame: FilmFrame) -> bytes:
+    def _clearest(self, candidates: list[tuple[int, FilmFrame]]) -> tuple[int, np.ndarray]:
+        """Place and picture of the first candidate that is not blank, or of the first one if all are.
+
+        In place of a blank one comes the next that has at least half the contrast of the best: no frame of a fade.
+        """
+        place, film_frame = candidates[0]
+        picture = self.pictures.read(film_frame)
+        if self.settings.any_keyframe or contrast(picture) >= BLANK_CONTRAST:
+            return place, picture
+        contrasts = [contrast(self.pictures.read(film_frame)) for _, film_frame in candidates]
+        if max(contrasts) < BLANK_CONTRAST:
+            return place, picture
+        self.moved_keyframes += 1
+        place, film_frame = next(
+            each for each, found in zip(candidates, contrasts, strict=True) if found >= max(contrasts) / 2
+        )
+        return place, self.pictures.read(film_frame)
+
+    def _encode(self, picture: np.ndarray) -> bytes:
         quality = [cv2.IMWRITE_JPEG_QUALITY, self.settings.jpeg_quality]
-        return cv2.imencode(".jpg", self.pictures.read(film_frame), quality)[1].tobytes()
+        return cv2.imencode(".jpg", picture, quality)[1].tobytes()
 
 
 class _ExactScores:

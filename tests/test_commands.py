@@ -328,6 +328,7 @@ VERBS = {
     "push": "gone user/name",
     "scenes": "gone",
     "search": "gone --film a --at 0",
+    "tag": "gone --model gone",
 }
 
 

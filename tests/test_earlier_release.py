@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
+from make_videos import picture, write_film
 from test_train_mil import SIZES
 
 from data_scripts.check import main as check
@@ -52,6 +54,36 @@ def test_an_index_is_searched_and_extended(release, capsys):
     assert record["settings"].get("scene_vector", "joint") == "joint"
     assert m2s(["search", str(index), "--film", NEW_FILM, "--at", "00:00:05", "--across"]) == 0
     assert "tt9000000" in capsys.readouterr().out
+
+
+def test_keyframes_are_chosen_as_before(release, tmp_path, capsys):
+    """What an earlier release began takes blank frames as that release did; what begins now passes over them."""
+    images = [picture(0, 0, 96, 64)] * 26
+    images[10:14] = [np.zeros_like(images[0])] * 4  # frame 12 is the middle
+    (tmp_path / "films").mkdir()
+    film = write_film(tmp_path / "films/tt9000009.mp4", images)
+
+    def keyframes(shots: Path) -> list[int]:
+        rows = FilmDataset(shots, "shots").read(["movie_id", "keyframe_frames"]).to_pylist()
+        return [frame for row in rows if row["movie_id"] == film.stem for frame in row["keyframe_frames"]]
+
+    model = ["--model", str(release / "model"), "--shots-per-scene", "3"]
+    for name, flags, expected in [("index", [], [12]), ("new", [], [14]), ("any", ["--any-keyframe"], [12])]:
+        assert m2s(["embed", str(film), *model, *flags, "--output", str(release / name)]) == 0
+        assert keyframes(release / name / "shots") == expected
+    assert FilmDataset(release / "new/films", "films").read()["moved_keyframes"].to_pylist() == [1]
+    assert set(FilmDataset(release / "index/films", "films").read()["moved_keyframes"].to_pylist()) == {0}
+    capsys.readouterr()
+    assert m2s(["info", str(release / "new")]) == 0
+    assert "blank keyframes passed over: 1" in capsys.readouterr().out
+    assert m2s(["embed", str(film), *model, "--any-keyframe", "--output", str(release / "new")]) == 1
+    assert "any_keyframe is False there, True now" in capsys.readouterr().err
+    for name, expected in [("shots", [12]), ("new/catalog", [14])]:
+        shutil.copy(film, release / "videos")
+        flags = ["--videos", str(release / "videos"), "--output", f"{release}/movies"]
+        make_catalog([*flags, "--metadata", str(release / "metadata")])
+        detect_shots(["--movies", f"{release}/movies", "--output", f"{release}/{name}"])
+        assert keyframes(release / name) == expected
 
 
 def test_a_catalog_grows_by_a_film(release, capsys):

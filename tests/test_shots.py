@@ -6,7 +6,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from make_videos import make_audio, make_video, picture, rotate, trim, truncate
+from make_videos import make_audio, make_video, picture, rotate, trim, truncate, write_film
 from PIL import Image
 from scenedetect import SceneManager
 from scenedetect.backends import VideoStreamAv
@@ -14,7 +14,7 @@ from scenedetect.detectors import AdaptiveDetector, ContentDetector, HashDetecto
 
 from modeling_m2s import shots_m2s
 from modeling_m2s.decoding_m2s import read_frames
-from modeling_m2s.pictures_m2s import FilmFrame, Shape, fit_size
+from modeling_m2s.pictures_m2s import FilmFrame, Shape, contrast, fit_size
 from modeling_m2s.shots_m2s import Film, ShotSettings, detect_shots, keyframe_places
 from modeling_m2s.video_m2s import VideoError
 
@@ -116,8 +116,11 @@ def test_candidates_stay_few_and_near_the_ideal_place(num_keyframes):
         for _ in range(length):
             candidates.add(lambda frame: frame, frame)
             assert len(candidates.kept) <= 66
-        chosen = [place for place, _ in candidates.choose()]
+        chosen = [near[0][0] for near in candidates.choose()]
         ideal = keyframe_places(length, num_keyframes)
+        for near, best in zip(candidates.choose(), ideal, strict=True):
+            distances = [abs(place - best) for place, _ in near]
+            assert distances == sorted(distances) and max(distances[1:], default=0) < length / len(ideal) / 2
         assert len(chosen) == min(length, num_keyframes)
         assert all(abs(place - best) <= max(0.5, length / 64) for place, best in zip(chosen, ideal, strict=True))
         if length <= 65:
@@ -133,6 +136,86 @@ def test_several_keyframes_stand_evenly_and_are_those_frames(tmp_path):
         images = read_frames(path, shot.keyframe_frames)
         for jpeg, image in zip(shot.keyframes, images, strict=True):
             assert abs(np.asarray(Image.open(BytesIO(jpeg))).astype(int) - image).mean() < 5
+
+
+def faded(shot: int, shares: list[float], color: int = 0, bars: int = 0) -> list[np.ndarray]:
+    """Frames of a shot, mixed with a color; a share of 1 is the picture alone. Black bars lie above and below."""
+    frames = []
+    for share in shares:
+        image = share * picture(shot, 0, 150, 98).astype(float) + (1 - share) * color
+        image[:bars] = image[98 - bars :] = 0
+        frames.append(image.round().astype(np.uint8))
+    return frames
+
+
+# Films of one shot: share of the picture in each of its frames.
+UP, DOWN = np.linspace(0, 1, 12).tolist(), np.linspace(1, 0, 12).tolist()
+BLANK_FILMS = {
+    "black in the middle": (faded(0, [1.0] * 7 + [0.0] * 19 + [1.0] * 9), 1),
+    "white with bars": (faded(1, [0.0] * 31 + [1.0] * 4, 255, 16), 1),
+    "a fade from white": (faded(2, [0.0] * 20 + UP, 255), 1),
+    "a fade to black, three keyframes": (faded(3, DOWN + [0.0] * 17), 3),
+    "black throughout": (faded(4, [0.0] * 23), 2),
+    "a faint picture": (faded(5, [0.0] * 9 + [0.04] * 8), 1),
+    "long": (faded(6, [1.0] * 3 + [0.0] * 170 + [1.0] * 5), 1),
+    "one frame": (faded(7, [0.0]), 1),
+}
+
+
+@pytest.mark.parametrize("name", BLANK_FILMS)
+def test_blank_frames_are_passed_over_for_the_nearest_that_show_something(name, tmp_path):
+    """Against a loop over all frames of the film, with its own measure of what they show."""
+    images, num_keyframes = BLANK_FILMS[name]
+    write_film(tmp_path / "film.mp4", images)
+    settings = ShotSettings(keyframes_per_shot=num_keyframes, min_shot_frames=500, short_side=98)
+    film = detect_shots(tmp_path / "film.mp4", settings)
+    plain = detect_shots(tmp_path / "film.mp4", replace(settings, any_keyframe=True))
+    assert bounds(film) == bounds(plain) == [(0, len(images))] and plain.moved_keyframes == 0
+
+    def shows(image: np.ndarray) -> float:
+        areas = Image.fromarray(image[16:82]).resize((32, 18), Image.Resampling.BOX)
+        return np.asarray(areas, float).reshape(-1, 3).std(0).max()
+
+    shown = [shows(image) for image in images]
+    held = range(0, len(images), 1 if len(images) < 66 else 2 if len(images) < 131 else 4)
+    expected, moved = [], 0
+    for frame, place in zip(plain.shots[0].keyframe_frames, keyframe_places(len(images), num_keyframes), strict=True):
+        part = [other for other in held if abs(other - place) < len(images) / len(plain.shots[0].keyframes) / 2]
+        best = max(shown[other] for other in part)
+        if shown[frame] < 4 <= best:
+            enough = [other for other in part if shown[other] >= best / 2]
+            frame = min(enough, key=lambda other: (abs(other - place), other))
+            moved += 1
+        expected.append(frame)
+    assert film.shots[0].keyframe_frames == expected and film.moved_keyframes == moved
+    assert (moved > 0) == (name not in ("black throughout", "a faint picture", "one frame"))
+    for number, frame in enumerate(expected):
+        assert abs(keyframe(film, 0, number).astype(int) - images[frame]).mean() < 8
+
+
+def test_what_counts_as_blank():
+    noise = np.random.default_rng(0).normal(0, 6, (270, 480, 3))
+    night = 12 + 8 * (picture(0, 0, 480, 270) > 128)
+    title = np.zeros((270, 480, 3))
+    title[120:150, 180:300:6] = 255
+    for image, is_blank in [(20 + noise, True), (235 + noise, True), (night + noise, True), (2 * night, False)]:
+        assert (contrast(image.clip(0, 255).astype(np.uint8)) < shots_m2s.BLANK_CONTRAST) == is_blank
+    assert contrast(title.astype(np.uint8)) > shots_m2s.BLANK_CONTRAST
+    for size in [(1, 1), (3, 200), (200, 2)]:
+        assert contrast(np.full((*size, 3), 77, np.uint8)) == 0
+
+
+def test_only_blank_keyframes_of_a_real_film_move(videos):
+    """The Sintel trailer begins black, fades between its titles and ends black."""
+    path = next(path for path in videos if "sintel" in path.name)
+    plain, clear = (detect_shots(path, ShotSettings(any_keyframe=any_keyframe)) for any_keyframe in (True, False))
+    assert bounds(plain) == bounds(clear)
+    pairs = zip(plain.shots, clear.shots, strict=True)
+    changed = [one.shot_index for one, other in pairs if one.keyframe_frames != other.keyframe_frames]
+    assert len(changed) == clear.moved_keyframes > 0
+    for shot in range(len(plain.shots)):
+        before, after = contrast(keyframe(plain, shot)), contrast(keyframe(clear, shot))
+        assert before < 4 <= after if shot in changed else before == after
 
 
 @pytest.mark.parametrize("size", [(640, 480), (641, 481)])

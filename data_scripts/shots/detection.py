@@ -9,9 +9,9 @@ from data_scripts.detect_shots import DetectShotsArguments
 from data_scripts.shots.film_stage import StageSummary, store_catalog
 from data_scripts.stages.inputs import finished, license_of
 from data_scripts.stages.runner import RunnerArguments
-from modeling_m2s.shot_store_m2s import store_video
+from modeling_m2s.shot_store_m2s import settings_for, store_video
 from modeling_m2s.shots_m2s import DECODER_VERSIONS, MIN_READABLE, ShotSettings
-from modeling_m2s.storage_m2s import FilmDataset, default_values
+from modeling_m2s.storage_m2s import FilmDataset
 
 
 def detect_catalog_shots(
@@ -37,10 +37,11 @@ def detect_catalog_shots(
     without = len(catalog) - len(videos)
     if without:
         print(f"{without} of {len(catalog)} films of the catalog have no video")
+    settings, defaults = settings_for(output, settings)
     store = partial(store_video, settings=settings, min_readable=min_readable)
     license = license_of(FilmDataset(movies, "movies"))
     facts = {"versions": DECODER_VERSIONS, "films_without_video": without, **license}
-    return store_catalog(videos, output, asdict(settings), store, runner, defaults=default_values(settings), **facts)
+    return store_catalog(videos, output, asdict(settings), store, runner, defaults=defaults, **facts)
 
 
 def read_videos(movies: Path) -> dict[str, str]:
