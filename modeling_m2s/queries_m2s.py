@@ -1,6 +1,6 @@
 """What scenes are searched by: a clip of a film, or pictures, as vectors of the index's encoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from .figures_m2s import timecode
 from .images_m2s import open_picture
 from .pipeline_m2s import SceneEmbeddingPipeline, evenly_spaced, open_image, scene_windows
 from .search_m2s import SceneIndex
-from .shots_m2s import Film, ShotSettings, detect_shots
+from .shots_m2s import UNRECORDED, Film, ShotSettings, detect_shots
 from .video_m2s import VideoError, printable
 
 MOST_SHOWN = 18  # shots of a clip in the picture of a search
@@ -41,7 +41,7 @@ def clip_query(
         VideoError: the file is no readable video, or has no picture in the stretch.
     """
     span = None if not start and end is None else (start, float("inf") if end is None else end)
-    film = detect_shots(video, ShotSettings(**index.shots.record["settings"]), span=span)
+    film = detect_shots(video, ShotSettings(**{**UNRECORDED, **index.shots.record["settings"]}), span=span)
     vectors_QD, shots = _scene_vectors(film, pipeline, index.record["settings"]), film.shots
     times = f"{timecode(shots[0].start_seconds, tenths=True)}-{timecode(shots[-1].end_seconds, tenths=True)}"
     caption = f"{printable(video)}  {times}  {_count(shots, 'shot')}, {_count(vectors_QD, 'scene')}"
@@ -90,5 +90,5 @@ def _open(image: Path) -> Image.Image:
         raise VideoError(image, str(error)) from None
 
 
-def _count(things: Sequence[object], name: str) -> str:
+def _count(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'s' if len(things) != 1 else ''}"
