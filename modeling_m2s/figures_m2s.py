@@ -43,16 +43,18 @@ def contact_sheet(
     starts: Sequence[float],
     scenes: Sequence[tuple[int, int]],
     columns: int = 9,
+    first_shot: int = 0,
 ) -> Image.Image:
-    """One picture of a film: the shots' keyframes in order, starts below them, colored bars over the shots of scenes.
+    """One picture of a film, or of a part: the shots' keyframes in order, starts below, colored bars over scenes.
 
     Args:
         title: written on top.
         keyframes: one image per shot; None for a shot without one.
-        starts: each shot's start in seconds.
+        starts: start of each of these shots in seconds.
         scenes: (first shot, number of shots); a shot in several scenes has the color of the one that begins last.
         columns: shots in a row; with as many as a scene has, every row is a scene. The number is doubled until the
             picture is not too tall for a JPEG.
+        first_shot: number of the first of these shots in the film.
     """
     scene_of: dict[int, int] = {}
     for number, (first, num_shots) in enumerate(scenes):
@@ -69,11 +71,11 @@ def contact_sheet(
     sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + 40), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((GAP, 8), title, TEXT, font(18))
-    for shot, (keyframe, start) in enumerate(zip(chain(first_ones, others), starts, strict=True)):
-        x, y = GAP + shot % columns * cell[0], 40 + shot // columns * cell[1]
+    for place, (keyframe, start) in enumerate(zip(chain(first_ones, others), starts, strict=True)):
+        x, y, shot = GAP + place % columns * cell[0], 40 + place // columns * cell[1], first_shot + place
         if (scene := scene_of.get(shot)) is not None:
             color = SCENE_COLORS[scene % len(SCENE_COLORS)]
-            width = THUMBNAIL_WIDTH + (GAP if shot % columns < columns - 1 else 0)
+            width = THUMBNAIL_WIDTH + (GAP if place % columns < columns - 1 else 0)
             draw.rectangle((x, y, x + width - 1, y + 3), color)
             if shot == scenes[scene][0]:
                 draw.rectangle((x, y, x + 58, y + 15), color)

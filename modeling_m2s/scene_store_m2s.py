@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from .storage_m2s import FilmDataset, StoredFilm, atomic_write, default_values, 
 from .story_scenes_m2s import SceneAxes, story_scenes
 
 STORY_COLUMNS = 12  # shots in a row of a contact sheet of story scenes
+SHOTS_PER_PAGE = 2000  # of a contact sheet, about; drawing so many takes 150 MB
 Runs = Sequence[tuple[int, int]]  # scenes as (first shot, number of shots)
 
 
@@ -152,7 +154,7 @@ class SceneStore:
             versions={"torch": torch.__version__, "transformers": transformers.__version__},
         )
         for movie_id in failed:
-            sheet_path(self.folder, movie_id).unlink(missing_ok=True)
+            remove_pages(sheet_path(self.folder, movie_id), 0)
 
     def _lack(self, film: StoredFilm, facts: dict[str, Any]) -> bool:
         """Whether the scenes of a film are missing, or those of an earlier file or of another division of it."""
@@ -252,7 +254,7 @@ def divide(vectors: ShotVectors, movie_ids: Iterable[str]) -> dict[str, list[tup
 
 
 def sheet_path(folder: Path, movie_id: str, kind: str = "contact_sheets") -> Path:
-    """The picture of a film of an index."""
+    """The picture of a film of an index, or the first page of it."""
     return folder / kind / f"{file_name(movie_id)}.jpg"
 
 
@@ -265,10 +267,28 @@ def draw_sheet(
     is_story: bool,
     columns: int = STORY_COLUMNS,
 ) -> None:
-    """Write a film's contact sheet with these scenes marked."""
+    """Write a film's contact sheet with these scenes marked. A long film has more pages, such as `NAME.page-2.jpg`."""
     length = timecode(film.facts["duration_seconds"])
     scenes = f"{len(runs)} story scenes" if is_story else f"{len(runs)} scenes"
     title = f"{film.movie_id}   {length}   {len(shots)} shots, {scenes}"
-    sheet = contact_sheet(title, pictures, [shot.start_seconds for shot in shots], runs, columns)
-    with atomic_write(path) as file:
-        file.write(encode(sheet, "JPEG"))
+    rest, per_page = iter(pictures), max(1, SHOTS_PER_PAGE // columns) * columns
+    num_pages = -(-len(shots) // per_page)
+    for page, first in enumerate(range(0, len(shots), per_page), 1):
+        starts = [shot.start_seconds for shot in shots[first : first + per_page]]
+        text = f"{title}, page {page} of {num_pages}" if num_pages > 1 else title
+        sheet = contact_sheet(text, islice(rest, len(starts)), starts, runs, columns, first)
+        with atomic_write(_page(path, page)) as file:
+            file.write(encode(sheet, "JPEG"))
+    remove_pages(path, num_pages)
+
+
+def remove_pages(path: Path, keep: int) -> None:
+    """Remove the pages of a contact sheet after the first `keep` ones."""
+    page = keep + 1
+    while _page(path, page).exists():
+        _page(path, page).unlink()
+        page += 1
+
+
+def _page(path: Path, page: int) -> Path:
+    return path.with_name(f"{path.stem}.page-{page}.jpg") if page > 1 else path

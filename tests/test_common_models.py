@@ -53,8 +53,9 @@ if not FOLDER.exists():
     try:
         fetch_tests()
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or str(error)
-        pytest.skip(f"cannot fetch transformers' tests: {reason.strip().splitlines()[-1]}", allow_module_level=True)
+        if not FOLDER.exists():  # else another worker has unpacked them
+            reason = getattr(error, "stderr", None) or str(error)
+            pytest.skip(f"cannot fetch transformers' tests: {reason.strip().splitlines()[-1]}", allow_module_level=True)
 sys.path.append(str(FOLDER))
 
 from transformers_tests.test_configuration_common import ConfigTester  # noqa: E402

@@ -206,6 +206,16 @@ def test_sheets_fit_into_a_jpeg(num_shots, columns):
         assert is_filled(pixels(sheet, left, top + CAPTION_HEIGHT, THUMBNAIL_WIDTH, 90), color_of(shot))
 
 
+def test_a_page_of_a_sheet_is_the_lower_part_of_the_whole():
+    starts, scenes = [float(shot) for shot in range(20)], [(0, 7), (7, 6), (13, 7)]
+    whole = contact_sheet("", solid(range(20), (160, 90)), starts, scenes, 4)
+    page = contact_sheet("", solid(range(12, 20), (160, 90)), starts[12:], scenes, 4, first_shot=12)
+    below = page.height - TITLE_HEIGHT
+    assert np.array_equal(
+        pixels(page, 0, TITLE_HEIGHT, page.width, below), pixels(whole, 0, whole.height - below, whole.width, below)
+    )
+
+
 @pytest.mark.parametrize(("size", "height"), [((640, 1), 1), ((1, 640), 480), ((16, 4000), 480)])
 def test_extreme_shapes_are_drawn(size, height):
     sheet = contact_sheet("", [Image.new("RGB", size, color_of(3))] * 2, [0.0, 1.0], [(0, 2)])

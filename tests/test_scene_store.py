@@ -11,10 +11,10 @@ from PIL import Image
 from test_pipeline import assert_same_scenes, make_film, scenes_by_hand, windows_by_hand
 from transformers import pipeline
 
-from modeling_m2s import SceneEmbeddingPipeline, shot_vectors_m2s
+from modeling_m2s import SceneEmbeddingPipeline, scene_store_m2s, shot_vectors_m2s
 from modeling_m2s.figures_m2s import THUMBNAIL_WIDTH, contact_sheet, encode
 from modeling_m2s.frames_m2s import ahead
-from modeling_m2s.scene_store_m2s import SceneSettings, SceneStore
+from modeling_m2s.scene_store_m2s import SceneSettings, SceneStore, remove_pages, sheet_path
 from modeling_m2s.shot_store_m2s import write_shots
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 
@@ -117,6 +117,25 @@ def thumbnail(jpeg: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(jpeg)).convert("RGB")
     image.thumbnail((THUMBNAIL_WIDTH, image.height))
     return image
+
+
+def test_a_long_film_has_several_pages(embed, tmp_path, monkeypatch):
+    monkeypatch.setattr(scene_store_m2s, "SHOTS_PER_PAGE", 7)  # rows of three: six shots a page
+    film = make_film([1] * 14)
+    shots = store_film(tmp_path, film)
+    with SceneStore(tmp_path, shots, SceneSettings("r", 3, 3), embed) as store:
+        store.add(shots.part("a"), lambda share: None)
+    first = sheet_path(tmp_path, "a")
+    pages = [first, first.with_name(f"{first.stem}.page-2.jpg"), first.with_name(f"{first.stem}.page-3.jpg")]
+    assert sorted(first.parent.iterdir()) == sorted(pages)
+    for number, page in enumerate(pages):
+        chosen = film.shots[6 * number : 6 * number + 6]
+        title = f"a   00:00:{int(film.duration_seconds):02d}   14 shots, 5 scenes, page {number + 1} of 3"
+        windows, starts = windows_by_hand(14, 3, 3), [shot.start_seconds for shot in chosen]
+        pictures = [thumbnail(shot.keyframes[0]) for shot in chosen]
+        assert page.read_bytes() == encode(contact_sheet(title, pictures, starts, windows, 3, 6 * number), "JPEG")
+    remove_pages(first, 1)
+    assert list(first.parent.iterdir()) == [first]
 
 
 def test_films_without_any_keyframe_are_refused(embed, tmp_path):
