@@ -1,6 +1,7 @@
 """`m2s search`: scenes like a scene, a clip or still images, and shots that show what a text says."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
     from m2s.found import cut_hits, describe, print_json, print_lines, score
     from modeling_m2s.figures_m2s import encode
     from modeling_m2s.search_m2s import SceneIndex
-    from modeling_m2s.storage_m2s import atomic_write
+    from modeling_m2s.storage_m2s import StorageError, atomic_write
 
     index = SceneIndex(options.index, options.space)
     films = index.choose_films(options.under, options.film_id)
@@ -69,8 +70,14 @@ def run(options: argparse.Namespace) -> int:
     picture = options.picture or (None if options.json else options.index / "search.png")
     if picture:
         drawn = index.draw((one_line(query.caption), query.keyframes), results, list(map(score, hits)))
-        with atomic_write(picture) as file:
-            file.write(encode(drawn, "PNG"))
+        try:
+            with atomic_write(picture) as file:
+                file.write(encode(drawn, "PNG"))
+        except StorageError as error:
+            if options.picture:
+                raise
+            print(f"no picture ({one_line(str(error))}); --picture FILE draws it elsewhere", file=sys.stderr)
+            picture = None
     space = None if options.text else index.space.name
     (print_json if options.json else print_lines)(options.index, query.caption, hits, picture, space)
     return 1 if failed else 0

@@ -171,6 +171,21 @@ def test_several_stills_are_one_scene(index, films, embed, tmp_path, capsys):
     assert expected(index, [apart])[0][2] > 2 * document["hits"][0]["distance"]
 
 
+def test_an_index_that_cannot_be_written_is_searched(index, tmp_path, capsys):
+    copy = shutil.copytree(index, tmp_path / "index")
+    shutil.rmtree(copy / "search.png", ignore_errors=True)
+    (copy / "search.png").unlink(missing_ok=True)
+    (copy / "search.png").mkdir()  # in the way of the picture
+    capsys.readouterr()
+    command = ["search", str(copy), "--film", "alpha", "--at", "0"]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "distance" in out and "picture:" not in out
+    assert "no picture (" in err.splitlines()[-1] and "; --picture FILE draws it elsewhere" in err
+    assert main([*command, "--picture", str(tmp_path / "found.png")]) == 0 and (tmp_path / "found.png").exists()
+    assert main([*command, "--picture", str(copy / "search.png")]) == 1
+
+
 @pytest.mark.parametrize(
     "flags, wanted",
     [
