@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIP := .cache/clip-vit-base-patch16
 DEMO := .cache/demo
+# A test worker on each core, at most four; `make test WORKERS=` runs tests in one process.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo demo-film demo-train test lint test-fast test-slow test-oldest test-newest bench clean
 
@@ -38,10 +40,10 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test-fast: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(WORKERS)
 
 # The library's tests with the oldest versions that it supports (gigabytes: PyTorch for CUDA), and with newer ones.
 LIBRARY_TESTS := modeling_m2s processing_m2s video_processing pretrained pipeline hub push hostile_files
