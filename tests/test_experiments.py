@@ -415,7 +415,7 @@ def test_results_of_several_calls_are_put_together(tmp_path):
         shares = {name: hits[name][0] + 0.1 * place for place, name in enumerate(names)}
         return combine(settings, rows, {str(number): seed_figures(measurements, shares)})
 
-    core = ("frozen", "whitened", "learned", "both")
+    core = ("frozen", "whitened", "learned", "both", "true_places")
     write_json(path, results(10, *core))
     write_json(path, add_earlier(results(2, *core, "one_shot"), path))
     together = add_earlier(results(2, "both", "genre"), path)
@@ -433,11 +433,18 @@ def test_results_of_several_calls_are_put_together(tmp_path):
     spread = groups[0]["rank_correlation"]
     expected = []
     for figures in together["seeds"].values():
-        names = [name for name in (*core, "genre") if name in figures["encoders"]]
+        names = [name for name in (*core, "genre") if name in figures["encoders"] and name != "true_places"]
         shares = [figures["scene_pairs"][name]["all"]["place"] for name in names]
         found = [figures["encoders"][name]["whitened/precision_at_1"] for name in names]
         expected.append(spearmanr(shares, found).statistic)
     assert spread["mean"] == pytest.approx(np.mean(expected), abs=1e-4)
+    for figures in together["seeds"].values():  # also of rows that were run without the row of true places
+        found = {name: each["whitened/precision_at_1"] for name, each in figures["encoders"].items()}
+        if (gap := found["true_places"] - found["frozen_encoder"]) > 0:
+            for name in figures["encoders"].keys() - {"frozen_encoder"}:
+                share = (found[name] - found["frozen_encoder"]) / gap
+                assert figures["encoders"][name]["share_of_gap"] == pytest.approx(share, abs=1e-4)
+    assert any("share_of_gap" in figures["encoders"]["both"] for figures in together["seeds"].values())
     counted = {claim["claim"]: claim["seeds"] for claim in together["claims"]}
     assert counted["both spaces beat whitening alone"] == 2 and counted["four shots beat one"] == 1
 

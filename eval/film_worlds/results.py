@@ -28,6 +28,9 @@ def combine(settings: dict[str, Any], rows: dict[str, Any], seeds: Seeds) -> dic
         seeds: by seed, its figures as `ExperimentWorld.figures` gives them. Seeds may have different rows.
     """
     spaces = best_spaces(seeds)
+    for figures in seeds.values():
+        for name, share in share_of_gap(figures["encoders"]).items():
+            figures["encoders"][name]["share_of_gap"] = share
     return {
         "settings": settings,
         "rows": rows,

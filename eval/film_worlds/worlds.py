@@ -13,7 +13,7 @@ import yaml
 
 from eval.experiments import ExperimentsArguments
 from eval.film_worlds.pair_sets import surest, write_random_films, write_surest, write_true_pairs
-from eval.film_worlds.results import combine, hits_by_film, share_of_gap
+from eval.film_worlds.results import combine, hits_by_film
 from eval.film_worlds.retrieval import read_films
 from eval.film_worlds.rows import (
     ELSEWHERE,
@@ -285,8 +285,6 @@ class ExperimentWorld:
             name: {each: figure["mean"] for each, figure in measurement["figures"].items()}
             for name, measurement in measurements.items()
         }
-        for name, share in share_of_gap(encoders).items():
-            encoders[name]["share_of_gap"] = share
         return {
             "chance": measurements[FROZEN]["chance"],
             "queries": measurements[FROZEN]["counts"]["queries"],
