@@ -35,9 +35,10 @@ def seeds_of(figures: Mapping[str, Any]) -> str:
 
 def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: str) -> list[str]:
     """The tables of some seeds, for all rows that each of them has; `title` ends their headings."""
+    seeds = f"Seed{'s' if len(figures['seeds']) > 1 else ''} {', '.join(figures['seeds'])}"
     facts = (
-        f"Seeds {', '.join(figures['seeds'])}, about {figures['queries']['mean']:.0f} queries in each. A random "
-        f"neighbor is right in {percent(figures['chance'])}."
+        f"{seeds}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor is right in "
+        f"{percent(figures['chance'])}."
     )
     parts = [
         f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces),
@@ -107,7 +108,11 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def percent(figure: Mapping[str, float] | None) -> str:
-    return f"{100 * figure['mean']:.1f} ± {100 * figure['deviation']:.1f}" if figure else "–"
+    """Mean and deviation in percent; the mean alone if all seeds have the same value, or there is one seed."""
+    if not figure:
+        return "–"
+    spread = f" ± {100 * figure['deviation']:.1f}" if figure["deviation"] else ""
+    return f"{100 * figure['mean']:.1f}{spread}"
 
 
 def words(name: str) -> str:
