@@ -21,7 +21,7 @@ from .storage_m2s import FilmDataset, StorageError
 from .video_m2s import printable
 
 # Two hits are near-duplicates if the distance of their vectors, as they are stored, is at most this share of the root
-# mean square distance of all pairs. In the whitened space, copies lie at twice the share, which varies with the index.
+# mean square distance of all pairs. In the whitened space, no share suits all indexes: that of copies varies.
 NEAR_DUPLICATE = 0.3
 
 DEFAULT_SPACE: Space = "whitened"
