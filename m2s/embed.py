@@ -150,7 +150,7 @@ def keep_words(options: argparse.Namespace) -> dict[str, str]:
     from modeling_m2s.words_m2s import WordStore
 
     store = WordStore(options.output)
-    if store.model and store.missing():
+    if store.model and store.missing(parts=False):
         try:
             update(store, store.model, options.device)
         except UsageError as error:

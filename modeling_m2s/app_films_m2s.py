@@ -144,7 +144,8 @@ class Visit:
     """A visitor's view: the films that everybody sees, and the films that this visitor dropped, stored in `folder`.
 
     `seen` is the time of the visitor's last request, on the monotonic clock. `is_leaving` is true once the page was
-    closed. `points` are the scenes of each index in the space of all, once they were compared.
+    closed. `points` are the scenes of each index in the space of all. They are the page's own until the visitor drops a
+    film and compares its scenes.
     """
 
     folder: Path
@@ -182,7 +183,9 @@ class Visit:
         """
         query, own = self.scene(film, number), self.film(film)
         indexes = list({id(each.index): each.index for each in self.films}.values())
-        points = self._points(indexes)
+        if len(self.points) != len(indexes):
+            self.points = _in_one_space(indexes)
+        points = self.points
         point = points[indexes.index(own.index)][query.row]
         found = [
             (index, scene)
@@ -200,16 +203,6 @@ class Visit:
             place = next(k for k, other in enumerate(self.films[at].scenes) if other.row == scene.row)
             matches.append(Match(at, place, scene, 1 - scene.distance**2 / scale))
         return matches
-
-    def _points(self, indexes: Sequence[SceneIndex]) -> list[np.ndarray]:
-        """The scenes of each index in one space, that of all scenes together; kept until a film is added."""
-        if len(indexes) == 1:
-            return [indexes[0].points]
-        if len(self.points) != len(indexes):
-            vectors = [index.vectors for index in indexes]
-            space = SceneSpace.fit(np.concatenate(vectors), DEFAULT_SPACE)
-            self.points = [space.apply(each) for each in vectors]
-        return self.points
 
 
 class FilmPage:
@@ -245,6 +238,7 @@ class FilmPage:
             needed = {"revision": revision, "scene_vector": "joint" if probe else _scene_vector(opened[0])}
             require_settings(index.folder, settings, needed)
         self.films = [film for index in opened for film in _films_of(index, len(opened) > 1)]
+        self.points = _in_one_space(opened)
         self.shot_settings = ShotSettings(short_side=max(224, pipeline.model.config.image_size))
         self.scene_settings = SceneSettings(
             revision,
@@ -266,7 +260,7 @@ class FilmPage:
         """The visit of this name; a new one if there is none."""
         with self.changing:
             if name not in self.visits:
-                visit = Visit(self.folder / secrets.token_hex(8), list(self.films))
+                visit = Visit(self.folder / secrets.token_hex(8), list(self.films), points=self.points)
                 self.visits[name] = self.by_token[visit.token] = visit
             self.visits[name].seen = time.monotonic()
             return self.visits[name]
@@ -353,6 +347,15 @@ class FilmPage:
 
 def _scene_vector(index: SceneIndex) -> str:
     return index.record["settings"].get("scene_vector", "joint")
+
+
+def _in_one_space(indexes: Sequence[SceneIndex]) -> list[np.ndarray]:
+    """The scenes of each index in one space, that of all scenes together."""
+    if len(indexes) < 2:
+        return [index.points for index in indexes]
+    vectors = [index.vectors for index in indexes]
+    space = SceneSpace.fit(np.concatenate(vectors), DEFAULT_SPACE)
+    return [space.apply(each) for each in vectors]
 
 
 def _films_of(index: SceneIndex, name_index: bool) -> list[PageFilm]:

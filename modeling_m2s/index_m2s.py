@@ -76,6 +76,7 @@ def embed_films(
                         scenes.add(film, partial(on_scenes, film.movie_id))
                     except ValueError as error:
                         store.fail(film.movie_id, f"{film.facts['video']}: {error}")
+            scenes.reopen_unless_of(store.finished())
             store.finish(versions=DECODER_VERSIONS)
             scenes.embed_story(on_scenes)
         scenes.finish(store.failed)

@@ -122,6 +122,14 @@ class SceneStore:
             windows = scene_windows(film.num_rows, self.settings.shots_per_scene, self.settings.stride)
             self._embed(film, windows, facts, report)
 
+    def reopen_unless_of(self, films: Mapping[str, StoredFilm]) -> None:
+        """Mark the scenes as unfinished until `finish`, unless those in shards are of exactly these films.
+
+        Call it before the shots of these films are packed: nobody then takes the old scenes for those of the new shots.
+        """
+        if _fingerprints(self.dataset.films(parts=False)) != _fingerprints(films):
+            self.dataset.reopen()
+
     def embed_story(self, report: Callable[[str, float], None]) -> None:
         """Divide all films into story scenes, and embed those films whose division is new. Nothing without story.
 
@@ -239,6 +247,10 @@ class SceneStore:
             for scene in scenes
         ]
         self.dataset.write_film(film.movie_id, rows, facts)
+
+
+def _fingerprints(films: Mapping[str, StoredFilm]) -> dict[str, str | None]:
+    return {movie_id: film.facts.get("fingerprint") for movie_id, film in films.items()}
 
 
 def _half(report: Callable[[float], None], place: int) -> Callable[[float], None]:

@@ -20,7 +20,8 @@ from .shot_store_m2s import read_shots
 from .storage_m2s import FilmDataset, StorageError
 from .video_m2s import printable
 
-# Two hits are near-duplicates if their distance is at most this share of the root mean square distance of all pairs.
+# Two hits are near-duplicates if the distance of their vectors, as they are stored, is at most this share of the root
+# mean square distance of all pairs. In the whitened space, no share suits all indexes: that of copies varies.
 NEAR_DUPLICATE = 0.3
 
 DEFAULT_SPACE: Space = "whitened"
@@ -180,7 +181,8 @@ class SceneIndex:
             same_film = scene.movie_id == query.movie_id
             return not scene.overlaps(query) and films in ("all", "within" if same_film else "across")
 
-        return nearest(list(filter(allowed, self.scenes)), self.vectors, distances_N, top, fold)
+        is_raw = self.space.name == "raw"
+        return nearest(list(filter(allowed, self.scenes)), self.vectors, distances_N, top, fold, is_raw)
 
     def keyframes(self, scene: Scene) -> list[Image.Image | None]:
         """First keyframes of the scene's shots, up to `MOST_KEYFRAMES` evenly spaced ones; None for a shot without."""
@@ -203,7 +205,12 @@ class SceneIndex:
 
 
 def nearest(
-    scenes: Sequence[Scene], vectors: np.ndarray, distances: np.ndarray, top: int, fold: bool = False
+    scenes: Sequence[Scene],
+    vectors: np.ndarray,
+    distances: np.ndarray,
+    top: int,
+    fold: bool = False,
+    one_space: bool = True,
 ) -> list[Scene]:
     """The nearest of some scenes, none overlapping another, nearest first.
 
@@ -213,12 +220,14 @@ def nearest(
         distances: distances (N,) of all scenes from the query.
         top: maximum number of scenes.
         fold: leave out near-duplicates of nearer ones, such as the same scene in a copy of the film, and count them.
+        one_space: whether the distances are those of the vectors as they are. If not, counting looks at all scenes.
     """
     radius = NEAR_DUPLICATE * mean_squared_distance(vectors) ** 0.5 if fold else -1.0
+    reach = radius if one_space or not fold else np.inf  # of near-duplicates beyond a hit: the triangle inequality
     chosen: list[Scene] = []
     for scene in sorted(scenes, key=lambda scene: distances[scene.row]):
         distance = float(distances[scene.row])
-        if len(chosen) == top and distance > chosen[-1].distance + radius:  # too far from all: the triangle inequality
+        if len(chosen) == top and distance > chosen[-1].distance + reach:
             break
         if any(scene.overlaps(other) for other in chosen):
             continue

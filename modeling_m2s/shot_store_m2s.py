@@ -137,6 +137,11 @@ class ShotStore:
         self.shots.write_failure(movie_id, reason)
         self.failed[movie_id] = reason
 
+    def finished(self) -> dict[str, StoredFilm]:
+        """The stored films that `finish` keeps."""
+        stored = self.shots.films()
+        return {movie_id: stored[movie_id] for movie_id in stored if movie_id in self.catalog - self.failed.keys()}
+
     def finish(self, **facts: Any) -> None:
         """Pack all films, and write the records and the index; `facts` are further entries of the record."""
         failed = dict(self.failed)

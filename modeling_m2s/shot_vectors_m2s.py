@@ -97,11 +97,14 @@ class ShotVectors:
         self.stored = self.dataset.films()
 
     def begin(self) -> None:
-        """Start or continue writing.
+        """Start or continue writing. An encoder of the same revision is the same one, though it has moved.
 
         Raises:
             StorageError: the folder was made with other settings.
         """
+        found = self.dataset.record.get("settings", {})
+        if found.get("revision") == self.settings["revision"]:
+            self.settings["encoder"] = found["encoder"]
         self.dataset.begin(self.settings)
 
     def lack(self, film: StoredFilm) -> bool:

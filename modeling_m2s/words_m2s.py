@@ -20,7 +20,15 @@ from .frames_m2s import Preparation, ahead, normalize
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
 from .pretrained_m2s import load_text_tower, model_name
 from .search_m2s import Scene, nearest
-from .storage_m2s import FilmDataset, StorageError, StoredFilm, exclusive, require_settings
+from .storage_m2s import (
+    RECORD_NAME,
+    FilmDataset,
+    StorageError,
+    StoredFilm,
+    exclusive,
+    require_settings,
+    write_json,
+)
 
 SHOTS_AT_A_TIME = 16  # whose keyframes are read together
 DTYPE = np.dtype("<f2")
@@ -70,9 +78,13 @@ class WordStore:
         name = settings["encoder"]
         return name if os.path.isdir(name) else f"{name.partition('@')[0]}@{settings['revision']}"
 
-    def missing(self) -> list[StoredFilm]:
-        """The films whose shots have no vectors yet, or those of an earlier file."""
-        done = self.dataset.films()
+    def missing(self, parts: bool = True) -> list[StoredFilm]:
+        """The films whose shots have no vectors yet, or those of an earlier file.
+
+        Args:
+            parts: whether vectors count that a run has written and not packed yet, so that nobody reads them.
+        """
+        done = self.dataset.films(parts)
         return [
             film
             for movie_id, film in self.films.items()
@@ -113,14 +125,19 @@ class WordStore:
             missing = self.missing()
             for film in missing:
                 self._write_film(film, pipeline, report)
-            if missing or not self.dataset.record.get("complete") or self.dataset.films().keys() != self.films.keys():
+            packed = self.dataset.films(parts=False)
+            if (
+                not self.dataset.record.get("complete")
+                or self.missing(parts=False)
+                or packed.keys() != self.films.keys()
+            ):
                 self.dataset.finish(self.films, {}, inputs={"shots": self.shots.record["settings"]})
         return len(missing)
 
     def require(self, settings: dict[str, Any]) -> None:
         """Refuse another model than the one of the vectors that are there.
 
-        A folder that has moved is the same model: only its revision counts.
+        A folder that has moved is the same model: only its revision counts. The record then gets the new place.
 
         Raises:
             StorageError: names both.
@@ -136,7 +153,11 @@ class WordStore:
                     f"{self.folder}: its words are those of {found['encoder']}, revision {found['revision']}, not of "
                     f"{settings['encoder']}, {settings['revision']}; remove {self.dataset.folder} to change the model"
                 ) from None
-            settings["encoder"] = found["encoder"]
+            if not os.path.isdir(settings["encoder"]):
+                settings["encoder"] = found["encoder"]
+            elif settings["encoder"] != found["encoder"]:
+                moved = {**found, "encoder": settings["encoder"]}
+                write_json(self.dataset.folder / RECORD_NAME, {**record, "settings": moved})
 
     def _write_film(
         self, film: StoredFilm, pipeline: SceneEmbeddingPipeline, report: Callable[[str, float], None] | None
@@ -205,7 +226,7 @@ class WordSearch:
             raise StorageError(f"{folder}: {state}; run: m2s words {folder} --model CLIP_MODEL")
         self.settings: dict[str, Any] = record["settings"]
         self.model = store.model or self.settings["encoder"]
-        self.lacking = [film.movie_id for film in store.missing()]
+        self.lacking = [film.movie_id for film in store.missing(parts=False)]
         vectors = {}
         for row in store.dataset.read().to_pylist():
             features_TD = np.frombuffer(row["features"], DTYPE).reshape(row["num_shots"], row["dim"])

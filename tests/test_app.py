@@ -35,6 +35,7 @@ from modeling_m2s.app_films_m2s import AppError, FilmPage, PageFilm
 from modeling_m2s.app_html_m2s import error, film_view, progress, scene_view, tag_list
 from modeling_m2s.app_m2s import AppSettings, add_film, build_app, build_page, serve, serve_media
 from modeling_m2s.scene_space_m2s import SceneSpace
+from modeling_m2s.search_m2s import SceneIndex
 from modeling_m2s.storage_m2s import StorageError
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +111,12 @@ def test_scenes_of_several_indexes_are_compared_in_one_space(index, encoder, tmp
     query = space.apply(page.films[0].index.vectors[page.films[0].scenes[1].row])
     expected = sorted(np.linalg.norm(space.apply(vectors) - query, axis=1))[1:]
     assert [match.scene.distance for match in matches] == pytest.approx(expected, abs=1e-5)
+    page.visit("b").similar(0, 1)
+    assert page.visit("a").points is page.visit("b").points is page.points
+    dropped = SceneIndex(other)
+    page.visit("b").films += [replace(film, index=dropped) for film in page.films[:2]]
+    page.visit("b").similar(0, 1)
+    assert [len(page.visit(name).points) for name in "ab"] == [2, 3]
 
 
 def test_indexes_with_vectors_of_another_kind_are_refused(index, encoder, tmp_path):

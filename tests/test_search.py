@@ -17,7 +17,8 @@ from m2s.main import main
 from m2s.shared import one_line, quote
 from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
 from modeling_m2s.pretrained_m2s import load_encoder
-from modeling_m2s.search_m2s import SceneIndex
+from modeling_m2s.scene_space_m2s import SPACES, SceneSpace
+from modeling_m2s.search_m2s import Scene, SceneIndex, nearest
 from modeling_m2s.shots_m2s import ShotSettings, detect_shots
 from modeling_m2s.video_m2s import VideoError
 
@@ -223,6 +224,28 @@ def test_the_copy_of_a_hit_is_folded_and_counted(index, capsys):
     capsys.readouterr()
     assert main(["search", str(index), *map(str, command), "--picture", str(index / "found.png")]) == 0
     assert "left out: 7; --keep-duplicates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("top", [1, 3, 40])
+def test_near_duplicates_are_counted_as_in_a_loop_in_every_space(space, top):
+    generator = np.random.default_rng(0)
+    vectors = np.repeat(generator.normal(size=(13, 7)) * np.geomspace(1, 1e-2, 7), 3, axis=0) + 5
+    vectors = (vectors + generator.normal(size=vectors.shape) * 0.02).astype(np.float32)
+    scenes = [Scene(row, f"film {row}", 0, 1, 0.0, 1.0) for row in range(39)]
+    space = SceneSpace.fit(vectors, space)
+    points = space.apply(vectors)
+    distances = np.linalg.norm(points - points[0], axis=1)
+    pairs = np.linalg.norm(vectors[:, None] - vectors, axis=-1)
+    kept: dict[int, int] = {}
+    for row in np.argsort(distances, kind="stable"):
+        near = [other for other in kept if pairs[row, other] <= 0.3 * np.sqrt((pairs**2).mean())]
+        if near:
+            kept[near[0]] += 1
+        elif len(kept) < top:
+            kept[row] = 0
+    found = nearest(scenes, vectors, distances, top, fold=True, one_space=space.name == "raw")
+    assert {scene.row: scene.num_folded for scene in found} == kept
 
 
 def test_each_hit_is_a_moment_and_a_line_that_opens_the_player_there(index, films, tmp_path, capsys):

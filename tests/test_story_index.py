@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from modeling_m2s import M2SSceneConfig, M2SSceneEnsembleConfig
 from modeling_m2s.scene_space_m2s import SPACES, SceneSpace
 from modeling_m2s.scene_store_m2s import SceneStore
 from modeling_m2s.search_m2s import SceneIndex
-from modeling_m2s.storage_m2s import FilmDataset
+from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from modeling_m2s.story_scenes_m2s import SceneAxes, story_scenes
 
 
@@ -92,6 +93,42 @@ def test_films_added_later_and_a_failure_give_the_same_bytes(index, films, vecto
         assert embed([films / "long.mp4", films / "single.mp4"], tiny_folder, grown) == 130
     assert embed(films, tiny_folder, grown) == 0
     assert tree(grown) == tree(index)
+
+
+@pytest.mark.parametrize("kind", ["story", "windows"])
+def test_a_run_killed_after_its_shots_are_packed_leaves_no_complete_index(films, tiny_folder, kind, tmp_path, capsys):
+    mine, output, flags = tmp_path / "films", tmp_path / "index", ["--scenes", kind]
+    mine.mkdir()
+    for source, name in (("short", "stays"), ("single", "replaced")):
+        shutil.copy(films / f"{source}.mp4", mine / f"{name}.mp4")
+    assert embed(mine, tiny_folder, output, *flags) == 0
+    shutil.copy(films / "long.mp4", mine / "replaced.mp4")
+    for stage, is_found in (("add", True), ("embed_story", False), ("finish", False)):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(SceneStore, stage, Mock(side_effect=KeyboardInterrupt))
+            assert embed(mine, tiny_folder, output, *flags) == 130
+        if is_found:
+            assert len(SceneIndex(output).films) == 2
+        else:
+            with pytest.raises(StorageError, match="the index here is not finished; run m2s embed"):
+                SceneIndex(output)
+    assert embed(mine, tiny_folder, output, *flags) == 0
+    assert embed(mine, tiny_folder, tmp_path / "at once", *flags) == 0
+    assert tree(output) == tree(tmp_path / "at once")
+
+
+def test_an_encoder_that_has_moved_extends_an_index(films, tiny_folder, tmp_path, capsys):
+    first, second = shutil.copytree(tiny_folder, tmp_path / "first"), tmp_path / "second"
+    output, flags = tmp_path / "index", ["--scenes", "windows", "--scene-vector", "mean"]
+    assert embed([films / "short.mp4"], first, output, *flags) == 0
+    first.rename(second)
+    assert embed(films, second, output, *flags) == 0
+    vectors = FilmDataset(output / "shot_features", "shot_features")
+    assert vectors.films().keys() == {"long", "short", "single"} and not vectors.check()
+    (second / "config.json").write_text((second / "config.json").read_text() + "\n")
+    capsys.readouterr()
+    assert embed(films, second, output, *flags) == 1
+    assert "revision is" in capsys.readouterr().err
 
 
 def test_a_second_run_embeds_nothing(index, films, tiny_folder, tmp_path, capsys):

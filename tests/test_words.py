@@ -209,6 +209,55 @@ def test_a_killed_run_continues_to_the_same_bytes(index, word_folder, tmp_path, 
     assert tree(copy / "words") == tree(index / "words")
 
 
+@pytest.mark.parametrize("command", ["embed", "words"])
+def test_a_film_whose_new_words_are_not_packed_is_told_and_not_searched(
+    command, films, tiny_folder, word_folder, tmp_path, monkeypatch
+):
+    mine, grown = tmp_path / "films", tmp_path / "index"
+    mine.mkdir()
+    shutil.copy(films / "beta.mkv", mine)
+    shutil.copy(films / "it's\na film.mp4", mine / "replaced.mp4")
+    flags = ["--model", str(tiny_folder), "--output", str(grown), "--workers", "1"]
+    assert main(["embed", str(mine), *flags]) == 0
+    assert main(["words", str(grown), "--model", str(word_folder)]) == 0
+    shutil.copy(films / "alpha.mp4", mine / "replaced.mp4")  # 11 shots in place of 1
+    shutil.copy(films / "alpha.mp4", mine / "new.mp4")
+    finish = FilmDataset.finish
+
+    def killed(self, *arguments, **facts):
+        if self.folder.name == "words":
+            raise KeyboardInterrupt
+        finish(self, *arguments, **facts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilmDataset, "finish", killed)
+        assert main(["embed", str(mine), *flags]) == 130
+    assert WordStore(grown).missing() == []
+    words = WordSearch(grown)
+    assert words.lacking == ["new", "replaced"] and {shot.movie_id for shot in words.shots} == {"beta"}
+    if command == "embed":
+        assert main(["embed", str(mine), *flags]) == 0
+    else:
+        assert main(["words", str(grown)]) == 0
+    words = WordSearch(grown)
+    assert words.lacking == [] and len(words.shots) == 7 + 11 + 11
+
+
+def test_a_model_that_has_moved_is_found_at_its_new_place(index, word_folder, tmp_path, capsys):
+    mine = shutil.copytree(index, tmp_path / "index")
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(word_folder, first)
+    assert main(["words", str(mine), "--model", str(first)]) == 0
+    assert WordStore(mine).model == str(first)
+    first.rename(second)
+    capsys.readouterr()
+    assert main(["search", str(mine), "--text", "x"]) == 1
+    assert main(["words", str(mine), "--model", str(second)]) == 0
+    assert "0 read now" in capsys.readouterr().out
+    assert WordStore(mine).model == str(second) and FilmDataset(mine / "words", "shot_features").check() == []
+    assert main(["search", str(mine), "--text", "x"]) == 0
+
+
 def test_an_interrupted_search_text_names_the_command(films, tiny_folder, tmp_path, capsys):
     flags = ["--model", str(tiny_folder), "--output", str(tmp_path / "index"), "--workers", "1"]
     assert main(["embed", str(films / "beta.mkv"), *flags]) == 0
