@@ -19,6 +19,7 @@ def describe(index: "SceneIndex", results: "Sequence[Scene]", by_words: bool) ->
     Args:
         by_words: the hits are shots found by words; each then has its `scene`, and a similarity in place of a distance.
     """
+    from modeling_m2s.video_m2s import title_files
     from modeling_m2s.words_m2s import similarity
 
     hits = []
@@ -31,7 +32,9 @@ def describe(index: "SceneIndex", results: "Sequence[Scene]", by_words: bool) ->
         else:
             hit["distance"] = round(found.distance, 4)
         hit["near_duplicates"] = found.num_folded
-        hit["player"] = f"mpv --start={found.start_seconds:.3f} {quote(video)}"
+        files = title_files(video)
+        start = f"{'--merge-files ' if len(files) > 1 else ''}--start={found.start_seconds:.3f}"
+        hit["player"] = f"mpv {start} {' '.join(quote(str(file)) for file in files)}"
         hits.append(hit)
     return hits
 

@@ -111,10 +111,10 @@ def search_scenes(options: argparse.Namespace, index: "SceneIndex", films: set[s
     from modeling_m2s.queries_m2s import Query, clip_query, image_query
 
     scene = None
-    if options.film:
+    if options.film is not None:
         scene = index.scene_at(index.find_film(options.film), options.at)
         query = Query(scene.describe(), index.vectors[scene.row][None], index.keyframes(scene))
-    elif options.clip:
+    elif options.clip is not None:
         query = clip_query(index, load_encoder_of(options, index), options.clip, options.start, options.end)
     else:
         query = image_query(index, load_encoder_of(options, index), options.image)

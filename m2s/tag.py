@@ -139,6 +139,8 @@ def write(film: Any, shots: Any, classifier: Any, folder: Path, options: argpars
             file.write(to_text(listed).encode())
     with atomic_write(path.with_suffix(".png")) as file:
         file.write(encode(timeline(tagged, shots, classifier.labels), "PNG"))
+    if not listed.intervals:
+        path.unlink(missing_ok=True)  # of an earlier run
     name = path if listed.intervals else f"{film.movie_id}: no list"
     print(f"{name}: {num_tagged} of {len(tagged.intervals)} {film.of} have labels   {path.with_suffix('.png')}")
     if missing := len(film.intervals) - len(tagged.intervals):

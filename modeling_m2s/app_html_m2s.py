@@ -78,10 +78,9 @@ def scene_view(visit: Visit, number: int, scene_number: int, matches: Sequence[M
     if matches:
         found = f'<ol class="m2s-found">{"".join(_match_card(visit, match) for match in matches)}</ol>'
     else:
-        found = (
-            '<p class="m2s-faint">There is no other scene here. Drop another film, or this one again with fewer shots '
-            "per scene (Settings).</p>"
-        )
+        is_story = film.index.record["settings"].get("scenes") == "story"  # whose scenes have any number of shots
+        again = "" if is_story else ", or this one again with fewer shots per scene (Settings)"
+        found = f'<p class="m2s-faint">There is no other scene here. Drop another film{again}.</p>'
     return f"""<section class="m2s-scene-view"><h3>This scene <span class="m2s-faint">{escape(film.title)},
 {span(scene)}, {count(scene.num_shots, "shot")}</span></h3>{tags}<div class="m2s-strip">{shots}</div>
 <h3>Similar scenes <span class="m2s-faint">1: identical; 0: no more alike than two random scenes</span></h3>

@@ -89,6 +89,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
         "a film, with a vector of each shot",
         (
             "data_scripts.extract_features",
+            "m2s embed",
             "m2s scenes",
         ),
         {

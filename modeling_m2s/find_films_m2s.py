@@ -34,8 +34,6 @@ def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = No
         files = [path]
         if path.is_dir():
             videos = sorted(file for file in _walk(path) if file.suffix.lower() in VIDEO_SUFFIXES)
-            later_parts = {part for file in videos for part in title_files(file)[1:]}
-            videos = [file for file in videos if file not in later_parts]
             files = [file for file in videos if not _is_trash(file.relative_to(path))]
             if trash is not None:
                 trash += sorted(set(videos) - set(files))
@@ -47,6 +45,8 @@ def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = No
             digest = hashlib.sha256(os.fsencode(file)).hexdigest()[:8]
             whole = printable(file)
             found[file] = (printable(name.with_suffix("")), printable(name), whole, f"{whole} ({digest})")
+    for part in [part for file in found for part in title_files(file)[1:]]:
+        found.pop(part, None)
     # All kinds of names are counted together, so no id of one film is any name of another.
     shared = Counter(name for names in found.values() for name in set(names))
     films = {next(name for name in names if shared[name] == 1): file for file, names in found.items()}

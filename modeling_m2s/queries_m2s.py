@@ -32,7 +32,8 @@ def clip_query(
 ) -> Query:
     """A video file, or a stretch of it, as a query: the scenes within it, cut and read as those of the index.
 
-    The file is decoded from its beginning, so that shots and keyframes are those of the stretch to the frame.
+    The file is decoded from its beginning, so that shots and keyframes are those of the stretch to the frame. Its video
+    stream is the one that a player shows, whichever the index reads: clips of hits have no other.
 
     Args:
         start, end: film time in seconds; the whole file by default.
@@ -41,7 +42,8 @@ def clip_query(
         VideoError: the file is no readable video, or has no picture in the stretch.
     """
     span = None if not start and end is None else (start, float("inf") if end is None else end)
-    film = detect_shots(video, ShotSettings(**{**UNRECORDED, **index.shots.record["settings"]}), span=span)
+    settings = {**UNRECORDED, **index.shots.record["settings"], "video_stream": None}
+    film = detect_shots(video, ShotSettings(**settings), span=span)
     vectors_QD, shots = _scene_vectors(film, pipeline, index.record["settings"]), film.shots
     times = f"{timecode(shots[0].start_seconds, tenths=True)}-{timecode(shots[-1].end_seconds, tenths=True)}"
     caption = f"{printable(video)}  {times}  {_count(shots, 'shot')}, {_count(vectors_QD, 'scene')}"

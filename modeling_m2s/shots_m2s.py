@@ -265,9 +265,8 @@ class _PassingStream(VideoStream):
             if film_end > start_seconds:
                 yield film_frame
         if not self.frame_number:
-            reason = (
-                f"no picture from {start_seconds:.1f} to {end_seconds:.1f} s; it has pictures up to {film_end:.1f} s"
-            )
+            end = "s on" if end_seconds == float("inf") else f"to {end_seconds:.1f} s"
+            reason = f"no picture from {start_seconds:.1f} {end}; it has pictures up to {film_end:.1f} s"
             raise VideoError(self.frames.path, reason)
 
     def reset(self) -> None:

@@ -6,8 +6,9 @@
         Path("tags.csv").write_text(to_csv(tagged))
 
 The paper moderates clips of five seconds (§4.4), by keyframes of their shots. An interval reads keyframes of every shot
-that is on screen in it: those that lie within the interval; if none does, the one of the shot that is nearest. So every
-keyframe of a scene is read, and all windows within a long shot with one keyframe have the same labels.
+that is on screen in it: those that lie within the interval; if none does, the one of the shot that is nearest. So all
+windows within a long shot with one keyframe have the same labels. Of more than nine shots, as many as classifiers are
+trained on, nine evenly spaced ones are read.
 """
 
 import itertools
@@ -21,7 +22,7 @@ import torch
 
 from .intervals_m2s import FilmIntervals, Interval, film_intervals, read_films
 from .modeling_m2s import M2SSceneForClassification
-from .pipeline_m2s import SceneEmbeddingPipeline, scene_windows
+from .pipeline_m2s import SceneEmbeddingPipeline, evenly_spaced, scene_windows
 from .pretrained_m2s import ModelError, load_classifier
 from .shot_store_m2s import read_shots
 from .shots_m2s import Film, Shot, ShotSettings, detect_shots
@@ -129,12 +130,17 @@ class Classifier:
 
 
 def keyframes_of(interval: Interval, shots: Sequence[Shot]) -> Iterator[tuple[int, int]]:
-    """The keyframes that an interval reads, as the shot's number and the keyframe's number in it."""
+    """The keyframes that an interval reads, as the shot's number and the keyframe's number in it.
+
+    They are those of all shots, or of nine evenly spaced ones among the shots that have keyframes.
+    """
     middle = (interval.start_frame + interval.end_frame - 1) / 2
-    for number in range(interval.first_shot, interval.first_shot + interval.num_shots):
+    on_screen = range(interval.first_shot, interval.first_shot + interval.num_shots)
+    having = [number for number in on_screen if shots[number].keyframes]
+    for number in [having[place] for place in evenly_spaced(0, len(having))]:
         frames = shots[number].keyframe_frames[: len(shots[number].keyframes)]
         inside = [k for k, frame in enumerate(frames) if interval.start_frame <= frame < interval.end_frame]
-        if frames and not inside:
+        if not inside:
             inside = [min(range(len(frames)), key=lambda k: abs(frames[k] - middle))]
         yield from ((number, k) for k in inside)
 

@@ -10,6 +10,7 @@ belong to the shot before it; the package counts them to neither.
 """
 
 import importlib.util
+import multiprocessing
 from collections.abc import Callable
 
 import numpy as np
@@ -38,7 +39,8 @@ def require_package() -> None:
 
 
 def load_network() -> Network:
-    """The network with its weights, on a GPU if there is one.
+    """The network with its weights, on a GPU if there is one. Without one, torch has one core in a worker process: the
+    other cores have workers of their own.
 
     Raises:
         ImportError: the package is not installed.
@@ -50,8 +52,11 @@ def load_network() -> Network:
         def _setup_deterministic_behavior(self) -> None:
             """Leaves the seeds and settings of the whole process alone."""
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
     with torch.random.fork_rng():
-        return Network(device="cuda" if torch.cuda.is_available() else "cpu").predict_raw
+        return Network(device=device).predict_raw
 
 
 class NetworkPictures:

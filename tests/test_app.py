@@ -354,6 +354,13 @@ def test_more_like_this_plays_the_scene_that_it_asks_for(page):
         assert button["data-start"] == f"{visit.scene(film, scene).start_seconds:.3f}"
 
 
+def test_fewer_shots_per_scene_are_advised_for_windows_only(page):
+    visit = page.visit("a")
+    assert "film, or this one again with fewer shots per scene (Settings)." in scene_view(visit, 0, 0, [])
+    visit.film(0).index.record["settings"]["scenes"] = "story"
+    assert "Drop another film.</p>" in scene_view(visit, 0, 0, [])
+
+
 def handlers(page) -> dict:
     """The page's functions by name."""
     return {function.name: function.fn for function in build_page(page, AppSettings()).fns.values()}

@@ -270,6 +270,19 @@ def test_each_hit_is_a_moment_and_a_line_that_opens_the_player_there(index, film
     assert Image.open(tmp_path / "found.png")
 
 
+def test_the_player_opens_all_files_of_a_dvds_title(tiny_folder, tmp_path, capsys):
+    content = make_video(tmp_path / "whole.mpg", [17] * 4, codec="mpeg2video").read_bytes()
+    parts = [tmp_path / "a disc" / f"VTS_01_{number}.VOB" for number in (1, 2)]
+    parts[0].parent.mkdir()
+    for part, half in zip(parts, (content[: len(content) // 2], content[len(content) // 2 :]), strict=True):
+        part.write_bytes(half)
+    flags = ["--model", str(tiny_folder), "--output", str(tmp_path / "index"), "--workers", "1"]
+    assert main(["embed", *map(str, parts), *flags, "--shots-per-scene", "3"]) == 0
+    (hit,) = search(capsys, tmp_path / "index", "--film", "VTS", "--at", "0")["hits"]
+    assert hit["start_seconds"] == pytest.approx(3 * SHOT)
+    assert shlex.split(hit["player"]) == ["mpv", "--merge-files", "--start=2.125", *map(str, parts)]
+
+
 @pytest.mark.parametrize("text", ["plain", "it's", "two\nlines", "a\\b'c\td", "é\u2028ü", "$HOME `x`\r", "-x", "~"])
 def test_quoted_words_are_one_line_and_what_the_shell_reads(text):
     assert len(quote(text).splitlines()) == 1 == len(one_line(text).splitlines())
@@ -298,6 +311,17 @@ def test_hits_are_written_as_clips(index, films, tmp_path, capsys):
     assert len(lines) == 3 and all("s before, at a key frame" in line for line in lines)
 
 
+def test_clips_of_a_second_video_stream_are_queries(films, tiny_folder, tmp_path, capsys):
+    path = make_video(tmp_path / "two.mkv", [17] * 4, second_stream=[24, 36, 24])
+    flags = ["--model", str(tiny_folder), "--output", str(tmp_path / "index"), "--workers", "1", "--video-stream", "1"]
+    assert main(["embed", str(path), *flags, "--shots-per-scene", "1"]) == 0
+    command = ["--film", "two", "--at", "0", "--top", 1, "--cut", tmp_path / "clips", "--padding", 0]
+    found = search(capsys, tmp_path / "index", *command)
+    (hit,) = found["hits"]
+    found = search(capsys, tmp_path / "index", "--clip", hit["clip"]["path"], "--top", 1)
+    assert places(found) == [("two", hit["first_shot"])]
+
+
 def test_films_that_are_gone_cost_their_clips_only(index, films, tiny_folder, tmp_path, capsys):
     mine = shutil.copytree(films, tmp_path / "films")
     flags = ["--model", str(tiny_folder), "--output", str(tmp_path / "index"), "--workers", "1"]
@@ -323,11 +347,12 @@ def test_bad_requests_are_one_line_each(index, films, tmp_path, capsys):
     for arguments, message in (
         (["--clip", one, "--from", "5", "--to", "4"], "--to 4 s must be after --from 5 s"),
         (["--clip", one, "--from", "1", "--to", "1"], "--to 1 s must be after"),
-        (["--clip", one, "--from", "5"], "no picture from 5.0 to inf s; it has pictures up to 1.2 s"),
+        (["--clip", one, "--from", "5"], "no picture from 5.0 s on; it has pictures up to 1.2 s"),
         (["--clip", one, "--from", "x"], "'x' is not a time"),
         (["--clip", text], "text.mp4: not a readable video"),
         (["--clip", sound], "no video stream"),
         (["--clip", tmp_path / "none.mp4"], "No such file"),
+        (["--film", "", "--at", "0"], "3 films match ''"),
         ([*scene, "--from", "3"], "--from and --to are times within --clip"),
         ([*scene, "--film-id", "alp"], "no film has the id 'alp'; there are: alpha, copies/beta"),
         ([*scene, "--under", tmp_path], "no film to search lies under"),

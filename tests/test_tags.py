@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shutil
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from m2s.main import main
 from m2s.tag import FORMATS
 from modeling_m2s import M2SSceneForClassification, M2SSceneProcessor
 from modeling_m2s.interval_formats_m2s import FORMATS as WRITERS
+from modeling_m2s.intervals_m2s import Interval
 from modeling_m2s.pretrained_m2s import ModelError, load_classifier
 from modeling_m2s.shot_store_m2s import read_shots
 from modeling_m2s.shots_m2s import Shot, detect_shots
@@ -217,6 +219,7 @@ def test_scenes_without_labels_are_in_no_list_of_labels(classifiers, film, tmp_p
         main(["tag", str(film), "--model", str(classifiers["one"]), "--output", str(tmp_path), "--threshold", "1"]) == 0
     )
     words = ["tag", str(film), "--model", str(classifiers["one"]), "--output", str(tmp_path / "srt"), "--format", "srt"]
+    assert main(words) == 0 and len(list(tmp_path.glob("srt/*.srt"))) == 1  # a list that must not stay
     assert main([*words, "--threshold", "1"]) == 0
     assert "test film: no list: 0 of 1 scenes have labels" in capsys.readouterr().out
     assert [path.suffix for path in (tmp_path / "srt").iterdir()] == [".png"]
@@ -272,6 +275,21 @@ def test_shots_without_keyframes_have_no_tags(classifiers, film):
     for seconds in (0, -1, float("nan"), 1e-9):
         with pytest.raises(ValueError, match="greater than 0"):
             windows(whole, shots, seconds)
+
+
+@pytest.mark.parametrize("num_shots", [9, 10, 23, 256])
+def test_long_intervals_read_nine_evenly_spaced_shots(num_shots):
+    """Of shots of four frames, two of them keyframes; every fifth shot has none."""
+    shots = [Shot(n, 4 * n, 4 * n + 4, 0.0, 0.0, [4 * n + 1, 4 * n + 2], [b"a", b"b"]) for n in range(num_shots + 3)]
+    for shot in shots[::5]:
+        shot.keyframes.clear()
+    whole = Interval("Scene 1", 2, num_shots, 8, 8 + 4 * num_shots, 0.0, 0.0)
+    having = [number for number in range(2, 2 + num_shots) if number % 5]
+    parts = np.linspace(0, len(having), min(9, len(having)) + 1)  # the shot at the middle of each of nine equal parts
+    chosen = [having[int((start + end) / 2 + 1e-9)] for start, end in itertools.pairwise(parts)]
+    assert list(keyframes_of(whole, shots)) == [(number, k) for number in chosen for k in (0, 1)]
+    late = replace(whole, start_frame=10)  # a window that begins with the second keyframe of its first shot
+    assert chosen[0] != 2 or next(keyframes_of(late, shots)) == (2, 1)
 
 
 def test_overlapping_scenes_of_one_label_are_joined(classifiers, index):

@@ -13,7 +13,8 @@ from m2s.main import main
 from modeling_m2s import shots_m2s, transnet_m2s
 from modeling_m2s.decoding_m2s import VideoFrames
 from modeling_m2s.shots_m2s import ShotSettings, detect_shots
-from modeling_m2s.transnet_m2s import NetworkPictures, TransNetDetector
+from modeling_m2s.transnet_m2s import NetworkPictures, TransNetDetector, load_network
+from modeling_m2s.workers_m2s import run_isolated
 
 STAND_IN = '''
 import torch
@@ -153,6 +154,24 @@ def test_the_process_keeps_its_seed_and_settings(stand_in):
     before = torch.random.get_rng_state()
     TransNetDetector(0.5, 15)
     assert torch.equal(before, torch.random.get_rng_state()) and not torch.are_deterministic_algorithms_enabled()
+
+
+def threads_with_the_network(report=None) -> int:
+    """The threads that torch has once the network is loaded, where it had three."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        load_network()
+        return torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the network is on the GPU")
+def test_workers_take_a_core_each_and_other_processes_keep_theirs(stand_in):
+    (outcome,) = run_isolated(threads_with_the_network, [("film", ())], num_workers=1)
+    assert (outcome.error, outcome.value) == (None, 1)
+    assert threads_with_the_network() == 3
 
 
 def test_without_the_package_one_line_says_what_to_install(tmp_path, tiny_folder, monkeypatch, capsys):

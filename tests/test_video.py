@@ -40,6 +40,9 @@ def test_the_files_of_a_dvds_title_are_one_film(tmp_path):
     assert [path.name for path in title_files(first)] == ["VTS_02_1.VOB", "VTS_02_2.VOB", "VTS_02_3.VOB"]
     assert title_files(disc / "VTS_02_2.VOB") == [disc / "VTS_02_2.VOB"]
     assert list(find_films([disc])) == ["VTS_02_1", "VTS_02_5", "VTS_03_1"]
+    one_by_one = sorted(disc.iterdir(), reverse=True)  # as a shell lists them, but later parts first
+    assert find_films(one_by_one) == find_films([disc]) == find_films([one_by_one[3], disc])
+    assert list(find_films([disc / "VTS_02_2.VOB"])) == ["VTS_02_2"]  # its first part was not asked for
     expected, found = detect_shots(whole), detect_shots(first)
     assert found == expected and len(found.shots) == 3
     frames = [94, 3, 60]
