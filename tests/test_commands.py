@@ -310,8 +310,10 @@ NO_INPUTS: dict[str, str | None] = {
     "eval.probe": "--task own --labels gone --embeddings gone --output new.json",
     "eval.report": "--results gone --output new",
     "eval.scene_retrieval": "--world gone --held-out gone --model m2s-clip-tiny --output new",
+    "eval.search_spaces": "--photographs gone --output new",
     "eval.story_scenes": None,
     "eval.training_report": "--run gone --shots gone --pairs gone --output new",
+    "eval.word_search": "--models m2s-clip-tiny --words gone --photographs gone",
     "model_cards.distilled_clip": "gone",
     "model_cards.generate": "gone",
     "train.concatenate_encoders": "--encoders gone gone --names a b --output new",
@@ -329,6 +331,7 @@ VERBS = {
     "scenes": "gone",
     "search": "gone --film a --at 0",
     "tag": "gone --model gone",
+    "words": "gone --model gone",
 }
 
 

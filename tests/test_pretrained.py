@@ -114,27 +114,30 @@ def test_its_embeddings_are_in_the_teachers_space(assets, clip_folder, tower, pr
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> Path:
-    """What `m2s embed` makes of the bundled clip, in scenes of five shots."""
+    """What `m2s embed` makes of the bundled clip, in scenes of five shots that are read jointly."""
     output = tmp_path_factory.mktemp("bundled") / "index"
-    assert main(["embed", str(CLIP_OF_THE_DEMO), "--shots-per-scene", "5", "--output", str(output)]) == 0
+    flags = ["--shots-per-scene", "5", "--scene-vector", "joint", "--output", str(output)]
+    assert main(["embed", str(CLIP_OF_THE_DEMO), *flags]) == 0
     return output
 
 
 @pytest.mark.parametrize(
-    "time, begin, end",
+    "time, space, begin, end",
     [
-        ("00:00:25", 0, 95),  # rabbit and rodents on the meadow; the forest comes after
-        ("00:04:40", 226, 312),  # the squirrel: on its branch, in the air
+        ("00:00:25", "whitened", 0, 95),  # rabbit and rodents on the meadow; the forest comes after
+        ("00:00:25", "centered", 0, 95),
+        ("00:04:40", "whitened", 226, 312),  # the squirrel: on its branch, in the air
+        ("00:04:40", "centered", 226, 312),
+        ("00:04:40", "raw", 226, 312),
     ],
 )
-def test_search_finds_scenes_of_the_same_place(index, capsys, time, begin, end):
+def test_search_finds_scenes_of_the_same_place(index, capsys, time, space, begin, end):
     capsys.readouterr()
-    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "3"]) == 0
-    found = capsys.readouterr().out.splitlines()[1:4]
+    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "3", "--space", space, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["hits"]
     assert len(found) == 3
-    for line in found:
-        start, stop = (60 * int(part[3:5]) + float(part[6:]) for part in line.split()[2].split("-"))
-        assert begin - 1 <= start < stop <= end + 1, line
+    for hit in found:
+        assert begin - 1 <= hit["start_seconds"] < hit["end_seconds"] <= end + 1, hit
 
 
 def test_the_command_says_which_encoder_and_how_to_name_another(tmp_path, capsys):

@@ -197,7 +197,11 @@ def test_distances_are_those_written_out(space, num_scenes):
         expected = expected - expected.mean(0)
     if space == "whitened":
         variances, axes = np.linalg.eigh(np.cov(expected.T))
-        expected = expected @ axes / np.sqrt(np.maximum(variances, 0) + 0.1 * variances.sum() / min(7, num_scenes - 1))
+        expected = (
+            expected
+            @ axes
+            / np.sqrt(np.maximum(variances, 0) + (0.1 + 20 / num_scenes) * variances.sum() / min(7, num_scenes - 1))
+        )
     if space != "raw":
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
     distances = [np.linalg.norm(each[:, None] - each, axis=2) for each in (found, expected)]
