@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -583,6 +584,7 @@ def test_a_folder_without_an_index_is_named(tmp_path, capsys):
 # The command, with a film that is never done.
 BUSY = """
 import sys
+import tempfile
 from test_app import embed_forever
 from modeling_m2s import app_films_m2s
 from m2s.main import main
@@ -595,8 +597,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_page_that_is_ended_deletes_what_visitors_dropped(end, tiny_folder, tmp_path):
-    log, temporary, script, film = (tmp_path / name for name in ("log", "temporary", "busy.py", "film.mp4"))
-    temporary.mkdir()
+    log, script, film = (tmp_path / name for name in ("log", "busy.py", "film.mp4"))
+    temporary = Path(tempfile.mkdtemp())  # a short path: processes have sockets in it
     script.write_text(BUSY)
     film.write_bytes(b"film")
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
@@ -615,6 +617,7 @@ def test_a_page_that_is_ended_deletes_what_visitors_dropped(end, tiny_folder, tm
         process.kill()
     assert "Traceback" not in log.read_text(), log.read_text()
     assert list(temporary.glob("m2s-app-*")) == []
+    shutil.rmtree(temporary)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

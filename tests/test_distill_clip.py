@@ -714,7 +714,7 @@ MISTAKES = {
     "two to measure on": (["--images", "FOLDER/twelve"], "2 held-out images: at least"),
     "a large batch": (["--batch_size", "20"], "19 crops do not fill a batch of 20"),
     "no image opens": (["--images", "FOLDER/bad"], "none of the images opens"),
-    "not a video": (["--videos", "FOLDER/text.mp4"], "FOLDER/text.mp4: not readable"),
+    "not a video": (["--videos", "FOLDER/text.mp4"], "FOLDER/text.mp4: not a readable video"),
     "a missing video": (["--videos", "FOLDER/missing.mp4"], "FOLDER/missing.mp4: No such file or directory"),
     "no teacher": (["--teacher", "FOLDER/nobody"], "FOLDER/nobody"),
 }

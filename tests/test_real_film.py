@@ -1,5 +1,6 @@
 """The main job on a real film: Big Buck Bunny, whole, with CLIP's weights."""
 
+import json
 import subprocess
 import sys
 import time
@@ -48,10 +49,11 @@ def test_the_whole_film_is_embedded(index):
 )
 def test_search_finds_scenes_of_the_same_place(index, capsys, time, begin, end):
     capsys.readouterr()
-    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "2"]) == 0
-    for line in capsys.readouterr().out.splitlines()[1:3]:
-        start, stop = (60 * int(part[3:5]) + float(part[6:]) for part in line.split()[2].split("-"))
-        assert begin - 1 <= start < stop <= end + 1, line
+    assert main(["search", str(index), "--film", "bunny", "--at", time, "--top", "2", "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["hits"]
+    assert len(hits) == 2
+    for hit in hits:
+        assert begin - 1 <= hit["start_seconds"] < hit["end_seconds"] <= end + 1, hit
 
 
 def peak_memory(command: list[str]) -> dict[bool, int]:
