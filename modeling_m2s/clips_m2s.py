@@ -135,9 +135,9 @@ def _copy(source: Any, copy: Any, pictures: Any, start_seconds: float, end_secon
 
 
 def _key_frame(source: Any, pictures: Any, start: Fraction) -> tuple[int, Fraction | None]:
-    """Where to seek, in ticks of the stream, and the time of the last key frame at or before `start`.
+    """The place to seek, in ticks of the stream, and the time of the last key frame at or before `start`.
 
-    Without such a frame, the first one of all. Seeking is exact in few containers, so packets are looked at.
+    If there is no such frame, it is the first one of all. Few containers seek exactly, so packets are looked at.
     """
     first = pictures.start_time or 0
     back, base = 0, pictures.time_base

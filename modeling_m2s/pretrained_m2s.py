@@ -168,7 +168,7 @@ def load_classifier(name: str) -> "tuple[M2SSceneForClassification, BaseImagePro
 
 
 def _source(name: str) -> tuple[str, str | None]:
-    """What transformers loads for a model's name: an absolute path, or a Hub id with its commit."""
+    """A model's name as transformers loads it: an absolute path, or a Hub id with its commit."""
     source = model_source(name)
     if os.path.isdir(source):
         return os.path.abspath(source), None  # records name it, and they outlive the working directory

@@ -1,4 +1,4 @@
-"""What scenes are searched by: a clip of a film, or pictures, as vectors of the index's encoder."""
+"""Queries of a search for scenes: a clip of a film, or pictures, as vectors of the index's encoder."""
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace

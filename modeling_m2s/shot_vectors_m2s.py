@@ -110,7 +110,7 @@ class ShotVectors:
     def lack(self, film: StoredFilm) -> bool:
         """Whether the vectors of a film are missing, or those of an earlier file of it."""
         stored = self.stored.get(film.movie_id)
-        return stored is None or stored.facts != _identity(film)
+        return stored is None or stored.facts != identity(film)
 
     def of(self, movie_id: str) -> np.ndarray:
         """The vectors (T, D) of a film's shots, float16; zeros for a shot without a keyframe."""
@@ -142,7 +142,7 @@ class ShotVectors:
             raise ValueError(f"film {film.movie_id}: the encoder's vector of a shot is infinite or not a number")
         size = {"num_shots": film.num_rows, "dim": features_TD.shape[1], "dtype": "float16"}
         row = {"movie_id": film.movie_id, **size, "features": features_TD.tobytes()}
-        self.dataset.write_film(film.movie_id, [row], _identity(film))
+        self.dataset.write_film(film.movie_id, [row], identity(film))
         self.stored[film.movie_id] = self.dataset.part(film.movie_id)
 
     def finish(self, films: Mapping[str, StoredFilm], shot_settings: Mapping[str, Any]) -> None:
@@ -171,6 +171,6 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return image
 
 
-def _identity(film: StoredFilm) -> dict[str, Any]:
-    """What tells a replaced film from the one that vectors were made of."""
+def identity(film: StoredFilm) -> dict[str, Any]:
+    """Facts of a film's vectors. They differ from the film's own if its file was replaced."""
     return {"fingerprint": film.facts["fingerprint"]}

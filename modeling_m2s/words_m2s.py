@@ -20,6 +20,7 @@ from .frames_m2s import Preparation, ahead, normalize
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
 from .pretrained_m2s import load_text_tower, model_name
 from .search_m2s import Scene, nearest
+from .shot_vectors_m2s import DTYPE, identity, pieces
 from .storage_m2s import (
     RECORD_NAME,
     FilmDataset,
@@ -30,8 +31,6 @@ from .storage_m2s import (
     write_json,
 )
 
-SHOTS_AT_A_TIME = 16  # whose keyframes are read together
-DTYPE = np.dtype("<f2")
 # Everyday things. What their texts have in common is taken off a text, so that it does not count for a picture that it
 # is a picture of something. Measured by `eval.word_search`, which asks for none of these.
 EVERYDAY = (
@@ -88,7 +87,7 @@ class WordStore:
         return [
             film
             for movie_id, film in self.films.items()
-            if movie_id not in done or done[movie_id].facts != _identity(film)
+            if movie_id not in done or done[movie_id].facts != identity(film)
         ]
 
     def write(
@@ -173,7 +172,7 @@ class WordStore:
             raise ValueError(f"film {film.movie_id}: the model's vector of a shot is infinite or not a number")
         size = {"num_shots": film.num_rows, "dim": vectors_TD.shape[1], "dtype": "float16"}
         row = {"movie_id": film.movie_id, **size, "features": vectors_TD.tobytes()}
-        self.dataset.write_film(film.movie_id, [row], _identity(film))
+        self.dataset.write_film(film.movie_id, [row], identity(film))
 
     @torch.inference_mode()
     def _embeds(self, film: StoredFilm, pipeline: SceneEmbeddingPipeline) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -183,14 +182,9 @@ class WordStore:
         def read(shots: list[list[dict[str, Any]]]) -> list[list[np.ndarray]]:
             return [[prepare(open_image(keyframe["bytes"])) for keyframe in keyframes] for keyframes in shots]
 
-        pieces = (
-            table["keyframes"].slice(first, SHOTS_AT_A_TIME).to_pylist()
-            for table in self.shots.read_film(film, columns=["keyframes"])
-            for first in range(0, len(table), SHOTS_AT_A_TIME)
-        )
         first = 0
         with ThreadPoolExecutor(1) as reader:
-            for shots in ahead(read, pieces, reader):
+            for shots in ahead(read, pieces(self.shots, film), reader):
                 frames = [frame for keyframes in shots for frame in keyframes]
                 embeds_ND = np.zeros((0, model.config.projection_dim), np.float32)
                 if frames:
@@ -304,8 +298,3 @@ def similarity(distance: float) -> float:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors (..., D) of length 1; zeros stay zeros."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def _identity(film: StoredFilm) -> dict[str, Any]:
-    """What tells a replaced film from the one that vectors were made of."""
-    return {"fingerprint": film.facts["fingerprint"]}

@@ -1,4 +1,4 @@
-"""What is true of a film world: scenes, and the labels that the scenes of a pair share."""
+"""The truth about a film world: its scenes, and the labels that the scenes of a pair share."""
 
 import csv
 import statistics
