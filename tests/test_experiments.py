@@ -378,6 +378,7 @@ def test_claims_are_paired_and_clustered_by_film_and_seed():
         "worse": "mean_of_shots",
         "mean": round(differences.mean(), 4),
         "standard_error": round(clustered_standard_error(differences, numbered), 4),
+        "standard_error_by": "film",
         "seeds_above_zero": 2,
         "seeds": 2,
         "verdict": "open",
@@ -456,11 +457,19 @@ def test_results_of_several_calls_are_put_together(tmp_path):
     moved["seeds"]["2"]["films"]["queries"] = "1 2 1"
     with pytest.raises(StorageError, match="seed 2 was measured on other scenes"):
         add_earlier(moved, path)
-    old = results(10, *core)
+    old = results(10, *core)  # as an early release wrote it, without hits by film
     del old["seeds"]["10"]["films"]
     write_json(path, old)
-    with pytest.raises(StorageError, match="seed 10 was written by an earlier release"):
-        add_earlier(results(2, *core), path)
+    together = add_earlier(results(2, *core), path)
+    judged = next(each for each in together["claims"] if each["claim"] == "both spaces beat whitening alone")
+    precision = [
+        {name: seed["encoders"][name]["whitened/precision_at_1"] for name in ("both", "whitened")}
+        for seed in together["seeds"].values()
+    ]
+    differences = [each["both"] - each["whitened"] for each in precision]
+    assert (judged["seeds"], judged["standard_error_by"]) == (2, "seed")
+    assert judged["mean"] == pytest.approx(np.mean(differences), abs=1e-4)
+    assert judged["standard_error"] == pytest.approx(abs(differences[0] - differences[1]) / 2, abs=1e-4)
 
 
 def test_the_surest_pairs_are_counted_apart(tmp_path):

@@ -1,14 +1,14 @@
 """Results of `eval.experiments`: the seeds of this call and of earlier ones put together, and the claims judged."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+import scipy.stats
 
 from eval.film_worlds.retrieval import SPACES
 from eval.film_worlds.rows import CEILING, CLAIMS, FROZEN, MINED, TRAINED, UNTRAINED, Claim
@@ -48,7 +48,7 @@ def add_earlier(results: dict[str, Any], path: Path) -> dict[str, Any]:
     """The results with seeds and rows that an earlier call wrote into the file and this one did not run.
 
     Raises:
-        StorageError: the file's worlds, recipes or scenes are others, or it lacks the hits by film.
+        StorageError: the file's worlds, recipes or scenes are others.
     """
     earlier = read_json(path)
     for name, value in results["settings"].items():
@@ -57,9 +57,8 @@ def add_earlier(results: dict[str, Any], path: Path) -> dict[str, Any]:
     seeds = {}
     for seed in sorted({*earlier["seeds"], *results["seeds"]}, key=int):
         before, now = (each["seeds"].get(seed, {}) for each in (earlier, results))
-        if before and "films" not in before:
-            raise StorageError(f"{path}: seed {seed} was written by an earlier release; write into another file")
-        if before and now and any(before["films"][name] != now["films"][name] for name in ("movie_id", "queries")):
+        both = [each["films"] for each in (before, now) if "films" in each]  # an early release wrote no hits by film
+        if any(films[name] != both[0][name] for films in both for name in ("movie_id", "queries")):
             raise StorageError(f"{path}: seed {seed} was measured on other scenes; write into another file")
         seeds[seed] = _united(before, now)
     return combine(results["settings"], _in_order({**earlier["rows"], **results["rows"]}), seeds)
@@ -129,30 +128,39 @@ def judge_claim(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> dict[s
     """The difference of two rows on the same scenes of all seeds that have both, or None if no seed has.
 
     Returns:
-        `mean` difference in precision at 1 and its `standard_error`, clustered by film (films of two seeds are
-        different films); in how many seeds the difference is above zero; `verdict`: holds or fails, if the mean is at
-        least two standard errors from zero, else open.
+        `mean` difference in precision at 1 and its `standard_error`; `standard_error_by`: film, where all these seeds
+        have hits by film (films of two seeds are different films), else seed; in how many seeds the difference is above
+        zero; `verdict`: holds or fails, if the mean is at least two standard errors from zero, else open.
     """
-    differences, counts = [], []
-    for films in (figures["films"] for figures in seeds.values() if "films" in figures):
-        if {claim.better, claim.worse} <= films["hits"].keys():
-            better, worse = (
-                np.array(films["hits"][name][spaces[name]].split(), int) for name in (claim.better, claim.worse)
-            )
-            differences.append(better - worse)
-            counts.append(np.array(films["queries"].split(), int))
-    if not differences:
+    rows = {claim.better: spaces.get(claim.better), claim.worse: spaces.get(claim.worse)}
+    chosen = [figures for figures in seeds.values() if rows.keys() <= figures["encoders"].keys()]
+    if not chosen:
         return None
-    mean, error = standard_error_of_sums(np.concatenate(differences), np.concatenate(counts))
-    verdict = "open" if abs(mean) <= 2 * error else "holds" if mean > 0 else "fails"
+    better, worse = (
+        np.array([figures["encoders"][name][f"{space}/precision_at_1"] for figures in chosen])
+        for name, space in rows.items()
+    )
+    if by_film := all(rows.keys() <= figures.get("films", {"hits": {}})["hits"].keys() for figures in chosen):
+        more, fewer = (
+            _numbers(figures["films"]["hits"][name][space] for figures in chosen) for name, space in rows.items()
+        )
+        mean, error = standard_error_of_sums(more - fewer, _numbers(figures["films"]["queries"] for figures in chosen))
+    else:
+        mean, error = float(np.mean(better - worse)), float(scipy.stats.sem(better - worse))
+    verdict = "holds" if mean > 2 * error else "fails" if mean < -2 * error else "open"
     return {
         **asdict(claim),
         "mean": round(mean, 4),
         "standard_error": round(error, 4),
-        "seeds_above_zero": sum(int(each.sum()) > 0 for each in differences),
-        "seeds": len(differences),
+        "standard_error_by": "film" if by_film else "seed",
+        "seeds_above_zero": int((better > worse).sum()),
+        "seeds": len(chosen),
         "verdict": verdict,
     }
+
+
+def _numbers(joined: Iterable[str]) -> np.ndarray:
+    return np.concatenate([np.array(numbers.split(), int) for numbers in joined])
 
 
 def _figures_to_average(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def _figures_to_average(figures: Mapping[str, Any]) -> dict[str, Any]:
         return numbers
     precision = [figures["scene_pairs"][name]["all"]["place"] for name in sets]
     found = [figures["encoders"][name][PRECISION] for name in sets]
-    return {**numbers, "rank_correlation": round(float(spearmanr(precision, found).statistic), 4)}
+    return {**numbers, "rank_correlation": round(float(scipy.stats.spearmanr(precision, found).statistic), 4)}
 
 
 def _differs_by_pairs_alone(name: str) -> bool:

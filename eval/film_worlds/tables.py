@@ -89,13 +89,13 @@ def claims(judged: Sequence[Mapping[str, Any]]) -> str:
     body = [
         [
             claim["claim"],
-            f"{100 * claim['mean']:+.1f} ± {100 * claim['standard_error']:.1f}",
+            f"{100 * claim['mean']:+.1f} ± {100 * claim['standard_error']:.1f} by {claim['standard_error_by']}",
             f"{claim['seeds_above_zero']} of {claim['seeds']}",
             claim["verdict"],
         ]
         for claim in judged
     ]
-    return table(["claim", "difference ± standard error by film", "seeds above zero", "verdict"], body)
+    return table(["claim", "difference ± standard error", "seeds above zero", "verdict"], body)
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
