@@ -31,7 +31,14 @@ from test_detect_shots import LINES, tree, write_movienet
 
 from modeling_m2s.workers_m2s import run_isolated
 
-WORK = ["film_world", "catalog", "shot_detection", "feature_extraction", "film_similarity", "catalog_mining"]
+WORK = [
+    "film_world.making",
+    "catalog.building",
+    "shots.detection",
+    "features.extraction",
+    "similarity.films",
+    "mining.films",
+]
 MODULES = [*(f"data_scripts.{name}" for name in WORK), "modeling_m2s.index_m2s"]
 SIZE = "--num-films 6 --film-seconds 30 --width 128 --height 72"
 # Each stage's module and flags; {name} is the undisturbed output of a stage. The order is that of their inputs.
