@@ -18,7 +18,6 @@ of 1.2.
 
 import os
 import statistics
-import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import RESULTS, write_result
-from benchmarks.memory import ROOT, peak_memory
+from benchmarks.harness import RESULTS, ROOT, earlier_checkout, write_result
+from benchmarks.memory import peak_memory
 from m2s.commands import run_command
 from modeling_m2s.pretrained_m2s import TINY_MODEL
 from modeling_m2s.storage_m2s import FilmDataset
@@ -53,11 +52,8 @@ def run(options: Options) -> None:
     load, videos = os.getloadavg()[0], sorted((options.assets / "videos").absolute().iterdir())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        subprocess.run(["git", "worktree", "add", "--detach", folder / "before", options.before], cwd=ROOT, check=True)
-        try:
+        with earlier_checkout(options.before, folder / "before"):
             content = compare(folder, videos, options.copies, options.runs)
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", folder / "before"], cwd=ROOT, check=True)
     facts = {"before": options.before, "load_average_at_start": round(load, 2)}
     write_result("embed", "float32", {**facts, **content}, options.output)
 

@@ -6,7 +6,8 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from modeling_m2s import shot_store_m2s
 from modeling_m2s.shots_m2s import Shot
 from modeling_m2s.storage_m2s import FilmDataset
 
+ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("torch", "transformers", "scenedetect-headless", "opencv-python-headless", "decord", "av", "numpy"),
@@ -46,6 +48,16 @@ def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[s
         }
         for name in candidates
     }
+
+
+@contextmanager
+def earlier_checkout(commit: str, folder: Path) -> Iterator[Path]:
+    """The files of an earlier commit, in `folder` for the time of the context."""
+    subprocess.run(["git", "worktree", "add", "--detach", folder, commit], cwd=ROOT, check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["git", "worktree", "remove", "--force", folder], cwd=ROOT, check=True)
 
 
 def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDataset:

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.harness import write_result
+from benchmarks.harness import ROOT, write_result
 from m2s.commands import run_command
 from tests.make_videos import concatenate
-
-ROOT = Path(__file__).parents[1]
 
 
 def peak_memory(films: Path, model: str, output: Path, checkout: Path = ROOT) -> dict[str, float]:

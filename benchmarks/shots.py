@@ -1,27 +1,49 @@
 """Shots and keyframes from one decoding pass, against PySceneDetect followed by reading the keyframes with decord.
 
-    python -m benchmarks.shots --assets ASSETS        about 5 minutes on two cores
+    python -m benchmarks.shots --assets ASSETS                            about 5 minutes on two cores
+    python -m benchmarks.shots --assets ASSETS --before COMMIT            also an earlier commit, about 8 minutes
 
-Both sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. The films are Big Buck Bunny
-(448×252), and a generated, grainy 1920×1080 film. The latter has an intra frame every 300 frames, so that seeking
-decodes many frames in vain.
+All sides find the same shots (asserted) and end with the same keyframes as JPEG bytes. The films are Big Buck Bunny
+(448×252), and generated, grainy films of 1920×1080 and 3840×2160 pixels. The generated films have an intra frame every
+300 frames, so that seeking decodes many frames in vain. The earlier commit and this checkout each have a process of
+their own, which answers in turn. Memory is compared on Big Buck Bunny five times over.
 """
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import cv2
 import scenedetect
 
-from benchmarks.harness import alternate, write_result
+from benchmarks.harness import ROOT, alternate, earlier_checkout, write_result
 from m2s.commands import run_command
 from modeling_m2s.decoding_m2s import VideoFrames, read_frames
 from modeling_m2s.shots_m2s import detect_shots
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from make_videos import make_video
+from make_videos import concatenate, make_video
+
+# Reads names of films and answers with their shots and what these cost, in the checkout where it is started.
+SERVER = """
+import json, resource, sys, time
+from modeling_m2s.shots_m2s import detect_shots
+for line in sys.stdin:
+    started, started_cpu = time.perf_counter(), time.process_time()
+    shots = [(shot.start_frame, shot.end_frame) for shot in detect_shots(line.rstrip()).shots]
+    wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"shots": shots, "wall_seconds": wall, "cpu_seconds": cpu, "peak_mib": peak}), flush=True)
+"""
+Answer = dict[str, Any]
 
 
 def one_pass(path: Path) -> list[tuple[int, int]]:
@@ -46,11 +68,50 @@ def bare_decoding(path: Path) -> None:
             pass
 
 
+@contextmanager
+def server(checkout: Path) -> Iterator[subprocess.Popen]:
+    command, environment = [sys.executable, "-c", SERVER], {**os.environ, "PYTHONPATH": str(checkout)}
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=checkout, env=environment
+    )
+    with process:
+        yield process
+        process.stdin.close()
+
+
+def ask(process: subprocess.Popen, film: Path) -> Answer:
+    process.stdin.write(f"{film}\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def compare(checkouts: dict[str, Path], film: Path, runs: int) -> dict[str, Any]:
+    """Medians of each checkout, which find the shots of a film in turn, `runs` times after a warm-up.
+
+    Raises:
+        AssertionError: they find different shots.
+    """
+    with ExitStack() as stack:
+        servers = {side: stack.enter_context(server(checkout)) for side, checkout in checkouts.items()}
+        rounds = [{side: ask(process, film) for side, process in servers.items()} for _ in range(runs + 1)]
+    assert all(answers["before"]["shots"] == answers["after"]["shots"] for answers in rounds)
+    figures = ("wall_seconds", "cpu_seconds", "peak_mib")
+    sides = {
+        side: {figure: round(median(answers[side][figure] for answers in rounds[1:]), 3) for figure in figures}
+        for side in checkouts
+    }
+    return {
+        **sides,
+        "times_the_time_before": round(sides["after"]["wall_seconds"] / sides["before"]["wall_seconds"], 3),
+    }
+
+
 @dataclass
 class Options:
     """Inputs of the measurement, and its repetitions."""
 
     assets: Path = field(metadata={"help": "folder of the assets, with videos/ in it"})
+    before: str | None = field(default=None, metadata={"help": "an earlier commit to compare with"})
     runs: int = field(default=5, metadata={"help": "number of runs of each candidate, in turn"})
 
 
@@ -59,14 +120,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(options: Options) -> None:
-    content = {}
-    with tempfile.TemporaryDirectory() as folder:
-        large = make_video(Path(folder) / "large.mp4", [120] * 10, size=(1920, 1080), keyframe_interval=300, grain=40)
+    bunny, content = options.assets.absolute() / "videos/big_buck_bunny_full_448x252.mp4", {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         films = {
-            "big_buck_bunny": options.assets / "videos/big_buck_bunny_full_448x252.mp4",
-            "large_rare_intra": large,
+            "big_buck_bunny": bunny,
+            "1920x1080": make_video(folder / "hd.mp4", [120] * 10, size=(1920, 1080), keyframe_interval=300, grain=40),
+            "3840x2160": make_video(folder / "4k.mp4", [60] * 5, size=(3840, 2160), keyframe_interval=300, grain=40),
         }
-        for name, path in films.items():
+        for film, path in films.items():
             assert one_pass(path) == two_steps(path)
             candidates = {
                 "one pass": lambda path=path: one_pass(path),
@@ -76,7 +138,14 @@ def run(options: Options) -> None:
             }
             times = alternate(candidates, options.runs)
             ratio = times["PySceneDetect, then decord"]["wall_seconds"] / times["one pass"]["wall_seconds"]
-            content[name] = {**times, "times_faster": round(ratio, 2)}
+            content[film] = {**times, "times_faster": round(ratio, 2)}
+        if options.before:
+            films["big_buck_bunny_five_times_over"] = concatenate(bunny, 5, folder / "long.mp4")
+            with earlier_checkout(options.before, folder / "before") as before:
+                content["against_an_earlier_commit"] = {
+                    "before": options.before,
+                    **{film: compare({"before": before, "after": ROOT}, films[film], options.runs) for film in films},
+                }
     write_result("shots", "uint8", content)
 
 

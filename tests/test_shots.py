@@ -1,8 +1,10 @@
 """Shots and keyframes of one decode pass: against PySceneDetect, against single frames, on awkward and bad files."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ REFERENCE = {
     "hash": lambda threshold, length: HashDetector(threshold=threshold, min_scene_len=length),
     "histogram": lambda threshold, length: HistogramDetector(threshold=threshold, min_scene_len=length),
 }
+# First frames of shots, and the end of the film, as found when OpenCV still read the films.
+BY_OPENCV = json.loads((Path(__file__).parent / "fixtures/shots_by_opencv.json").read_text())
 
 
 def assert_shots_equal_pyscenedetect(path, settings: ShotSettings) -> Film:
@@ -54,7 +58,8 @@ def bounds(film: Film) -> list[tuple[int, int]]:
 def test_shots_equal_pyscenedetect_on_short_real_videos(videos, detector):
     for path in videos:
         if "full" not in path.name:
-            assert_shots_equal_pyscenedetect(path, ShotSettings(detector=detector))
+            film = assert_shots_equal_pyscenedetect(path, ShotSettings(detector=detector))
+            assert detector != "adaptive" or [0, *(end for _, end in bounds(film))] == BY_OPENCV[path.name]
 
 
 @pytest.mark.parametrize("detector", ["adaptive", "content"])
@@ -62,6 +67,7 @@ def test_shots_equal_pyscenedetect_on_the_whole_film(videos, detector):
     film = next(path for path in videos if "full" in path.name)
     shots = assert_shots_equal_pyscenedetect(film, ShotSettings(detector=detector)).shots
     assert len(shots) == {"adaptive": 129, "content": 135}[detector]
+    assert detector != "adaptive" or [0, *(shot.end_frame for shot in shots)] == BY_OPENCV[film.name]
 
 
 @pytest.mark.slow
