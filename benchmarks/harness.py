@@ -9,11 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modeling_m2s import shot_store_m2s
-from modeling_m2s.shots_m2s import Shot
-from modeling_m2s.storage_m2s import FilmDataset
+if TYPE_CHECKING:
+    from modeling_m2s.storage_m2s import FilmDataset
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -48,8 +47,12 @@ def alternate(candidates: dict[str, Callable[[], Any]], runs: int = 5) -> dict[s
     }
 
 
-def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDataset:
+def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> "FilmDataset":
     """A `shots` dataset of films by id; every shot is one frame long and has a JPEG keyframe."""
+    from modeling_m2s import shot_store_m2s
+    from modeling_m2s.shots_m2s import Shot
+    from modeling_m2s.storage_m2s import FilmDataset
+
     dataset = FilmDataset(folder, "shots")
     dataset.begin({})
     for movie_id, keyframes in films.items():

@@ -12,23 +12,25 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
-import scenedetect
-
 from benchmarks.harness import alternate, write_result
 from m2s.commands import run_command
-from modeling_m2s.decoding_m2s import VideoFrames, read_frames
-from modeling_m2s.shots_m2s import detect_shots
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from make_videos import make_video
 
 
 def one_pass(path: Path) -> list[tuple[int, int]]:
+    from modeling_m2s.shots_m2s import detect_shots
+
     return [(shot.start_frame, shot.end_frame) for shot in detect_shots(path).shots]
 
 
 def two_steps(path: Path) -> list[tuple[int, int]]:
+    import cv2
+    import scenedetect
+
+    from modeling_m2s.decoding_m2s import read_frames
+
     scenes = scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), start_in_scene=True, backend="pyav")
     shots = [(start.frame_num, end.frame_num) for start, end in scenes]
     for image in read_frames(path, [(start + end - 1) // 2 for start, end in shots], 224, "decord"):
@@ -37,10 +39,14 @@ def two_steps(path: Path) -> list[tuple[int, int]]:
 
 
 def detection_only(path: Path) -> None:
+    import scenedetect
+
     scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), backend="pyav")
 
 
 def bare_decoding(path: Path) -> None:
+    from modeling_m2s.decoding_m2s import VideoFrames
+
     with VideoFrames(path) as frames:
         for _ in frames:
             pass
