@@ -147,7 +147,7 @@ class FilmIntervals:
         """Channels of the sound in the film's file; 0 without sound, or if the file is gone or was replaced."""
         try:
             return audio_channels(self.video) if fingerprint(self.video) == self.fingerprint else 0
-        except (OSError, VideoError):
+        except (OSError, ValueError, VideoError):  # ValueError: a name that no file can have
             return 0
 
     def place(self, frame: int, seconds: float) -> int:
