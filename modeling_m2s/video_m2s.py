@@ -106,8 +106,9 @@ def audio_channels(path: str | os.PathLike) -> int:
     try:
         with openable(path) as name, av.open(name, metadata_errors="replace") as container:
             stream = container.streams.best("audio")
-            is_known = isinstance(stream, av.AudioStream) and stream.codec_context  # None: FFmpeg has no decoder
-            return stream.codec_context.channels if is_known else 0
+            if isinstance(stream, av.AudioStream) and stream.codec_context:  # None: FFmpeg has no decoder
+                return stream.codec_context.channels
+            return 0
     except av.error.FFmpegError as error:
         raise VideoError(path, f"cannot be read ({error.strerror})") from error
 
