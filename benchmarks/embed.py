@@ -28,8 +28,7 @@ import numpy as np
 from benchmarks.harness import RESULTS, ROOT, earlier_checkout, write_result
 from benchmarks.memory import peak_memory
 from m2s.commands import run_command
-from modeling_m2s.pretrained_m2s import TINY_MODEL
-from modeling_m2s.storage_m2s import FilmDataset
+from m2s.shared import TINY_MODEL
 from tests.make_videos import concatenate
 
 
@@ -92,6 +91,8 @@ def compare(folder: Path, videos: list[Path], copies: int, runs: int) -> dict[st
 
 
 def embeddings(index: Path) -> dict[str, np.ndarray]:
+    from modeling_m2s.storage_m2s import FilmDataset
+
     rows = FilmDataset(index / "scene_embeddings", "scene_embeddings").read(["scene_id", "embedding"]).to_pylist()
     return {row["scene_id"]: np.array(row["embedding"], np.float32) for row in rows}
 

@@ -11,14 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import CLIPImageProcessor, CLIPVisionModel
 
 from benchmarks.harness import alternate, write_result
 from m2s.commands import run_command
-from modeling_m2s import M2SSceneModel
-from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
-from modeling_m2s.shots_m2s import detect_shots
 
 GFLOP_PER_SCENE = 416.7  # nine frames of ViT-B/16, forward
 
@@ -37,6 +32,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(options: Options) -> None:
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionModel
+
+    from modeling_m2s import M2SSceneModel
+    from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
+    from modeling_m2s.shots_m2s import detect_shots
+
     film = detect_shots(options.assets / "videos/big_buck_bunny_full_448x252.mp4")
     film.shots = film.shots[:36]
     clip = CLIPVisionModel.from_pretrained(options.model).eval()

@@ -10,14 +10,10 @@ from dataclasses import dataclass, field
 from io import BytesIO
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
 
 from benchmarks.harness import alternate, write_result
 from m2s.commands import run_command
-from modeling_m2s import M2SSceneModel, tiny_model
-from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
 
 NUM_SHOTS = 9
 
@@ -46,6 +42,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(options: Options) -> None:
+    import torch
+    from transformers import CLIPImageProcessor
+
+    from modeling_m2s import M2SSceneModel, tiny_model
+    from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline, open_image
+
     torch.set_num_threads(1)
     files = keyframes()
     candidates, facts = {}, {}

@@ -11,10 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.harness import alternate, write_result
-from data_scripts.film_world.making import write_keyframes, write_video
-from data_scripts.film_world.plan import WorldSettings, plan_world
 from m2s.commands import run_command
-from modeling_m2s.storage_m2s import write_json
 
 NUM_FILMS = 2
 
@@ -24,6 +21,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run() -> None:
+    from data_scripts.film_world.making import write_keyframes, write_video
+    from data_scripts.film_world.plan import WorldSettings, plan_world
+    from modeling_m2s.storage_m2s import write_json
+
     settings = WorldSettings(num_films=NUM_FILMS)
     films = plan_world(settings)
     with tempfile.TemporaryDirectory() as name:

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from modeling_m2s import shot_store_m2s
-from modeling_m2s.shots_m2s import Shot
-from modeling_m2s.storage_m2s import FilmDataset
+if TYPE_CHECKING:
+    from modeling_m2s.storage_m2s import FilmDataset
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -60,8 +59,12 @@ def earlier_checkout(commit: str, folder: Path) -> Iterator[Path]:
         subprocess.run(["git", "worktree", "remove", "--force", folder], cwd=ROOT, check=True)
 
 
-def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> FilmDataset:
+def write_shots(folder: Path, films: Mapping[str, Sequence[bytes]]) -> "FilmDataset":
     """A `shots` dataset of films by id; every shot is one frame long and has a JPEG keyframe."""
+    from modeling_m2s import shot_store_m2s
+    from modeling_m2s.shots_m2s import Shot
+    from modeling_m2s.storage_m2s import FilmDataset
+
     dataset = FilmDataset(folder, "shots")
     dataset.begin({})
     for movie_id, keyframes in films.items():

@@ -21,13 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
-import scenedetect
-
 from benchmarks.harness import ROOT, alternate, earlier_checkout, write_result
 from m2s.commands import run_command
-from modeling_m2s.decoding_m2s import VideoFrames, read_frames
-from modeling_m2s.shots_m2s import detect_shots
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from make_videos import concatenate, make_video
@@ -47,10 +42,17 @@ Answer = dict[str, Any]
 
 
 def one_pass(path: Path) -> list[tuple[int, int]]:
+    from modeling_m2s.shots_m2s import detect_shots
+
     return [(shot.start_frame, shot.end_frame) for shot in detect_shots(path).shots]
 
 
 def two_steps(path: Path) -> list[tuple[int, int]]:
+    import cv2
+    import scenedetect
+
+    from modeling_m2s.decoding_m2s import read_frames
+
     scenes = scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), start_in_scene=True, backend="pyav")
     shots = [(start.frame_num, end.frame_num) for start, end in scenes]
     for image in read_frames(path, [(start + end - 1) // 2 for start, end in shots], 224, "decord"):
@@ -59,10 +61,14 @@ def two_steps(path: Path) -> list[tuple[int, int]]:
 
 
 def detection_only(path: Path) -> None:
+    import scenedetect
+
     scenedetect.detect(str(path), scenedetect.AdaptiveDetector(), backend="pyav")
 
 
 def bare_decoding(path: Path) -> None:
+    from modeling_m2s.decoding_m2s import VideoFrames
+
     with VideoFrames(path) as frames:
         for _ in frames:
             pass

@@ -19,7 +19,6 @@ import numpy as np
 
 from benchmarks.harness import write_result
 from m2s.commands import run_command
-from modeling_m2s.story_scenes_m2s import SceneAxes, story_scenes
 
 DIM = 768
 
@@ -53,6 +52,8 @@ def film(num_shots: int) -> np.ndarray:
 
 def measure(num_shots: int) -> dict[str, float]:
     """Seconds, and the peak of the process's memory in MiB, with its modules and with making the film."""
+    from modeling_m2s.story_scenes_m2s import SceneAxes, story_scenes
+
     shots_TD = film(num_shots)
     started, started_cpu = time.perf_counter(), time.process_time()
     axes = SceneAxes.fit([shots_TD])

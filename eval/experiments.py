@@ -97,18 +97,14 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: ExperimentsArguments) -> None:
-    from eval.film_worlds.results import add_earlier
+    from eval.film_worlds.results import add_earlier, publish
     from eval.film_worlds.tables import tables
     from eval.film_worlds.worlds import experiments
-    from modeling_m2s.storage_m2s import write_json
 
     results = experiments(arguments)
-    if arguments.results:
-        if arguments.results.exists():
-            results = add_earlier(results, arguments.results)
-        write_json(arguments.results, results)
-        arguments.results.with_suffix(".md").write_text(tables(results), encoding="utf-8")
-    print(tables(results))
+    if arguments.results and arguments.results.exists():
+        results = add_earlier(results, arguments.results)
+    publish(results, tables(results), arguments.results)
 
 
 if __name__ == "__main__":

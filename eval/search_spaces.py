@@ -48,16 +48,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: SearchSpacesArguments) -> None:
+    from eval.film_worlds.results import publish
     from eval.search_figures import markdown, measure_worlds
-    from modeling_m2s.storage_m2s import atomic_write, write_json
 
     results = measure_worlds(arguments)
-    text = markdown(results)
-    if arguments.results:
-        write_json(arguments.results, results)
-        with atomic_write(arguments.results.with_suffix(".md")) as file:
-            file.write(text.encode())
-    print(text)
+    publish(results, markdown(results), arguments.results)
 
 
 if __name__ == "__main__":

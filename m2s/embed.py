@@ -55,7 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the frame at a keyframe's place even if it is black, white or faded out",
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="number of films decoded at a time")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    parser.add_argument(
+        "--device",
+        help="where the model runs: cpu, cuda, cuda:1, mps (default: the fastest present); on cuda, each worker also "
+        "loads the detector transnetv2 there",
+    )
     parser.add_argument(
         "--dtype",
         default="float32",

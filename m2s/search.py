@@ -119,7 +119,7 @@ def search_scenes(options: argparse.Namespace, index: "SceneIndex", films: set[s
     else:
         query = image_query(index, load_encoder_of(options, index), options.image)
     fold, where = not options.keep_duplicates, options.where or "all"
-    return query, index.search(query.vectors, options.top, scene, where, movie_ids=films, fold=fold)
+    return query, index.nearest(index.distances(query.vectors), options.top, scene, where, films, fold)
 
 
 def load_encoder_of(options: argparse.Namespace, index: "SceneIndex") -> Any:

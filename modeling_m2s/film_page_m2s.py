@@ -88,7 +88,8 @@ def similar_scenes(index: SceneIndex, scenes: Sequence[Scene]) -> list[list[tupl
     numbers = {scene.row: number for number, scene in enumerate(scenes)}
     found = []
     for scene in scenes:
-        nearest = index.search(index.vectors[scene.row], MOST_SIMILAR, scene, "within")
+        distances_N = index.distances(index.vectors[scene.row])
+        nearest = index.nearest(distances_N, MOST_SIMILAR, scene, "within")
         found.append([(numbers[other.row], round(1 - other.distance**2 / scale, 3)) for other in nearest])
     return found
 

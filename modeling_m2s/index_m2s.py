@@ -49,7 +49,7 @@ def embed_films(
     Args:
         films: files by film id, as `find_films` gives them.
         output: the index's folder, made when missing.
-        pipeline: holds the model.
+        pipeline: holds the model. Its device is also that of the shot detector `transnetv2`, as `detect_shots` says.
         shot_settings, scene_settings: must be those of an existing index.
         num_workers: films decoded at a time, each in a process.
         min_readable: share of a film, from 0 to 1, that must be readable.
@@ -66,7 +66,9 @@ def embed_films(
         films = _under_known_ids(films, store.stored, output)
         store.plan(films, grows=True)
         _refuse_other_files(store, output)
-        find_shots = partial(store_video, settings=shot_settings, min_readable=min_readable)
+        find_shots = partial(
+            store_video, settings=shot_settings, min_readable=min_readable, device=str(pipeline.device)
+        )
         run = partial(run_isolated, num_workers=num_workers)
         on_shots, on_scenes = (partial(_report, report, stage) for stage in ("shots", "scenes"))
         with scenes:

@@ -61,8 +61,12 @@ def to_json(film: FilmIntervals) -> str:
 
 
 def to_edl(film: FilmIntervals) -> str:
-    """A CMX 3600 edit decision list: the intervals one after another, each with a marker that has its name."""
+    """A CMX 3600 edit decision list: the intervals one after another, each with a marker that has its name.
+
+    The sound goes with the pictures: its only channel (`B`) or its first two (`AA/V`). CMX 3600 has no more.
+    """
     timecode = film.timeline.timecode
+    channels = {0: "V", 1: "B"}.get(film.num_channels, "AA/V")
     lines = [
         f"TITLE: {one_line(film.movie_id)[:_TITLE_LENGTH]}",
         f"FCM: {'DROP FRAME' if film.timeline.is_drop_frame else 'NON-DROP FRAME'}",
@@ -73,7 +77,7 @@ def to_edl(film: FilmIntervals) -> str:
         after = record + clip.end - clip.start
         times = " ".join(timecode(frame) for frame in (clip.start, clip.end, record, after))
         lines += [
-            f"{number:03d}  AX       V     C        {times}",
+            f"{number:03d}  AX       {channels:<6}C        {times}",
             f"* FROM CLIP NAME: {_file_name(film)}",
             f"* LOC: {timecode(record)} GREEN   {one_line(clip.interval.name)}",
         ]
@@ -82,7 +86,7 @@ def to_edl(film: FilmIntervals) -> str:
 
 
 def to_otio(film: FilmIntervals) -> str:
-    """An OpenTimelineIO timeline with one video track: the intervals one after another."""
+    """An OpenTimelineIO timeline: the intervals one after another, with their sound on a second track."""
     rate = float(film.timeline.rate)
 
     def time(frame: int) -> dict[str, Any]:
@@ -108,12 +112,15 @@ def to_otio(film: FilmIntervals) -> str:
         }
         for clip in film.clips()
     ]
-    track = {"OTIO_SCHEMA": "Track.1", "name": film.of, "kind": "Video", "children": clips}
+    tracks = [
+        {"OTIO_SCHEMA": "Track.1", "name": film.of, "kind": kind, "children": clips}
+        for kind in (["Video", "Audio"] if film.num_channels else ["Video"])
+    ]
     timeline = {
         "OTIO_SCHEMA": "Timeline.1",
         "name": one_line(film.movie_id),
         "global_start_time": time(0),
-        "tracks": {"OTIO_SCHEMA": "Stack.1", "name": "tracks", "children": [track]},
+        "tracks": {"OTIO_SCHEMA": "Stack.1", "name": "tracks", "children": tracks},
     }
     return json.dumps(timeline, indent=2, ensure_ascii=False) + "\n"
 
@@ -131,6 +138,7 @@ def to_fcpxml(film: FilmIntervals) -> str:
     root = ElementTree.Element("fcpxml", version="1.9")
     resources = add(root, "resources")
     add(resources, "format", id="r1", frameDuration=time(1), width=film.width, height=film.height)
+    sound = {"hasAudio": 1, "audioSources": 1, "audioChannels": film.num_channels} if film.num_channels else {}
     asset = add(
         resources,
         "asset",
@@ -140,6 +148,7 @@ def to_fcpxml(film: FilmIntervals) -> str:
         duration=time(film.length),
         hasVideo=1,
         format="r1",
+        **sound,
     )
     add(asset, "media-rep", kind="original-media", src=_address(film))
     event = add(add(root, "library"), "event", name=title)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .storage_m2s import FilmDataset, StorageError, StoredFilm
+from .video_m2s import VideoError, audio_channels, fingerprint
 
 try:
     import pyarrow.compute as pc
@@ -140,6 +141,14 @@ class FilmIntervals:
             return 1 not in (ratio.numerator, ratio.denominator), abs(math.log(ratio))
 
         return Timeline(min(TIMELINE_RATES, key=distance))
+
+    @cached_property
+    def num_channels(self) -> int:
+        """Channels of the sound in the film's file; 0 without sound, or if the file is gone or was replaced."""
+        try:
+            return audio_channels(self.video) if fingerprint(self.video) == self.fingerprint else 0
+        except (OSError, ValueError, VideoError):  # ValueError: a name that no file can have
+            return 0
 
     def place(self, frame: int, seconds: float) -> int:
         """The first frame of the timeline that shows a frame of the film, or a later one.

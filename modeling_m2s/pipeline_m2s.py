@@ -153,7 +153,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             from .video_m2s import printable, video_file
 
             with video_file(film) as path:
-                film = detect_shots(path, shot_settings)
+                film = detect_shots(path, shot_settings, device=str(self.device))
                 if film.damage:
                     logger.warning("%s: %s", printable(path), film.damage)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)

@@ -43,7 +43,7 @@ def clip_query(
     """
     span = None if not start and end is None else (start, float("inf") if end is None else end)
     settings = {**UNRECORDED, **index.shots.record["settings"], "video_stream": None}
-    film = detect_shots(video, ShotSettings(**settings), span=span)
+    film = detect_shots(video, ShotSettings(**settings), span=span, device=str(pipeline.device))
     vectors_QD, shots = _scene_vectors(film, pipeline, index.record["settings"]), film.shots
     times = f"{timecode(shots[0].start_seconds, tenths=True)}-{timecode(shots[-1].end_seconds, tenths=True)}"
     caption = f"{printable(video)}  {times}  {_count(shots, 'shot')}, {_count(vectors_QD, 'scene')}"

@@ -136,31 +136,20 @@ class SceneIndex:
             raise StorageError(f"{movie_id} has no scene at {timecode(seconds)}; it ends at {timecode(end)}")
         return min(spanning, key=lambda s: abs((s.start_seconds + s.end_seconds) / 2 - seconds))
 
-    def search(
-        self,
-        vector: np.ndarray,
-        top: int = 5,
-        query: Scene | None = None,
-        films: str = "all",
-        movie_ids: Collection[str] | None = None,
-        fold: bool = False,
-    ) -> list[Scene]:
-        """The nearest scenes, none overlapping the query or one another, nearest first.
+    def distances(self, vector: np.ndarray) -> np.ndarray:
+        """The distance (N,) of each scene from a query, in the index's space.
 
         Args:
             vector: an embedding (D,) as the encoder gives it, of the same width as the index's, or several (Q, D); a
                 scene is then as near as the nearest of them.
-            top: maximum number of scenes.
-            query: the vector's scene, if it is in the index.
-            films: `"all"`, `"within"` for the query's film only, or `"across"` for other films only.
-            movie_ids: only these films; all by default.
-            fold: leave out near-duplicates of nearer scenes, as `nearest` does.
+
+        Raises:
+            StorageError: the width is another.
         """
         if vector.shape[-1:] != self.vectors.shape[1:]:
             raise StorageError(f"{self.folder} holds embeddings of width {self.vectors.shape[1]}, not {vector.shape}")
         points_QK = self.space.apply(np.atleast_2d(vector))
-        distances_N = np.min([np.linalg.norm(self.points - point_K, axis=1) for point_K in points_QK], axis=0)
-        return self.nearest(distances_N, top, query, films, movie_ids, fold)
+        return np.min([np.linalg.norm(self.points - point_K, axis=1) for point_K in points_QK], axis=0)
 
     def nearest(
         self,
@@ -171,7 +160,16 @@ class SceneIndex:
         movie_ids: Collection[str] | None = None,
         fold: bool = False,
     ) -> list[Scene]:
-        """The scenes that `search` finds, given the distance of each scene of the index from the query."""
+        """The nearest scenes, none overlapping the query or one another, nearest first.
+
+        Args:
+            distances_N: the distance of each scene of the index from the query, as `distances` gives them.
+            top: maximum number of scenes.
+            query: the query's scene, if it is in the index.
+            films: `"all"`, `"within"` for the query's film only, or `"across"` for other films only.
+            movie_ids: only these films; all by default.
+            fold: leave out near-duplicates of nearer scenes, as the function `nearest` does.
+        """
 
         def allowed(scene: Scene) -> bool:
             if movie_ids is not None and scene.movie_id not in movie_ids:

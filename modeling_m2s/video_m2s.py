@@ -97,6 +97,22 @@ def openable(path: str | os.PathLike) -> Iterator[str]:
         yield _joined(names)
 
 
+def audio_channels(path: str | os.PathLike) -> int:
+    """The number of channels of the sound that a player plays with a file; 0 without sound that FFmpeg knows.
+
+    Raises:
+        VideoError: FFmpeg cannot read the file.
+    """
+    try:
+        with openable(path) as name, av.open(name, metadata_errors="replace") as container:
+            stream = container.streams.best("audio")
+            if isinstance(stream, av.AudioStream) and stream.codec_context:  # None: FFmpeg has no decoder
+                return stream.codec_context.channels
+            return 0
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"cannot be read ({error.strerror})") from error
+
+
 def _joined(names: list[str]) -> str:
     """One name for files that FFmpeg is to read one after another; a name with its separator is read alone."""
     return f"concat:{'|'.join(names)}" if len(names) > 1 and not any("|" in name for name in names) else names[0]

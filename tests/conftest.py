@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from make_videos import make_video
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer, CLIPVisionConfig
 
@@ -66,6 +67,15 @@ def tiny_folder(tmp_path_factory) -> Path:
     M2SSceneModel(M2SSceneConfig(vision_config=vision_config, projection_dim=16)).save_pretrained(folder)
     size = {"height": 32, "width": 32}
     M2SSceneProcessor(CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory) -> Path:
+    """A folder of films of 13, 5 and 1 shots; some test files have their own."""
+    folder = tmp_path_factory.mktemp("films")
+    for seed, (name, num_shots) in enumerate({"long": 13, "short": 5, "single": 1}.items()):
+        make_video(folder / f"{name}.mp4", [16] * num_shots, seed=seed)
     return folder
 
 

@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import datasets
 from forked_runs import end_like_the_command
-from test_detect_shots import LINES, tree, write_movienet
+from test_detect_shots import LINES, write_movienet
+from trees import tree
 
 from modeling_m2s.workers_m2s import run_isolated
 

@@ -33,6 +33,7 @@ def make_video(
     seed: int = 0,
     audio: bool = False,
     audio_codec: str = "aac",
+    audio_layout: str = "stereo",
     times: Sequence[int] | None = None,
     second_stream: Sequence[int] = (),
     grain: int = 0,
@@ -73,7 +74,7 @@ def make_video(
             return stream
 
         streams = [(add_stream(), shot_lengths)] + ([(add_stream(), second_stream)] if second_stream else [])
-        sound = container.add_stream(audio_codec, rate=16000) if audio else None
+        sound = container.add_stream(audio_codec, rate=16000, layout=audio_layout) if audio else None
         noise = np.random.default_rng(seed).integers(0, grain + 1, (2 * size[1], size[0], 3), dtype=np.uint8)
         container.start_encoding()
         for stream, lengths in streams:

@@ -83,7 +83,3 @@ def rows(catalog: Path, output: str) -> list[dict]:
     dataset = FilmDataset(catalog / output, "scene_pairs")
     assert dataset.check() == []
     return dataset.read().to_pylist()
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -17,6 +17,7 @@ import pytest
 from datasets import load_dataset
 from make_videos import damage, make_audio, make_video, truncate
 from PIL import Image
+from trees import tree
 
 from m2s.main import main
 from modeling_m2s.decoding_m2s import read_frames
@@ -51,10 +52,6 @@ def index(films, tiny_folder, tmp_path_factory) -> Path:
 def embed(films, model, output, *more) -> int:
     paths = films if isinstance(films, list) else [films]
     return main(["embed", *map(str, paths), "--model", str(model), "--output", str(output), *map(str, more)])
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def errors(capsys) -> list[str]:

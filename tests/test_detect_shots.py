@@ -14,6 +14,7 @@ from datasets import Image as ImageFeature
 from datasets import List, load_dataset
 from make_videos import make_audio, make_video, picture, truncate
 from PIL import Image
+from trees import tree
 
 from data_scripts.detect_shots import main
 from data_scripts.shots import film_stage
@@ -32,10 +33,6 @@ LENGTHS = {
     "tt0000004": [23, 29],
     "tt0000005": [50],
 }
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def write_catalog(folder: Path, videos: dict[str, Path | str]) -> Path:

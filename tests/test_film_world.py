@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from datasets import load_dataset
 from PIL import Image
+from trees import tree
 
 from data_scripts.check import main as check_datasets
 from data_scripts.check_film_world import main as check
@@ -26,10 +27,6 @@ from modeling_m2s.storage_m2s import FilmDataset
 ROOT = Path(__file__).parents[1]
 FIXTURES = ROOT / "tests/fixtures"
 SMALL = ["--num_films", "3", "--film_seconds", "12", "--width", "160", "--height", "90"]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_the_same_seed_gives_the_same_bytes_also_after_a_loss(tmp_path):

@@ -24,6 +24,7 @@ from m2s.main import main
 from modeling_m2s.interval_formats_m2s import FORMATS, chapters, to_edl, to_fcpxml, to_ffmetadata, to_otio, to_srt
 from modeling_m2s.intervals_m2s import TIMELINE_RATES, FilmIntervals, Interval, Timeline, read_films
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
+from modeling_m2s.video_m2s import fingerprint
 
 NASTY = "a \"b\" 'c' <d> & é\n=[#;e] -->"
 # In the film at 29.97, shots begin at the last frame of the first minute and just after it, where numbers are dropped.
@@ -219,12 +220,13 @@ def check_clips(timeline: opentimelineio.schema.Timeline, case: SimpleNamespace)
         record += end - start
 
 
+SOUND = ("hasAudio", "audioSources", "audioChannels")
 # Elements of FCPXML 1.9 that are written: attributes it must have, attributes it may have, and its children.
 FCPXML_RULES = {
     "fcpxml": ({"version"}, set(), r"resources library"),
     "resources": (set(), set(), r"format asset"),
     "format": ({"id"}, {"name", "frameDuration", "width", "height"}, r""),
-    "asset": ({"id"}, {"name", "start", "duration", "hasVideo", "format"}, r"media-rep"),
+    "asset": ({"id"}, {"name", "start", "duration", "hasVideo", "format", *SOUND}, r"media-rep"),
     "media-rep": ({"src"}, {"kind"}, r""),
     "library": (set(), {"location"}, r"(event ?)*"),
     "event": (set(), {"name", "uid"}, r"(project ?)*"),
@@ -357,6 +359,31 @@ def test_the_timecode_of_the_first_frame_moves_the_sources_alone():
     root = ElementTree.fromstring(to_fcpxml(film))
     assert root.find(".//asset").get("start") == root.find(".//asset-clip").get("start") == "900000/25s"
     assert root.find(".//asset-clip").get("offset") == "0s" and root.find(".//asset").get("duration") == "100/25s"
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels", "tracks"),
+    [("", 0, ["V"]), ("mono", 1, ["V", "A1"]), ("stereo", 2, ["V", "A1", "A2"]), ("5.1", 6, ["V", "A1", "A2"])],
+)
+def test_sound_goes_with_the_pictures(layout, channels, tracks, tmp_path):
+    path = make_video(tmp_path / "film.mkv", [50, 50], rate=25, audio=bool(layout), audio_layout=layout)
+    film = replace(film_of([(0, 50), (50, 100)]), video=str(path), fingerprint=fingerprint(path))
+    edl = opentimelineio.adapters.read_from_string(to_edl(film), "cmx_3600", rate=25)
+    assert [track.name for track in edl.tracks] == tracks
+    otio = opentimelineio.adapters.read_from_string(to_otio(film), "otio_json")
+    assert [track.kind for track in otio.tracks] == ["Video", "Audio"][: 1 + bool(channels)]
+    for track in (*edl.tracks, *otio.tracks):
+        places = [(clip.source_range, clip.range_in_parent().start_time.value) for clip in track]
+        starts = [(each.start_time.value, each.duration.value, place) for each, place in places]
+        assert starts == [(0, 50, 0), (50, 50, 50)]
+    asset = ElementTree.fromstring(to_fcpxml(film)).find(".//asset")
+    assert [asset.get(name) for name in SOUND] == (["1", "1", str(channels)] if channels else [None] * 3)
+    assert asset.get("hasVideo") == "1"
+    for changed in (replace(film, fingerprint="other"), replace(film, video=str(tmp_path / "gone.mkv"))):
+        assert "AX       V     C" in to_edl(changed) and "hasAudio" not in to_fcpxml(changed)
+    if channels:  # what cannot be read has none
+        path.write_bytes(b"no film")
+        assert not replace(film, fingerprint=fingerprint(path)).num_channels
 
 
 def test_a_scene_shorter_than_a_frame_of_the_timeline_is_left_out():

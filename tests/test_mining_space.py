@@ -17,11 +17,11 @@ from mining_catalog import (
     features_of,
     flags,
     rows,
-    tree,
     write_catalog,
     write_features,
     write_similar,
 )
+from trees import tree
 
 from data_scripts.mine_scene_pairs import main
 from data_scripts.mining.scenes import (

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 from datasets import load_dataset
-from make_videos import make_video
+from trees import tree
 
 from m2s.main import main
 from modeling_m2s import M2SSceneConfig, M2SSceneEnsembleConfig
@@ -17,15 +17,6 @@ from modeling_m2s.scene_store_m2s import SceneStore
 from modeling_m2s.search_m2s import SceneIndex
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from modeling_m2s.story_scenes_m2s import SceneAxes, story_scenes
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory) -> Path:
-    """A folder of films of 13, 5 and 1 shots."""
-    folder = tmp_path_factory.mktemp("films")
-    for seed, (name, num_shots) in enumerate({"long": 13, "short": 5, "single": 1}.items()):
-        make_video(folder / f"{name}.mp4", [16] * num_shots, seed=seed)
-    return folder
 
 
 def embed(films, tiny_folder, output, *more) -> int:
@@ -45,10 +36,6 @@ def index(films, tiny_folder, vector, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("index") / "out"
     assert embed(films, tiny_folder, output, "--scene-vector", vector) == 0
     return output
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_the_scenes_are_those_of_all_films_together(index):
@@ -220,7 +207,7 @@ def test_search_is_by_distance_in_the_space(index):
     for space in SPACES:
         opened = SceneIndex(index, space)
         query = opened.scenes[-1]
-        found = opened.search(opened.vectors[query.row], 50, query)
+        found = opened.nearest(opened.distances(opened.vectors[query.row]), 50, query)
         points = SceneSpace.fit(opened.vectors, space).apply(opened.vectors)
         distances = np.linalg.norm(points - points[query.row], axis=1)
         assert [scene.distance for scene in found] == pytest.approx(sorted(np.delete(distances, query.row)), abs=1e-6)

@@ -10,11 +10,11 @@ import torch
 from make_videos import make_video, picture, write_film
 
 from m2s.main import main
-from modeling_m2s import shots_m2s, transnet_m2s
+from modeling_m2s import index_m2s, shots_m2s, transnet_m2s
 from modeling_m2s.decoding_m2s import VideoFrames
 from modeling_m2s.shots_m2s import ShotSettings, detect_shots
 from modeling_m2s.transnet_m2s import NetworkPictures, TransNetDetector, load_network
-from modeling_m2s.workers_m2s import run_isolated
+from modeling_m2s.workers_m2s import Outcome, run_isolated
 
 STAND_IN = '''
 import torch
@@ -83,7 +83,7 @@ def test_the_passing_windows_are_those_of_a_whole_film(num_frames, monkeypatch):
         found = torch.from_numpy(judge(window[0].numpy()))[None, :, None]
         return found, found
 
-    monkeypatch.setattr(transnet_m2s, "load_network", lambda: network)
+    monkeypatch.setattr(transnet_m2s, "load_network", lambda device: network)
     frames = np.random.default_rng(num_frames).integers(0, 256, (num_frames, 27, 48, 3), dtype=np.uint8)
     expected = own_scenes(own_windows(frames, judge), 0.2)
     for shortest in (1, 7):
@@ -172,6 +172,26 @@ def test_workers_take_a_core_each_and_other_processes_keep_theirs(stand_in):
     (outcome,) = run_isolated(threads_with_the_network, [("film", ())], num_workers=1)
     assert (outcome.error, outcome.value) == (None, 1)
     assert threads_with_the_network() == 3
+
+
+def test_the_network_runs_where_the_encoder_does(stand_in, tiny_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: True)
+        found = {device: str(load_network(device).__self__.device) for device in (None, "cpu", "cuda:1", "mps")}
+    assert found == {None: "cuda", "cpu": "cpu", "cuda:1": "cuda:1", "mps": "cpu"}
+
+    def in_this_process(function, inputs, report=None, **_):
+        for key, arguments in inputs:
+            yield Outcome(key, function(*arguments))
+
+    asked = []
+    monkeypatch.setattr(transnet_m2s, "load_network", lambda device: asked.append(device) or load_network("cpu"))
+    monkeypatch.setattr(index_m2s, "run_isolated", in_this_process)
+    film, output = str(make_video(tmp_path / "film.mp4", [30, 40])), str(tmp_path / "index")
+    words = ["--model", str(tiny_folder), "--device", "cpu", "--detector", "transnetv2"]
+    assert main(["embed", film, *words, "--output", output]) == 0
+    assert main(["search", output, "--clip", film]) == 0
+    assert asked[0] == "cpu" and asked[1]
 
 
 def test_without_the_package_one_line_says_what_to_install(tmp_path, tiny_folder, monkeypatch, capsys):

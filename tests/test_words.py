@@ -16,6 +16,7 @@ from hub_server import Hub
 from make_videos import make_video
 from PIL import Image
 from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
+from trees import tree
 
 from m2s.main import main
 from modeling_m2s.pretrained_m2s import tiny_model
@@ -42,10 +43,6 @@ def index(films, tiny_folder, word_folder, tmp_path_factory) -> Path:
     assert main(["embed", str(films), *flags]) == 0
     assert main(["words", str(output), "--model", str(word_folder)]) == 0
     return output
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def rows(index: Path) -> dict[str, np.ndarray]:

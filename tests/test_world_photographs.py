@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_film_world import ROOT, tree
+from test_film_world import ROOT
+from trees import tree
 
 from data_scripts.check_film_world import main as check
 from data_scripts.extract_features import main as extract_features

@@ -13,12 +13,21 @@ import scipy.stats
 from eval.film_worlds.retrieval import SPACES
 from eval.film_worlds.rows import CEILING, CLAIMS, FROZEN, MINED, TRAINED, UNTRAINED, Claim
 from eval.metrics.retrieval import standard_error_of_sums
-from modeling_m2s.storage_m2s import StorageError, read_json
+from modeling_m2s.storage_m2s import StorageError, atomic_write, read_json, write_json
 
 PRECISION = "whitened/precision_at_1"
 SCENE = ("movie_id", "first_shot")
 FEWEST_SETS = 4  # for a rank correlation
 Seeds = Mapping[str, Mapping[str, Any]]
+
+
+def publish(results: dict[str, Any], tables: str, path: Path | None) -> None:
+    """Print tables of results in Markdown. Given a JSON file, write the results there and the tables beside it."""
+    if path:
+        write_json(path, results)
+        with atomic_write(path.with_suffix(".md")) as file:
+            file.write(tables.encode())
+    print(tables)
 
 
 def combine(settings: dict[str, Any], rows: dict[str, Any], seeds: Seeds) -> dict[str, Any]:

@@ -9,14 +9,7 @@ from eval.film_world_pairs import FilmWorldPairsArguments
 from eval.film_worlds.results import summarize
 from eval.film_worlds.steps import prepare, run
 from eval.film_worlds.truth import LABELS, Truth, read_truth, shares
-from modeling_m2s.storage_m2s import FilmDataset, write_json
-
-
-def measure_all(arguments: FilmWorldPairsArguments) -> None:
-    results = film_world_pairs(arguments)
-    if arguments.results:
-        write_json(arguments.results, results)
-    print_table(results)
+from modeling_m2s.storage_m2s import FilmDataset
 
 
 def film_world_pairs(arguments: FilmWorldPairsArguments) -> dict[str, Any]:
