@@ -42,16 +42,19 @@ class FeatureArguments:
     vector: Literal["image_embeds", "pooler_output"] = field(
         default="image_embeds",
         metadata={
-            "help": "the feature: image_embeds, CLIP's projection, or pooler_output, the class token before it, which "
+            "help": "the feature. image_embeds: CLIP's projection; pooler_output: the class token before it, which "
             "contrast trains",
         },
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "number format that the model computes in, by autocast"}
     )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
+    device: str | None = field(
+        default=None, metadata={"help": "device: cpu, cuda, cuda:1; by default the fastest present"}
+    )
     batch_size: int | None = field(
-        default=None, metadata={"help": "number of shots at a time; by default 256 on a GPU, 16 on a CPU"}
+        default=None,
+        metadata={"help": "number of shots that are encoded at a time; by default 256 on a GPU, 16 on a CPU"},
     )
     num_workers: int | None = field(
         default=None,

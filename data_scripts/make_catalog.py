@@ -37,15 +37,18 @@ class CatalogArguments:
     """Sources and options of a catalog."""
 
     output: Path = field(metadata={"help": "folder of the movies dataset, such as catalog/movies"})
-    videos: list[Path] = field(default_factory=list, metadata={"help": "video files, and folders with videos below"})
+    videos: list[Path] = field(
+        default_factory=list, metadata={"help": "video files, or folders with videos at any depth"}
+    )
     metadata: list[Path] = field(
-        default_factory=list, metadata={"help": "files or folders whose films enter the catalog; earlier ones win"}
+        default_factory=list,
+        metadata={"help": "metadata files or folders whose films enter the catalog; earlier ones win"},
     )
     lookup: list[Path] = field(
-        default_factory=list, metadata={"help": "files or folders that fill gaps, but add no films"}
+        default_factory=list, metadata={"help": "metadata files or folders that fill gaps, but add no films"}
     )
     year_tolerance: int = field(
-        default=0, metadata={"help": "years that sources may differ by, where only one film has the title"}
+        default=0, metadata={"help": "number of years that sources may differ by, if only one film has the title"}
     )
     exclude: list[Path] = field(
         default_factory=list,

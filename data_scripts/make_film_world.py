@@ -37,7 +37,8 @@ class OutputArguments:
     output: Path = field(metadata={"help": "folder of the world"})
     keyframes_only: bool = field(default=False, metadata={"help": "write the shots dataset instead of videos"})
     keyframes_per_shot: int = field(
-        default=1, metadata={"help": "with --keyframes-only: frames of a shot, the middles of as many equal parts"}
+        default=1,
+        metadata={"help": "with --keyframes-only: number of keyframes of a shot, the middles of as many equal parts"},
     )
     workers: int = field(default=1, metadata={"help": "processes that draw films"})
 

@@ -37,13 +37,14 @@ class MiningArguments:
     similar: Path = field(metadata={"help": "folder of a similar_movies dataset"})
     output: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
     model: Path | None = field(
-        default=None, metadata={"help": "folder of a movie-similarity model, for space=model or both"}
+        default=None, metadata={"help": "with --space model or both: folder of a movie-similarity model"}
     )
     space: Literal["model", "features", "random", "whitened", "both"] = field(
         default="model", metadata={"help": "space in which scenes are compared"}
     )
     center: bool = field(
-        default=False, metadata={"help": "subtract the mean of all windows, for space=model; space=both always does"}
+        default=False,
+        metadata={"help": "with --space model: subtract the mean of all windows; --space both always does"},
     )
     films: Path | None = field(
         default=None, metadata={"help": "text file with one movie id a line: only these films are mined and measured"}
@@ -53,7 +54,7 @@ class MiningArguments:
         metadata={"help": "only films that are similar by these sources, such as co_watch; by default by any"},
     )
     allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
-    seed: int = field(default=0, metadata={"help": "seed of the draws that space=random and space=both make"})
+    seed: int = field(default=0, metadata={"help": "seed of the draws that --space random and --space both make"})
     device: Literal["cpu", "cuda"] | None = field(
         default=None, metadata={"help": "device to mine on; by default each process takes its GPU, if there is one"}
     )

@@ -65,10 +65,10 @@ class ExperimentsArguments:
     boundary_films: int = field(
         default=15, metadata={"help": "number of held-out films whose scene boundaries are sought, at most"}
     )
-    workers: int = field(default=2, metadata={"help": "number of commands that run side by side"})
+    workers: int = field(default=2, metadata={"help": "number of commands that run at the same time"})
     threads: int = field(default=1, metadata={"help": "number of threads of each command"})
     scratch: Path | None = field(
-        default=None, metadata={"help": "folder for copies that datasets makes; by default its cache"}
+        default=None, metadata={"help": "folder for the copies that the library datasets makes; by default its cache"}
     )
 
     def __post_init__(self) -> None:

@@ -54,7 +54,8 @@ class SceneRetrievalArguments:
         default=0, metadata={"help": "with --features: shots before and after a scene that its mean takes in as well"}
     )
     neighbors: Literal["held_out", "training"] = field(
-        default="held_out", metadata={"help": "whose scenes a query seeks: other held-out films', or training films'"}
+        default="held_out",
+        metadata={"help": "films whose scenes a query seeks: other held-out films, or training films"},
     )
     num_films: int = field(default=200, metadata={"help": "number of held-out films whose scenes are queries, at most"})
     num_training_scenes: int = field(
