@@ -1,6 +1,6 @@
 """Features of every shot by a frozen image encoder, the paper's E_fixed [4.2]: `shots` → `shot_features`.
 
-    python -m data_scripts.extract_features --shots catalog/shots --output catalog/shot_features \
+    python -m data_scripts.extract_features --shots catalog/shots --output catalog/shot_features \\
         --model openai/clip-vit-base-patch16
     accelerate launch --num_processes 8 -m data_scripts.extract_features … --dtype bfloat16        eight GPUs
 
@@ -13,11 +13,11 @@ A second round (ours) mines the same pairs of films again, with a trained scene 
 encoder from the start. The scene encoder reads each shot as a scene of one frame, and the feature is `pooler_output`,
 the vector that contrastive training has optimized:
 
-    python -m data_scripts.extract_features --shots catalog/shots --output round2/shot_features \
+    python -m data_scripts.extract_features --shots catalog/shots --output round2/shot_features \\
         --model runs/moco/model --vector pooler_output
-    python -m data_scripts.mine_scene_pairs --features round2/shot_features --similar catalog/similar_movies \
+    python -m data_scripts.mine_scene_pairs --features round2/shot_features --similar catalog/similar_movies \\
         --space whitened --output round2/scene_pairs
-    python -m train.train_moco train/configs/moco.yaml --pairs round2/scene_pairs --shots catalog/shots \
+    python -m train.train_moco train/configs/moco.yaml --pairs round2/scene_pairs --shots catalog/shots \\
         --output runs/moco_round2
 
 Worker processes decode ahead, also across films, while the model computes. A run that was killed continues with the

@@ -68,8 +68,8 @@ class EmbedScenesArguments:
     encoder: Literal["scene", "frames", "transformers", "efficientnet_lite0", "places"] = field(
         default="scene",
         metadata={
-            "help": "encoder. scene: all frames in one attention; frames: mean of single frames; transformers: any image "
-            "or video model; the others: baselines for single frames"
+            "help": "encoder. scene: all frames in one attention; frames: mean of single frames; transformers: any "
+            "image or video model; the others: baselines for single frames"
         },
     )
     model: str = field(default=TINY_MODEL, metadata={"help": "the encoder's weights: a folder or a Hub id"})

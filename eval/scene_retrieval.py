@@ -1,4 +1,4 @@
-"""Are scenes of the same place in other films near? Measured on a film world's held-out films, whose truth is known.
+"""Are scenes of the same place in other films near? Measured on held-out films of a film world.
 
     python -m eval.scene_retrieval --world world --held-out held_out.txt --model runs/moco/model --output measured.json
     … --features shot_features         instead of --model: the mean of single shots, which needs no training

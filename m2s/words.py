@@ -1,4 +1,4 @@
-"""`m2s words`: prepares an index to be asked in words."""
+"""`m2s words`: prepares an index for search by words."""
 
 import argparse
 from pathlib import Path
