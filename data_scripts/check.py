@@ -17,7 +17,7 @@ from m2s.commands import run_command
 class CheckArguments:
     """Which datasets are checked."""
 
-    folders: list[Path] = field(metadata={"help": "folders with an m2s.json"})
+    folders: list[Path] = field(metadata={"help": "folders of datasets, each with an m2s.json"})
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -29,7 +29,7 @@ class CheckArguments:
         default=None, metadata={"help": "picture file: shots of a film of each theme, a row each"}
     )
     photographs: Path | None = field(
-        default=None, metadata={"help": "folder of photographs that the world was made of, if it was"}
+        default=None, metadata={"help": "for a world of photographs: the folder that it was made of"}
     )
     model: str | None = field(
         default=None, metadata={"help": "folder or Hub id of an encoder (default: m2s-clip-tiny)"}

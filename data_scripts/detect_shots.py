@@ -30,14 +30,14 @@ class DetectShotsArguments(RunnerArguments):
     output: Path = field(metadata={"help": "folder of the shots dataset; the index of films goes beside it"})
     movies: Path | None = field(default=None, metadata={"help": "folder of the movies dataset"})
     keyframes: Path | None = field(
-        default=None, metadata={"help": "MovieNet: folder of <imdb>/shot_0000_img_0.jpg, instead of videos"}
+        default=None, metadata={"help": "MovieNet's keyframes, instead of videos: folder of <imdb>/shot_0000_img_0.jpg"}
     )
-    shot_lists: Path | None = field(default=None, metadata={"help": "MovieNet: folder of <imdb>.txt"})
+    shot_lists: Path | None = field(default=None, metadata={"help": "MovieNet's shot lists: folder of <imdb>.txt"})
     video_info: Path | None = field(
         default=None, metadata={"help": "MovieNet: movie1K.video_info.v1.json, for each film's frame rate"}
     )
     frame_rate: float = field(
-        default=24.0, metadata={"help": "frames a second of films from shot lists that --video-info does not name"}
+        default=24.0, metadata={"help": "frames a second of films that have shot lists and are not in --video-info"}
     )
     detector: Literal["adaptive", "content", "hash", "histogram", "transnetv2"] = field(
         default="adaptive", metadata={"help": "detector of PySceneDetect, or the network TransNet V2"}

@@ -1,6 +1,6 @@
 """Features of every shot by a frozen image encoder, the paper's E_fixed [4.2]: `shots` → `shot_features`.
 
-    python -m data_scripts.extract_features --shots catalog/shots --output catalog/shot_features \
+    python -m data_scripts.extract_features --shots catalog/shots --output catalog/shot_features \\
         --model openai/clip-vit-base-patch16
     accelerate launch --num_processes 8 -m data_scripts.extract_features … --dtype bfloat16        eight GPUs
 
@@ -13,11 +13,11 @@ A second round (ours) mines the same pairs of films again, with a trained scene 
 encoder from the start. The scene encoder reads each shot as a scene of one frame, and the feature is `pooler_output`,
 the vector that contrastive training has optimized:
 
-    python -m data_scripts.extract_features --shots catalog/shots --output round2/shot_features \
+    python -m data_scripts.extract_features --shots catalog/shots --output round2/shot_features \\
         --model runs/moco/model --vector pooler_output
-    python -m data_scripts.mine_scene_pairs --features round2/shot_features --similar catalog/similar_movies \
+    python -m data_scripts.mine_scene_pairs --features round2/shot_features --similar catalog/similar_movies \\
         --space whitened --output round2/scene_pairs
-    python -m train.train_moco train/configs/moco.yaml --pairs round2/scene_pairs --shots catalog/shots \
+    python -m train.train_moco train/configs/moco.yaml --pairs round2/scene_pairs --shots catalog/shots \\
         --output runs/moco_round2
 
 Worker processes decode ahead, also across films, while the model computes. A run that was killed continues with the
@@ -42,16 +42,19 @@ class FeatureArguments:
     vector: Literal["image_embeds", "pooler_output"] = field(
         default="image_embeds",
         metadata={
-            "help": "the feature: image_embeds, CLIP's projection, or pooler_output, the class token before it, which "
+            "help": "the feature. image_embeds: CLIP's projection; pooler_output: the class token before it, which "
             "contrast trains",
         },
     )
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "number format that the model computes in, by autocast"}
     )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
+    device: str | None = field(
+        default=None, metadata={"help": "device: cpu, cuda, cuda:1; by default the fastest present"}
+    )
     batch_size: int | None = field(
-        default=None, metadata={"help": "number of shots at a time; by default 256 on a GPU, 16 on a CPU"}
+        default=None,
+        metadata={"help": "number of shots that are encoded at a time; by default 256 on a GPU, 16 on a CPU"},
     )
     num_workers: int | None = field(
         default=None,

@@ -16,11 +16,11 @@ before file names. Genres of several sources are not united, because sources nam
 A video is matched by a `tt…` or `[tmdbid-…]` in its name or its folder's name, else by title and year there ("Emma
 (1996).mkv", "Emma.1996.1080p.mkv"), or by a table's `movie_id` that equals its name. A video without a match becomes a
 film of its own under its name. If a film has several files, the catalog has the largest. Extras, samples and trailers
-are no films (`video_files.py`). A summary of what was joined, and how, is printed and stored in m2s.json.
+are no films (`catalog/video_files.py`). A summary of what was joined, and how, is printed and stored in m2s.json.
 
-The column `excluded` says why a film takes no part in training (`leak_guard.py`), and all later stages obey it. Titles
-of benchmarks' films are taken from all sources, lookups too. Excluding other films takes another folder, because what
-was made from the first may hold them.
+The column `excluded` says why a film takes no part in training (`catalog/leak_guard.py`), and all later stages obey it.
+Titles of benchmarks' films are taken from all sources, lookups too. Excluding other films takes another folder, because
+what was made from the first may hold them.
 
 The paper's catalog has 30,340 films with co-watch, genre and synopsis [4.1]; the paper does not say how it was made.
 """
@@ -37,15 +37,18 @@ class CatalogArguments:
     """Sources and options of a catalog."""
 
     output: Path = field(metadata={"help": "folder of the movies dataset, such as catalog/movies"})
-    videos: list[Path] = field(default_factory=list, metadata={"help": "video files, and folders with videos below"})
+    videos: list[Path] = field(
+        default_factory=list, metadata={"help": "video files, or folders with videos at any depth"}
+    )
     metadata: list[Path] = field(
-        default_factory=list, metadata={"help": "files or folders whose films enter the catalog; earlier ones win"}
+        default_factory=list,
+        metadata={"help": "metadata files or folders whose films enter the catalog; earlier ones win"},
     )
     lookup: list[Path] = field(
-        default_factory=list, metadata={"help": "files or folders that fill gaps, but add no films"}
+        default_factory=list, metadata={"help": "metadata files or folders that fill gaps, but add no films"}
     )
     year_tolerance: int = field(
-        default=0, metadata={"help": "years that sources may differ by, where only one film has the title"}
+        default=0, metadata={"help": "number of years that sources may differ by, if only one film has the title"}
     )
     exclude: list[Path] = field(
         default_factory=list,

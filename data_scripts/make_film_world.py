@@ -13,7 +13,7 @@ Output:
       metadata/             ratings.csv, movies.csv, links.csv as MovieLens has them; wikipedia.json as Wikipedia's dump
       truth/                films.csv (theme, look) and shots.csv (scene, place, event, types)
 
-A world of photographs (`world_photographs.py`) has test films, made of pictures that are never used for training.
+A world of photographs (`film_world/photographs.py`) has test films, made of pictures that are never used for training.
 films.csv gives a film's part and shots.csv a shot's picture; test_films.txt and training_films.txt in `truth` list ids.
 Give test_films.txt to `--exclude` of make_catalog and to `--held-out` of eval.scene_retrieval. Pictures of such a world
 do not show events; truth and synopses keep them.
@@ -37,7 +37,8 @@ class OutputArguments:
     output: Path = field(metadata={"help": "folder of the world"})
     keyframes_only: bool = field(default=False, metadata={"help": "write the shots dataset instead of videos"})
     keyframes_per_shot: int = field(
-        default=1, metadata={"help": "with --keyframes-only: frames of a shot, the middles of as many equal parts"}
+        default=1,
+        metadata={"help": "with --keyframes-only: number of keyframes of a shot, the middles of as many equal parts"},
     )
     workers: int = field(default=1, metadata={"help": "processes that draw films"})
 

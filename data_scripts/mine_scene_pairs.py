@@ -1,6 +1,6 @@
 """Mine scene pairs of similar films [3.2, supp. 1.1b]: the nine-shot scenes of two films that are most alike.
 
-    python -m data_scripts.mine_scene_pairs --features catalog/shot_features --similar catalog/similar_movies \
+    python -m data_scripts.mine_scene_pairs --features catalog/shot_features --similar catalog/similar_movies \\
         --model runs/mil/model --output catalog/scene_pairs
 
     … --space features          without a model: the frozen features themselves, the paper's "ablation-selection"
@@ -11,11 +11,11 @@
     accelerate launch --num_processes 8 -m data_scripts.mine_scene_pairs …        several GPUs
 
 Every pair of similar films is mined once, whichever film lists the other; `source` joins the pair's sources with "+".
-The arithmetic is exact (`scene_mining.py`), so device, batch and number of processes do not change the result. A run
+The arithmetic is exact (`mining/scenes.py`), so device, batch and number of processes do not change the result. A run
 that was killed continues with the films that are missing. If the catalog has grown, films with other similar films than
 before, or with replaced features, are mined again; the pairs of all others stay.
 
-Means, axes and scales (`mining_space.py`) are measured on the films of the first run and stored beside the pairs in
+Means, axes and scales (`mining/spaces.py`) are measured on the films of the first run and stored beside the pairs in
 statistics.safetensors; another folder measures them again. The axes come from LAPACK, whose last bits may differ on
 another processor. Films that `--films` leaves out give neither pairs nor statistics. Films that `train_mil` held out
 are mined too, unless `--films` leaves them out. Films that the catalog excludes from training are not among the similar
@@ -37,13 +37,14 @@ class MiningArguments:
     similar: Path = field(metadata={"help": "folder of a similar_movies dataset"})
     output: Path = field(metadata={"help": "folder of the scene_pairs dataset"})
     model: Path | None = field(
-        default=None, metadata={"help": "folder of a movie-similarity model, for space=model or both"}
+        default=None, metadata={"help": "with --space model or both: folder of a movie-similarity model"}
     )
     space: Literal["model", "features", "random", "whitened", "both"] = field(
         default="model", metadata={"help": "space in which scenes are compared"}
     )
     center: bool = field(
-        default=False, metadata={"help": "subtract the mean of all windows, for space=model; space=both always does"}
+        default=False,
+        metadata={"help": "with --space model: subtract the mean of all windows; --space both always does"},
     )
     films: Path | None = field(
         default=None, metadata={"help": "text file with one movie id a line: only these films are mined and measured"}
@@ -53,7 +54,7 @@ class MiningArguments:
         metadata={"help": "only films that are similar by these sources, such as co_watch; by default by any"},
     )
     allow_missing: bool = field(default=False, metadata={"help": "skip similar films that have no features"})
-    seed: int = field(default=0, metadata={"help": "seed of the draws that space=random and space=both make"})
+    seed: int = field(default=0, metadata={"help": "seed of the draws that --space random and --space both make"})
     device: Literal["cpu", "cuda"] | None = field(
         default=None, metadata={"help": "device to mine on; by default each process takes its GPU, if there is one"}
     )

@@ -1,6 +1,6 @@
 """A page to look at mined scene pairs, as in figures 2 and 3 of the paper but for anyone's films.
 
-    python -m data_scripts.pair_atlas --pairs catalog/scene_pairs --shots catalog/shots --movies catalog/movies \
+    python -m data_scripts.pair_atlas --pairs catalog/scene_pairs --shots catalog/shots --movies catalog/movies \\
         --output atlas.html
 
 The page is one self-contained HTML file of at most 10 MB, without scripts. It shows pairs drawn evenly over their

@@ -34,7 +34,7 @@ class SimilarMoviesArguments:
 
     movies: Path = field(metadata={"help": "the movies dataset, whose excluded films are left out"})
     output: Path = field(metadata={"help": "folder of the similar_movies dataset"})
-    sources: list[str] = field(metadata={"help": f"one or more of {', '.join(SOURCES)}"})
+    sources: list[str] = field(metadata={"help": f"sources of similarity: one or more of {', '.join(SOURCES)}"})
     ratings: Path | None = field(
         default=None,
         metadata={"help": "ratings or a watch log: a CSV of userId, movieId, timestamp; ratings.dat; u.data"},
@@ -75,9 +75,11 @@ class SimilarMoviesArguments:
             "help": "largest number of films that a person rates at one time; more have no order and are left out"
         },
     )
-    shots: Path | None = field(default=None, metadata={"help": "only films of this shots dataset"})
+    shots: Path | None = field(default=None, metadata={"help": "folder of a shots dataset: use only its films"})
     seed: int = field(default=0, metadata={"help": "seed of the random films of a genre"})
-    show: list[str] = field(default_factory=list, metadata={"help": "titles or ids whose similar films are printed"})
+    show: list[str] = field(
+        default_factory=list, metadata={"help": "titles or ids of films whose similar films are printed"}
+    )
 
     def __post_init__(self) -> None:
         self.sources = sorted(set(self.sources))

@@ -68,8 +68,8 @@ class EmbedScenesArguments:
     encoder: Literal["scene", "frames", "transformers", "efficientnet_lite0", "places"] = field(
         default="scene",
         metadata={
-            "help": "scene: all frames in one attention; frames: mean of single frames; transformers: any image or "
-            "video model; the others: baselines for single frames"
+            "help": "encoder. scene: all frames in one attention; frames: mean of single frames; transformers: any "
+            "image or video model; the others: baselines for single frames"
         },
     )
     model: str = field(default=TINY_MODEL, metadata={"help": "the encoder's weights: a folder or a Hub id"})
@@ -81,7 +81,7 @@ class EmbedScenesArguments:
     )
     read: Literal["evenly", "windows", "all"] = field(
         default="evenly",
-        metadata={"help": "shots of a scene: some evenly spaced, all in windows, or all at once"},
+        metadata={"help": "which shots of a scene are read: some evenly spaced, all in windows, or all at once"},
     )
     shots_per_scene: int = field(
         default=9, metadata={"help": "number of shots, moments or pictures that are read at a time"}
@@ -95,7 +95,9 @@ class EmbedScenesArguments:
     dtype: Literal["float32", "bfloat16", "float16"] = field(
         default="float32", metadata={"help": "number format that the model computes in, by autocast"}
     )
-    device: str | None = field(default=None, metadata={"help": "cpu, cuda, cuda:1; default: the fastest present"})
+    device: str | None = field(
+        default=None, metadata={"help": "device: cpu, cuda, cuda:1; by default the fastest present"}
+    )
     batch_size: int | None = field(
         default=None, metadata={"help": "windows of one video that are computed at a time; default: 16, on a CPU 1"}
     )

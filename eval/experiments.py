@@ -1,4 +1,4 @@
-"""The paper's whole method and its rivals in film worlds, whose truth is known: which claims hold there, which do not?
+"""The paper's method and its rivals in film worlds with known ground truth: which claims hold there, which do not?
 
     python -m eval.experiments --output runs/experiments --results results.json              core rows, five seeds
     python -m eval.experiments --output runs/experiments --rows others --seeds 1 2 …         all other rows
@@ -6,8 +6,8 @@
 
 Every seed has a film world of its own. A fifth of its films is held out and takes no part in anything but the
 measurement. Among the others, similar films are found, a movie-similarity network is trained [3.1], scene pairs are
-mined in several ways [3.2], and a scene encoder is trained on each set of pairs [3.2.2]. `experiment_rows.py` says what
-each row is and which claims are tested. All encoders are measured on the same scenes (`eval.scene_retrieval`).
+mined in several ways [3.2], and a scene encoder is trained on each set of pairs [3.2.2]. `film_worlds/rows.py` says
+what each row is and which claims are tested. All encoders are measured on the same scenes (`eval.scene_retrieval`).
 
 All work is done by the commands that users run, each once: the same command goes on after a kill, and a call with more
 seeds or rows adds to what is there. `--results` keeps the seeds and rows that are in its file already, so several
@@ -65,10 +65,10 @@ class ExperimentsArguments:
     boundary_films: int = field(
         default=15, metadata={"help": "number of held-out films whose scene boundaries are sought, at most"}
     )
-    workers: int = field(default=2, metadata={"help": "number of commands that run side by side"})
+    workers: int = field(default=2, metadata={"help": "number of commands that run at the same time"})
     threads: int = field(default=1, metadata={"help": "number of threads of each command"})
     scratch: Path | None = field(
-        default=None, metadata={"help": "folder for copies that datasets makes; by default its cache"}
+        default=None, metadata={"help": "folder for the copies that the library datasets makes; by default its cache"}
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Do mined scene pairs share what similar films share? The paper's steps up to mining, on films whose truth is known.
+"""Do mined scene pairs share what similar films share? The paper's steps up to mining, with known ground truth.
 
     python -m eval.film_world_pairs --output runs/film_world_pairs --results eval/results/film_world_pairs.json
 

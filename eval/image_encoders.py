@@ -34,7 +34,9 @@ class EncoderArguments:
     )
     student_without: str | None = field(
         default=None,
-        metadata={"help": "folder of a student that was made alike, but not shown the kinds of place that PLACES has"},
+        metadata={
+            "help": "folder of a student made in the same way, but without images of the kinds of place in PLACES"
+        },
     )
     world: Path | None = field(default=None, metadata={"help": "folder of a film world made with --keyframes-only"})
     world_films: int = field(default=40, metadata={"help": "number of the film world's films to read"})

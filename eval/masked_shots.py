@@ -27,7 +27,7 @@ class MaskedShotsRecipe:
     masked: float = field(default=0.2, metadata={"help": "share of shots that are masked"})
     steps: int = field(default=300, metadata={"help": "number of steps"})
     batch_size: int = field(default=32, metadata={"help": "number of films in a step"})
-    learning_rate: float = field(default=1e-3, metadata={"help": "learning rate of AdamW at its highest"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate of AdamW"})
     seed: int = field(default=0, metadata={"help": "seed of weights, films, windows and masks"})
 
     def __post_init__(self) -> None:

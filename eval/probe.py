@@ -65,9 +65,9 @@ class ProbeArguments:
     )
     name: str | None = field(
         default=None,
-        metadata={"help": "what reports call the encoder; by default its model, with its kind if that is not scene"},
+        metadata={"help": "name of the encoder in reports; by default its model, with its kind if that is not scene"},
     )
-    device: str = field(default="cpu", metadata={"help": "where MLPs train: cpu or cuda"})
+    device: str = field(default="cpu", metadata={"help": "device that MLPs are trained on: cpu or cuda"})
     export: Path | None = field(
         default=None,
         metadata={"help": "folder to save the best MLP of each task to, with its encoder, as a classifier"},

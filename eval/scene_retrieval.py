@@ -1,4 +1,4 @@
-"""Are scenes of the same place in other films near? Measured on a film world's held-out films, whose truth is known.
+"""Are scenes of the same place in other films near? Measured on held-out films of a film world.
 
     python -m eval.scene_retrieval --world world --held-out held_out.txt --model runs/moco/model --output measured.json
     … --features shot_features         instead of --model: the mean of single shots, which needs no training
@@ -54,7 +54,8 @@ class SceneRetrievalArguments:
         default=0, metadata={"help": "with --features: shots before and after a scene that its mean takes in as well"}
     )
     neighbors: Literal["held_out", "training"] = field(
-        default="held_out", metadata={"help": "whose scenes a query seeks: other held-out films', or training films'"}
+        default="held_out",
+        metadata={"help": "films whose scenes a query seeks: other held-out films, or training films"},
     )
     num_films: int = field(default=200, metadata={"help": "number of held-out films whose scenes are queries, at most"})
     num_training_scenes: int = field(

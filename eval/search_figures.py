@@ -67,7 +67,7 @@ def measure_world(world: Path, kind: str, model: str) -> dict[str, Any]:
 
 
 def scene_vectors(world: Path, scenes: list[TrueScene], model: str) -> dict[str, np.ndarray]:
-    """Vectors (N, D) of scenes by what `--scene-vector` calls them; kept in a file beside the world."""
+    """Vectors (N, D) of scenes by value of `--scene-vector`, joint and mean; kept in a file beside the world."""
     path = world.with_name(f"{world.name}.{name_without_folders(model)}.npz")
     if not path.exists():
         encoder, image_processor, _ = load_encoder(model)

@@ -1,4 +1,4 @@
-"""Are story scenes the true scenes? Measured in film worlds, whose truth is known, beside rivals.
+"""Are story scenes the true scenes? Measured in film worlds with known ground truth, beside rivals.
 
     python -m eval.story_scenes --output runs/story_scenes --results eval/results/story_scenes.json
 

@@ -34,9 +34,12 @@ class TrainingReportArguments:
     )
     world: Path | None = field(default=None, metadata={"help": "folder of the film world, if the films are of one"})
     measured: list[Path] = field(
-        default_factory=list, metadata={"help": "results of eval.scene_retrieval, a row each, named by their files"}
+        default_factory=list,
+        metadata={"help": "result files of eval.scene_retrieval; each is a row that is named after its file"},
     )
-    seconds: Path | None = field(default=None, metadata={"help": "CSV file: seconds and command, a line each"})
+    seconds: Path | None = field(
+        default=None, metadata={"help": "CSV file of what each command took: seconds and command, a line each"}
+    )
     num_scenes: int = field(default=240, metadata={"help": "number of scenes on the maps, at most"})
     seed: int = field(default=0, metadata={"help": "seed of the draw of scenes and pairs that are shown"})
 

@@ -44,7 +44,7 @@ def measure(arguments: WordSearchArguments) -> dict[str, Any]:
 
 
 def photographs(folder: Path) -> list[tuple[Path, str]]:
-    """Photographs with the name of what is on them, parts of which are apart by a slash."""
+    """Photographs with the name of what they show; the parts of a name are separated by slashes."""
     named = [
         (path, re.sub(r"^n\d+_", "", path.stem).replace("_", " ").lower())
         for path in sorted((folder / "imagenet_1000").glob("*.jpg"))
@@ -61,7 +61,7 @@ def photographs(folder: Path) -> list[tuple[Path, str]]:
 
 
 def is_named(word: str, name: str) -> bool:
-    """Whether a part of a name is the word, or a kind of it: its last words are the word."""
+    """Whether a part of a name is the word or ends with it, as names of kinds do: a suspension bridge is a bridge."""
     return any(f" {part}".endswith(f" {word}") for part in name.split("/"))
 
 
@@ -88,7 +88,7 @@ def found(
         everyday_W: the words whose mean is the mean of words.
 
     Returns:
-        By way (`cosine`, or one or both of the means taken off): `top_1`, `top_5` and `mean_reciprocal_rank`.
+        By way (`cosine`, or with one or both of the means subtracted): `top_1`, `top_5` and `mean_reciprocal_rank`.
     """
     images_ND, texts_WD = unit(images_ND), unit(texts_WD)
     centered_ND, centered_WD = unit(images_ND - images_ND.mean(0)), texts_WD - texts_WD[everyday_W].mean(0)

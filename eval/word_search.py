@@ -5,8 +5,9 @@
 
 A photograph is right for a word if its name is the word or ends with it: a suspension bridge is a bridge. Names are the
 classes of `imagenet_1000` and the groups of `photographs/miniplaces` (test part, two photographs a group). Photographs
-that are right for no word are left out. For every word, the photographs are ranked by cosine, and with means taken off:
-that of everyday words, as `m2s search --text` does, that of the photographs, or both. No everyday word is asked for.
+that are right for no word are left out. For every word, the photographs are ranked by cosine, first without and then
+with means subtracted: that of everyday words, as `m2s search --text` does, that of the photographs, or both. No word
+that is searched is an everyday word.
 
 The text vectors are those of CLIP ViT-B/16, so only its image tower, and one distilled from it, can be asked. The first
 takes some minutes on two cores. The second was distilled on the photographs of `imagenet_1000`, among others.

@@ -11,7 +11,7 @@ HELP = "a page to drop films on and to search"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("indexes", nargs="*", type=Path, metavar="DIR", help="indexes that m2s embed wrote, to open")
+    parser.add_argument("indexes", nargs="*", type=Path, metavar="DIR", help="indexes to open, which m2s embed wrote")
     parser.add_argument(
         "--model", help=f"scene encoder for dropped films (default: the first index's, else {TINY_MODEL})"
     )
@@ -21,14 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address to listen at; 0.0.0.0 lets other computers in (default: 127.0.0.1)",
     )
     parser.add_argument("--port", type=int, default=7860, help="port to listen at; 0 takes a free one (default: 7860)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: the fastest present)")
     parser.add_argument(
         "--shots-per-scene",
         type=int,
-        help="shots that a dropped film's scenes span (default: as in the first index, else 9)",
+        help="number of shots in each scene of a dropped film (default: as in the first index, else 9)",
     )
     parser.add_argument(
-        "--example", type=Path, action="append", default=[], help="film to try by a click; repeatable (default: none)"
+        "--example",
+        type=Path,
+        action="append",
+        default=[],
+        help="example film that visitors can try by a click; repeatable (default: none)",
     )
     parser.add_argument(
         "--probe",

@@ -31,20 +31,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots-per-scene",
         type=int,
         default=9,
-        help="number of shots in a window; number of shots read jointly of a longer story scene",
+        help="number of shots in a window; largest number of shots that are read jointly in a story scene",
     )
-    parser.add_argument("--stride", type=int, help="shots from one window's start to the next (default: no overlap)")
+    parser.add_argument(
+        "--stride", type=int, help="number of shots from one window's start to the next (default: no overlap)"
+    )
     parser.add_argument(
         "--scene-vector",
         choices=["joint", "mean"],
-        help="joint: the encoder reads a scene's shots together, as in the paper; mean: each by itself, and their "
-        "vectors are averaged (default: as the index has it; in a new one, joint if the encoder was trained on scenes)",
+        help="joint: the encoder reads a scene's shots together, as in the paper; mean: each shot by itself, "
+        "and the vectors are averaged (default: as the index has it; in a new one, joint if the encoder was trained on "
+        "scenes)",
     )
-    parser.add_argument("--detector", default="adaptive", help="adaptive, content, hash, histogram or transnetv2")
-    parser.add_argument("--threshold", type=float, help="score at which the detector cuts (default: its own)")
+    parser.add_argument(
+        "--detector", default="adaptive", help="shot detector: adaptive, content, hash, histogram or transnetv2"
+    )
+    parser.add_argument(
+        "--threshold", type=float, help="score at which the detector cuts (default: the detector's own)"
+    )
     parser.add_argument("--min-shot-frames", type=int, default=15, help="minimum length of a shot in frames")
     parser.add_argument(
-        "--keyframes-per-shot", type=int, default=1, help="number of frames of each shot that the model reads"
+        "--keyframes-per-shot",
+        type=int,
+        default=1,
+        help="number of keyframes of each shot, which are stored and read by the model",
     )
     parser.add_argument(
         "--short-side", type=int, help="shorter side of stored keyframes in pixels (default: 224 or the model's size)"
@@ -67,7 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number format of the model's weights",
     )
     parser.add_argument(
-        "--min-readable", type=float, default=0.9, help="share of a film that must be readable; others are refused"
+        "--min-readable",
+        type=float,
+        default=0.9,
+        help="share of a film that must be readable, 0 to 1; films with less are refused",
     )
     parser.add_argument(
         "--video-stream", type=int, help="number of each file's video stream, from 0 (default: the one a player shows)"

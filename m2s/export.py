@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embed",
         action="store_true",
-        help="with --format chapters: copy the film, not encoded anew, and write the chapters into the copy",
+        help="with --format chapters: copy the film without re-encoding, and write the chapters into the copy",
     )
 
 

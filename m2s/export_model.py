@@ -10,7 +10,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="scene encoder or CLIP checkpoint: a folder, a Hub id, ID@REVISION"
     )
-    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder; an earlier export in it is replaced")
+    parser.add_argument(
+        "output", type=Path, metavar="OUTPUT", help="folder for the exported files; an earlier export in it is replaced"
+    )
     parser.add_argument(
         "--formats",
         nargs="+",

@@ -77,7 +77,7 @@ def print_lines(folder: Path, query: str, hits: Sequence[Hit], picture: Path | N
     """The hits for people: a line each, and below it the command that plays it.
 
     Args:
-        space: the space that distances are of; None for similarities to words.
+        space: the space in which distances were measured; None for similarities to words.
     """
     from modeling_m2s.figures_m2s import timecode
 

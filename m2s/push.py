@@ -7,8 +7,10 @@ HELP = "a model or a dataset to a repository of the Hub"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a model, a training's output, a dataset or an index")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="USER/NAME; made when there is none")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", help="folder of a model, a training's output, a dataset or an index"
+    )
+    parser.add_argument("repo_id", metavar="REPO_ID", help="repository USER/NAME; it is made if there is none")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument(
         "--revision", metavar="BRANCH", help="branch to push to, made when there is none (default: main)"

@@ -11,8 +11,8 @@ HELP = "whole scenes of the films of an index"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
     parser.add_argument("--film", help="film to list: its id, or a part of it (default: all films)")
-    parser.add_argument("--model", help="the encoder, if it has moved since the index was made")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    parser.add_argument("--model", help="new place of the index's encoder, if it has moved since the index was made")
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: the fastest present)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,13 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--film", help="film of the query scene: its id, or a part of it")
-    query.add_argument("--clip", type=Path, help="a video file as the query, or the stretch --from … --to … of it")
+    query.add_argument("--clip", type=Path, help="a video file as the query, or the part of it between --from and --to")
     query.add_argument(
         "--image", type=Path, action="append", help="a still image as the query; several are the shots of one scene"
     )
     query.add_argument("--text", help="words as the query, such as 'a bridge at night'; m2s words prepares an index")
     parser.add_argument(
-        "--uncentered", action="store_true", help="with --text: do not take the mean of everyday words off the text"
+        "--uncentered",
+        action="store_true",
+        help="with --text: do not subtract the mean of everyday words from the text's vector",
     )
     parser.add_argument("--at", metavar="TIME", help="time within --film: seconds, MM:SS or HH:MM:SS")
     parser.add_argument("--from", dest="start", metavar="TIME", help="start within --clip (default: its beginning)")
@@ -44,13 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="whitened",
         choices=["raw", "centered", "whitened"],
         help="space in which scenes are compared. raw: vectors as they are, as in the paper; centered: minus their "
-        "mean over the index; whitened: all directions weigh the same, too (default: whitened)",
+        "mean over the index; whitened: centered, and all directions weigh the same (default: whitened)",
     )
     parser.add_argument("--cut", type=Path, metavar="DIR", help="write each hit as a clip into this folder")
     parser.add_argument("--padding", type=float, default=1.0, help="seconds before and after a clip (default: 1.0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document, and draw nothing by default")
-    parser.add_argument("--picture", type=Path, help="where to draw the hits (default: DIR/search.png)")
-    parser.add_argument("--model", help="the encoder, or the model of the words, if it has moved since it was used")
+    parser.add_argument("--picture", type=Path, help="picture file for the hits (default: DIR/search.png)")
+    parser.add_argument(
+        "--model", help="new place of the index's encoder, or of the model of its words, if it has moved"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,13 +14,19 @@ FORMATS = ("csv", "json", "edl", "otio", "fcpxml", "chapters", "srt")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "films", type=Path, metavar="FILM_OR_INDEX", help="a video file, a folder of them, or an index by m2s embed"
+        "films",
+        type=Path,
+        metavar="FILM_OR_INDEX",
+        help="a video file, a folder of them, or an index that m2s embed wrote",
     )
     parser.add_argument(
         "--model", required=True, help="classifier that eval.probe --export saved: a folder, a Hub id or ID@REVISION"
     )
     parser.add_argument(
-        "--window", type=float, metavar="SECONDS", help="tag windows of this length, not scenes; the paper's have 5"
+        "--window",
+        type=float,
+        metavar="SECONDS",
+        help="tag windows of this many seconds instead of scenes; the paper's have 5",
     )
     parser.add_argument(
         "--threshold",
@@ -39,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, help="folder for a list and a picture of each film (default: INDEX/tags, or tags)"
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: the fastest present)")
 
 
 def run(options: argparse.Namespace) -> int:

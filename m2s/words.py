@@ -1,4 +1,4 @@
-"""`m2s words`: prepares an index to be asked in words."""
+"""`m2s words`: prepares an index for search by words."""
 
 import argparse
 from pathlib import Path
@@ -16,9 +16,10 @@ HELP = "prepare an index to be asked in words"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, metavar="DIR", help="an index that m2s embed wrote")
     parser.add_argument(
-        "--model", help="CLIP model of pictures and words: a folder, a Hub id or ID@REVISION (default: that of before)"
+        "--model",
+        help="CLIP model of pictures and words: a folder, a Hub id or ID@REVISION (default: the one used before)",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the fastest present)")
+    parser.add_argument("--device", help="device: cpu, cuda, cuda:1, mps (default: the fastest present)")
 
 
 def run(options: argparse.Namespace) -> int:

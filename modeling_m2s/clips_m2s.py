@@ -1,9 +1,8 @@
 """A stretch of a film as a file of its own: its packets as they are, from a key frame on.
 
-Nothing is encoded anew, so a clip is made in no time and looks as the film does. Pictures can only be read from a key
-frame on. A clip therefore begins at the last key frame at or before its start, often some seconds early, and ends with
-its end, or a few frames after it. AVI has no times of display, so clips of AVI films with B-frames may be a few frames
-off.
+Nothing is re-encoded, so a clip is made fast and looks exactly like the film. Decoding can only start at a key frame. A
+clip therefore begins at the last key frame at or before its start, often some seconds early, and ends with its end, or
+a few frames after it. AVI stores no presentation times, so clips of AVI films with B-frames may be a few frames off.
 """
 
 import os

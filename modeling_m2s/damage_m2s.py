@@ -1,4 +1,4 @@
-"""What of a film could not be read: stretches of film time between readable frames, told from frames and packets."""
+"""Stretches of a film that could not be read: film time between readable frames, found from frames and packets."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction

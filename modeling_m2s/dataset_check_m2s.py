@@ -1,4 +1,4 @@
-"""What is wrong with a finished dataset: its checksums, schema, order of rows, counts and images."""
+"""Problems of a finished dataset: its checksums, schema, order of rows, counts and images."""
 
 from io import BytesIO
 

@@ -51,7 +51,7 @@ _NO_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposi
 
 
 class FilmClock:
-    """Time stamps of frames, in the order they are shown, to film time that only goes ahead.
+    """Turns time stamps of frames, in the order they are shown, into film time that never goes back.
 
     Args:
         time_base: seconds of a tick.

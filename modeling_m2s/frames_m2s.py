@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], executor: Executor, most: int = 2
 ) -> Iterator[Result]:
-    """Results of a function on items, in order. An executor works on the next ones, at most `most`, meanwhile."""
+    """Results of a function on items, in order. Meanwhile an executor works on the next items, at most `most`."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(executor.submit(function, item))

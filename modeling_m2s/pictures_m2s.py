@@ -251,7 +251,7 @@ def _pull(graph: av.filter.Graph, waiting: deque[FilmFrame], is_last: bool = Fal
 
 
 def frame_layout(frame: av.VideoFrame) -> tuple[int, int, str]:
-    """All that a filter graph must be made anew for."""
+    """The properties of a frame on which a filter graph depends; if they change, a new graph is needed."""
     return frame.width, frame.height, frame.format.name
 
 

@@ -1,7 +1,7 @@
 """The space in which scenes are compared: their vectors as they are, centered, or whitened by an index's own scenes.
 
 Vectors of an encoder have a large part in common, whatever the scenes show. A distance between them sees little else.
-Centering takes the common part off. Whitening also gives all directions the same weight; most of the variance lies in a
+Centering subtracts the common part. Whitening also gives all directions the same weight; most of the variance lies in a
 few, such as light and contrast.
 
 Shapes: `N` scenes, `D` features, `K` axes.

@@ -104,7 +104,7 @@ class SceneStore:
             self.written.result()
 
     def add(self, film: StoredFilm, report: Callable[[float], None]) -> None:
-        """Do what can be done of a film by itself, unless it is done; `report` is called with the share done.
+        """Do the work on a film that needs no other film, unless it is done; `report` is called with the share done.
 
         Raises:
             ValueError: no shot of it has a keyframe, or the encoder gave an infinite number.

@@ -7,8 +7,8 @@
 
 The paper moderates clips of five seconds (§4.4), by keyframes of their shots. An interval reads keyframes of every shot
 that is on screen in it: those that lie within the interval; if none does, the one of the shot that is nearest. So all
-windows within a long shot with one keyframe have the same labels. Of more than nine shots, as many as classifiers are
-trained on, nine evenly spaced ones are read.
+windows within a long shot with one keyframe have the same labels. If there are more than nine shots, nine evenly spaced
+ones are read, because classifiers are trained on nine.
 """
 
 import itertools

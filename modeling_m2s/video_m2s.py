@@ -1,4 +1,4 @@
-"""One video file: what it can be given as, what it is called, how it is told from another, what is wrong with it."""
+"""One video file: the forms in which it can be given, its name, its fingerprint, its errors."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""An index asked in words: a CLIP model's vectors of single shots, and the vector of a text beside them.
+"""Search an index by words: a CLIP model's vectors of single shots are compared with its vector of a text.
 
     index/
       words/             the CLIP model's image_embeds of each shot, the mean of its keyframes' unit vectors
@@ -134,7 +134,7 @@ class WordStore:
         return len(missing)
 
     def require(self, settings: dict[str, Any]) -> None:
-        """Refuse another model than the one of the vectors that are there.
+        """Refuse a model other than the one that made the stored vectors.
 
         A folder that has moved is the same model: only its revision counts. The record then gets the new place.
 
@@ -196,7 +196,7 @@ class WordStore:
 
 
 class WordSearch:
-    """The shots of an index in memory, to be asked in words.
+    """The shots of an index in memory, to be searched by words.
 
     Args:
         folder: an index with `words`.

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# A film world, made up, and the paper's whole method in it, with the commands that a user runs on films of their own.
+# The paper's whole method in a film world (synthetic films), with the commands that a user runs on their own films.
 #
 #   recipes/film_world.sh [FOLDER]          into runs/film_world by default; `make demo-train` does the same
 #   FILMS=1000 recipes/film_world.sh big    a larger world; STEPS=300 trains longer
 #
 # It goes on after a kill. The page FOLDER/report.html shows what came of it: mined pairs, curves, scenes before and after.
 # Two x86 cores without a GPU take seven minutes, a third of them for contrast. Expected, on scenes of held-out films: the
-# nearest scene of another film is of the same place for 24 % of the scenes before training and for 43 % after it, both
-# whitened; for 33 % by the mean of whitened shots, which needs no training; for 6 % by chance (standard errors 3;
-# eval/results/film_world_recipe.json).
+# nearest scene of another film shows the same place for 24 % of the scenes before training and for 43 % after it, both
+# in the whitened space. The mean of whitened shots, which needs no training, reaches 33 %; chance is 6 % (standard
+# errors 3; eval/results/film_world_recipe.json).
 #
 # The paper's rule mines in the learned space alone (--space model); `both` adds the frozen features, whitened (ours).
 set -euo pipefail

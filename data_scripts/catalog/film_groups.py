@@ -47,7 +47,7 @@ class Entry:
 
 
 class SourceId(NamedTuple):
-    """The name of a film that only other catalogs than IMDb number: a catalog, and its id there."""
+    """The name of a film without IMDb id: another catalog, and the film's id in it."""
 
     catalog: str
     number: str

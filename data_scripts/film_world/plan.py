@@ -34,13 +34,14 @@ class WorldSettings:
     focus: float = field(
         default=0.85, metadata={"help": "share of scenes at a favored place, and with a favored event"}
     )
-    film_seconds: float = field(default=60.0, metadata={"help": "length of a film, about"})
+    film_seconds: float = field(default=60.0, metadata={"help": "approximate length of a film in seconds"})
     frame_rate: int = field(default=12, metadata={"help": "frames a second"})
     width: int = field(default=320, metadata={"help": "width of the frames in pixels"})
     height: int = field(default=180, metadata={"help": "height of the frames in pixels"})
     type_share: float = field(default=0.2, metadata={"help": "share of scenes, and shots, of each appearance type"})
     look_strength: float = field(
-        default=0.35, metadata={"help": "0: places have their own colors; 1: only the film's look"}
+        default=0.35,
+        metadata={"help": "strength of looks. 0: places have their own colors; 1: only the film's look colors them"},
     )
     viewers_per_film: float = field(default=6.0, metadata={"help": "number of viewers for each film of the world"})
     taste: float = field(default=0.7, metadata={"help": "share of a viewer's films that are of the viewer's theme"})

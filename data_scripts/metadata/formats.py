@@ -1,4 +1,4 @@
-"""The table of formats: which columns tell a format, and which of its columns hold what.
+"""The table of formats: the columns that identify a format, and what its columns hold.
 
 A file is the first format of `FORMATS` whose columns it has. Tables, JSON and Parquet of the same columns are read
 alike. Names of columns are casefolded, with `_` for spaces.

@@ -28,7 +28,7 @@ def read_movielens(rows: Rows) -> Iterator[FilmFacts]:
 
 
 def numbered_films(rows: Rows) -> Iterator[tuple[str, FilmFacts]]:
-    """Each film with MovieLens' number of it."""
+    """Each film with its number at MovieLens."""
     links_path = rows.path.with_name(LINKS)
     links: dict[str, FilmFacts] = {}
     for number, link in _numbered_links(links_path, rows.problems) if links_path.exists() else ():

@@ -4,9 +4,9 @@ The file is a CSV, plain or compressed, with a header: userId, movieId and times
 order, as in MovieLens' ratings.csv; or one of MovieLens' older files, `ratings.dat` or `u.data`. Any rating counts as
 having watched the film, whatever its stars.
 
-The paper [4.1] ranks the films watched after a film by how often they were. It has no rule for films watched at the
-same time, and in MovieLens a sixth of a person's ratings have the same second as the rating before. Our rule (ours):
-films of one timestamp form a burst of unknown order, and all orders count the same. Hence
+The paper [4.1] ranks films by how often they were watched right after the given one. It has no rule for films watched
+at the same time, and in MovieLens a sixth of a person's ratings have the same second as the rating before. Ours: films
+of one timestamp form a burst of unknown order, and all orders count the same. Hence
 
     within a burst of n films      each of the n(n-1) ordered pairs counts 1/n
     from a burst of n to the next of m      each of the n·m pairs counts 1/(n·m)

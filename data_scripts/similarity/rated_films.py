@@ -1,7 +1,7 @@
 """Which film of the catalog each id of a file of ratings is.
 
-The ids are those of a table of links; else MovieLens' numbers, if films of MovieLens lie beside the ratings: then they
-are known by IMDb id or by title and year. Else they are the catalog's own.
+If a table of links is given, it translates the ids. Otherwise, if MovieLens' films lie beside the ratings, the ids are
+MovieLens' numbers, and films are matched by IMDb id or by title and year. Otherwise the ids are the catalog's own.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Text files and tables that others made: lines and rows with their numbers; what cannot be read names its line.
+"""Text files and tables that others made: lines and rows with their numbers; an error names its line.
 
 >>> for line, cells in read_table(Path("ml-latest-small/links.csv"), ["movieId", "imdbId"]):
 ...     print(line, cells["imdbId"])

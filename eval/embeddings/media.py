@@ -378,7 +378,7 @@ class Run(NamedTuple):
 
 
 class Runs(Dataset):
-    """Scenes of videos as `Run`s, in order. No run spans two videos; see `feature_extraction.ShotRuns`."""
+    """Scenes of videos as `Run`s, in order. None spans two videos; see `data_scripts.features.extraction.ShotRuns`."""
 
     def __init__(self, media: Media, scenes: Mapping[str, Sequence[LabeledScene]]):
         self.media, self.scenes = media, scenes

@@ -39,7 +39,7 @@ PICTURE_PROBES = ("nearest", "linear")
 
 
 def experiments(arguments: ExperimentsArguments) -> dict[str, Any]:
-    """Run what is missing; settings, rows and figures of every seed, as `experiment_results` combines them.
+    """Run what is missing; settings, rows and figures of every seed, as `results.combine` puts them together.
 
     Raises:
         ValueError: a command failed; the message is its last line.
@@ -225,7 +225,7 @@ class ExperimentWorld:
         return output
 
     def train(self, name: str) -> None:
-        """One encoder on its pairs, and how it does on held-out films."""
+        """Train one encoder on its pairs, and measure it on held-out films."""
         row, output = TRAINED[name], self.folder / f"runs/{name}"
         if by := MINED[row.pairs].mined_with:
             features = self.folder / f"features_by/{by}"
@@ -276,7 +276,7 @@ class ExperimentWorld:
         return {name: read_json(self.measured(name)) for name in (*self.untrained, *self.names)}
 
     def figures(self) -> dict[str, Any]:
-        """How networks judge films, what pairs have in common, what trainings took, and how encoders did."""
+        """Figures of the seed: networks on films, labels that pairs share, training times, encoders on scenes."""
         truth = read_truth(self.folder / "world/truth/shots.csv")
         measurements = self.measurements()
         trained = {name: read_json(self.folder / f"runs/{name}/results.json") for name in self.names}

@@ -3,7 +3,7 @@
 Scenes are compared by `pooler_output`, and most of it is the same for every image. The bias of the last layer norm can
 subtract its mean, if the projection then adds the mean's part of the embedding. The projection has no bias, so one
 channel is made constant to carry this part. No information is lost: the layer norm's channels sum to zero, so each
-follows from the others.
+channel follows from the others.
 
 Shapes: D width, P width of the embedding.
 """

@@ -9,10 +9,10 @@ class DistillationRecipe:
     """All settings that the student's weights depend on; `recipe.json` holds these and the facts of the data."""
 
     frame_interval: float = field(default=2.0, metadata={"help": "seconds from one frame of a video to the next"})
-    crops_per_image: int = field(default=8, metadata={"help": "random crops of each image that the teacher labels"})
-    held_out_every: int = field(
-        default=20, metadata={"help": "one of this many images is kept for measuring, and not trained on"}
+    crops_per_image: int = field(
+        default=8, metadata={"help": "number of random crops of each image, which the teacher labels"}
     )
+    held_out_every: int = field(default=20, metadata={"help": "one of this many images is held out for measuring"})
     test_part: str | None = field(
         default=None,
         metadata={
@@ -31,7 +31,9 @@ class DistillationRecipe:
     num_hidden_layers: int = field(default=5, metadata={"help": "number of layers of the student"})
     intermediate_size: int = field(default=1024, metadata={"help": "width of the student's MLPs"})
     projection_dim: int = field(default=512, metadata={"help": "width of the embeddings; must be the teacher's"})
-    mirror: bool = field(default=False, metadata={"help": "in training, mirror half of the crops; labels stay"})
+    mirror: bool = field(
+        default=False, metadata={"help": "in training, mirror half of the crops, without labeling them again"}
+    )
     compress: bool = field(
         default=True, metadata={"help": "start from the teacher, compressed, instead of random weights"}
     )

@@ -15,13 +15,17 @@ class NetworkRecipe:
         metadata={"help": "activation between the two layers by transformers' name, or none; the paper names none"},
     )
     dropout: float = field(default=0.5, metadata={"help": "share of the activations that dropout sets to zero"})
-    max_shots: int = field(default=1024, metadata={"help": "largest number of shots that are read of a film"})
+    max_shots: int = field(default=1024, metadata={"help": "largest number of shots that are read from a film"})
     average_kernel: int = field(default=16, metadata={"help": "number of shots of a scene"})
-    average_stride: int = field(default=8, metadata={"help": "shots from the start of one scene to that of the next"})
+    average_stride: int = field(
+        default=8, metadata={"help": "number of shots from the start of one scene to that of the next"}
+    )
     max_kernel: int = field(
         default=16, metadata={"help": "number of scenes of a neighborhood, of which the best match counts"}
     )
-    max_stride: int = field(default=8, metadata={"help": "scenes from one neighborhood to the next"})
+    max_stride: int = field(
+        default=8, metadata={"help": "number of scenes from the start of one neighborhood to that of the next"}
+    )
 
     def sizes(self) -> dict[str, Any]:
         """Arguments of `M2SMovieSimilarityConfig`."""
@@ -57,7 +61,9 @@ class MILRecipe(NetworkRecipe):
     )
     max_gradient_norm: float = field(
         default=1.0,
-        metadata={"help": "longer gradients are scaled down to this norm (ours); 0: never, as in the paper"},
+        metadata={
+            "help": "largest norm of a gradient, to which longer ones are scaled down (ours); 0: any, as in the paper"
+        },
     )
     patience_steps: int = field(
         default=1000,
@@ -90,7 +96,9 @@ class MILData:
     similar: Path = field(metadata={"help": "folder of the similar_movies dataset"})
     sources: list[str] = field(
         default_factory=list,
-        metadata={"help": "sources of similarity to learn from, such as co_watch or genre; by default all there are"},
+        metadata={
+            "help": "sources of similarity to learn from, such as co_watch or genre; by default all in the dataset"
+        },
     )
     allow_missing: bool = field(default=False, metadata={"help": "leave out similar films without features"})
     resident: bool = field(default=False, metadata={"help": "hold the features of all films in the device's memory"})

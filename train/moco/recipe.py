@@ -34,7 +34,9 @@ class MoCoRecipe:
         default=False, metadata={"help": "momentum objective: each scene of a pair is query and key once (ours)"}
     )
     queue_size: int = field(default=65536, metadata={"help": "momentum objective: number of keys in the queue"})
-    momentum: float = field(default=0.999, metadata={"help": "share of itself that the key encoder keeps in each step"})
+    momentum: float = field(
+        default=0.999, metadata={"help": "momentum of the key encoder: share of its weights that it keeps in each step"}
+    )
     momentum_schedule: Literal["constant", "cosine"] = field(
         default="constant", metadata={"help": "cosine: the momentum rises to 1 over the training (ours)"}
     )
@@ -56,9 +58,12 @@ class MoCoRecipe:
     )
 
     shots_per_scene: int = field(
-        default=9, metadata={"help": "shots that are read of each mined scene; fewer are drawn at random, in order"}
+        default=9,
+        metadata={
+            "help": "number of shots read from each mined scene; if it has more, some are drawn at random, in order"
+        },
     )
-    frames_per_shot: int = field(default=1, metadata={"help": "keyframes that are read of each shot"})
+    frames_per_shot: int = field(default=1, metadata={"help": "number of keyframes that are read from each shot"})
     patch_dropout: float = field(
         default=0.0, metadata={"help": "share of the patches of each frame that is left out (ours)"}
     )
@@ -67,17 +72,20 @@ class MoCoRecipe:
         metadata={"help": "crop, mirror and recolor scenes at random, all frames of a scene alike (ours)"},
     )
     frozen_layers: int = field(
-        default=0, metadata={"help": "lowest layers that stay as they are, with the patch embedding (ours)"}
+        default=0, metadata={"help": "number of lowest layers that are frozen, with the patch embedding (ours)"}
     )
     freeze_patch_embedding: bool = field(
-        default=False, metadata={"help": "keep the patch embedding as it is, as MoCo v3 does (ours)"}
+        default=False, metadata={"help": "freeze the patch embedding, as MoCo v3 does (ours)"}
     )
 
     epochs: int = field(default=20, metadata={"help": "passes over all pairs"})
-    max_steps: int | None = field(default=None, metadata={"help": "end after this many steps, if epochs give more"})
+    max_steps: int | None = field(
+        default=None, metadata={"help": "largest number of steps; training ends earlier if the epochs are over"}
+    )
     batch_size: int = field(default=128, metadata={"help": "number of pairs in a step, over all processes"})
     accumulation: int = field(
-        default=1, metadata={"help": "parts that a step's batch is computed in; in_batch negatives stay within a part"}
+        default=1,
+        metadata={"help": "number of parts in which a step's batch is computed; in_batch negatives stay within a part"},
     )
     learning_rate: float = field(default=5e-6, metadata={"help": "peak learning rate of the encoder (Adam)"})
     head_learning_rate: float | None = field(
@@ -86,7 +94,7 @@ class MoCoRecipe:
     weight_decay: float = field(default=1e-8, metadata={"help": "weight decay of Adam"})
     warmup_share: float = field(default=0.25, metadata={"help": "share of the steps in which the learning rate rises"})
     schedule: Literal["cosine", "constant"] = field(
-        default="cosine", metadata={"help": "learning rate after the warm-up; the paper does not say"}
+        default="cosine", metadata={"help": "schedule of the learning rate after the warm-up; the paper does not say"}
     )
     measure_steps: int = field(
         default=500,
