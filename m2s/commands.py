@@ -20,6 +20,7 @@ value may follow, as in `--whiten false`, and a field that is true by default ha
 """
 
 import os
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,14 @@ def _flags_of_recipe(path: Path, names: set[str]) -> Iterator[str]:
         if isinstance(value, dict):
             raise UsageError(f"{path}: {name} is a table; a field is a value or a list of values")
         if isinstance(value, list) and value:
-            yield from (f"--{name}", *(os.path.expandvars(str(item)) for item in value))
+            yield from (f"--{name}", *(_expanded(path, name, item) for item in value))
         elif value is not None and value != []:
-            yield f"--{name}={os.path.expandvars(str(value))}"
+            yield f"--{name}={_expanded(path, name, value)}"
+
+
+def _expanded(path: Path, name: str, value: Any) -> str:
+    """A value of a recipe with environment variables in place of `$NAME`; raises a UsageError if one is not set."""
+    text = os.path.expandvars(str(value))
+    if unset := re.search(r"\$(\w+|\{\w+\})", text):
+        raise UsageError(f"{path}: {name}: the environment variable {unset[0]} is not set")
+    return text

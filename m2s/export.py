@@ -125,9 +125,10 @@ def copy_film(film: Any, options: argparse.Namespace) -> Path:
 
 def target(film: Any, options: argparse.Namespace, suffix: str) -> Path:
     """The file for a film: the one that was named, else one in a folder."""
+    from modeling_m2s.find_films_m2s import EXPORTS
     from modeling_m2s.storage_m2s import file_name
 
-    folder = options.output or options.index / "exports"
+    folder = options.output or options.index / EXPORTS
     if options.output and options.film and not folder.is_dir():
         return folder
     return folder / f"{file_name(film.movie_id)}{suffix}"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m2s.endings import UsageError
-from m2s.shared import load_pipeline, one_line, print_error
+from m2s.shared import load_pipeline, one_line, print_error, quote
 
 if TYPE_CHECKING:
     from modeling_m2s.queries_m2s import Query
@@ -143,7 +143,9 @@ def search_text(options: argparse.Namespace, index: "SceneIndex", films: set[str
 
     words = WordSearch(options.index)
     if lacking := films.intersection(words.lacking):
-        print_error(f"films without words, which are not searched: {len(lacking)}; run: m2s words {options.index}")
+        print_error(
+            f"films without words, which are not searched: {len(lacking)}; run: m2s words {quote(options.index)}"
+        )
     vector = embed_text(options.text, options.model or words.model, words.settings["revision"], not options.uncentered)
     query = Query(f'"{options.text}"', vector[None], [])
     return query, words.search(vector, options.top, movie_ids=films, fold=not options.keep_duplicates)

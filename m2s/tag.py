@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
 
     from modeling_m2s.errors_m2s import USER_ERRORS
     from modeling_m2s.pretrained_m2s import ModelError
+    from modeling_m2s.storage_m2s import file_name
     from modeling_m2s.tags_m2s import Classifier
 
     return_large_blocks()
@@ -73,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
             if isinstance(item, Exception):
                 raise item
             film, shots = item
-            write(film, shots, classifier, folder, options)
+            # Films of two folders may have the same name; in an index, ids tell them apart.
+            name = file_name(film.movie_id, None if is_index else film.fingerprint)
+            write(film, shots, classifier, folder / name, options)
         except USER_ERRORS as error:
             print_error(message_of(error))
             failed = True
@@ -127,27 +130,28 @@ def films_of_files(options: argparse.Namespace, classifier: Any) -> Iterator[Any
         yield found
 
 
-def write(film: Any, shots: Any, classifier: Any, folder: Path, options: argparse.Namespace) -> None:
-    """Tag a film and write its list and its picture."""
+def write(film: Any, shots: Any, classifier: Any, stem: Path, options: argparse.Namespace) -> None:
+    """Tag a film and write its list and its picture, whose names begin with `stem`."""
     from modeling_m2s.figures_m2s import encode
     from modeling_m2s.interval_formats_m2s import FORMATS as WRITERS
-    from modeling_m2s.storage_m2s import atomic_write, file_name
+    from modeling_m2s.storage_m2s import atomic_write
     from modeling_m2s.tag_figures_m2s import timeline
     from modeling_m2s.tags_m2s import labeled_runs
 
     tagged = classifier.tag(film, shots, options.threshold)
     suffix, to_text = WRITERS[options.format]
     listed = tagged if options.format in ("csv", "json") else labeled_runs(tagged)
-    path = folder / f"{file_name(film.movie_id)}{suffix}"
+    path = stem.with_name(stem.name + suffix)
     num_tagged = sum(bool(each.labels) for each in tagged.intervals)
     if listed.intervals:
         with atomic_write(path) as file:
             file.write(to_text(listed).encode())
-    with atomic_write(path.with_suffix(".png")) as file:
+    picture = stem.with_name(f"{stem.name}.png")
+    with atomic_write(picture) as file:
         file.write(encode(timeline(tagged, shots, classifier.labels), "PNG"))
     if not listed.intervals:
         path.unlink(missing_ok=True)  # of an earlier run
     name = path if listed.intervals else f"{film.movie_id}: no list"
-    print(f"{name}: {num_tagged} of {len(tagged.intervals)} {film.of} have labels   {path.with_suffix('.png')}")
+    print(f"{name}: {num_tagged} of {len(tagged.intervals)} {film.of} have labels   {picture}")
     if missing := len(film.intervals) - len(tagged.intervals):
         print(f"{film.movie_id}: {missing} {film.of} have no keyframe, and so no tags")

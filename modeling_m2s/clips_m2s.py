@@ -85,8 +85,7 @@ def cut_clip(
     if identity not in (None, found):
         raise VideoError(video, "another film than when the index was made; run m2s embed again")
     start_seconds = max(0.0, start_seconds)
-    legible = file_name(movie_id).rsplit("-", 1)[0]
-    stem = f"{legible}-{found[:8]}-{start_seconds:.2f}-{end_seconds:.2f}"
+    stem = f"{file_name(movie_id, found)}-{start_seconds:.2f}-{end_seconds:.2f}"
     own = video.suffix.lower()
     reason = ""
     for suffix in dict.fromkeys((own if own in CLIP_FORMATS else ".mkv", ".mkv")):

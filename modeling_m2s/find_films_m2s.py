@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .storage_m2s import RECORD_NAME
 from .video_m2s import VIDEO_SUFFIXES, VideoError, printable, title_files
 
+EXPORTS = "exports"  # the folder of an index for lists, and for copies of films with chapters
 # Folders in which systems keep thumbnails, versions and what was deleted.
 TRASH = {
     *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "$recycle.bin", "recycler", "lost+found"),
@@ -21,7 +23,7 @@ def find_films(paths: Sequence[str | os.PathLike], trash: list[Path] | None = No
     A film's id is its file's name below the given folder, without suffix. If two files would share it, the id is the
     first of these that no other file has: name with suffix, whole path, whole path with a hash of its bytes. Links to
     folders are followed, each folder once. The files of a DVD's title are one film. Files that only systems make, such
-    as `._Heat.mkv`, are left out.
+    as `._Heat.mkv`, are left out, and so are the copies of films in an index's `exports`.
 
     Args:
         trash: filled with the files that are left out.
@@ -69,5 +71,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
+        if os.path.exists(os.path.join(parent, "shots", RECORD_NAME)) and EXPORTS in folders:
+            folders.remove(EXPORTS)
         folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         yield from (Path(parent) / name for name in names)

@@ -46,7 +46,8 @@ def rgb_frame(frame: Image.Image | np.ndarray | torch.Tensor) -> Image.Image | n
 
     Args:
         frame: a PIL image, a numpy array (height, width) or (height, width, 1, 3 or 4), or a torch tensor (height,
-            width) or (1, 3 or 4, height, width); values are uint8, integers from 0 to 65535, or floats from 0 to 1.
+            width) or (1, 3 or 4, height, width); values are uint8, uint16, other integers from 0 to 255 or
+            from 0 to 65535, or floats from 0 to 1.
             An array may also have its channels where a tensor has them, and a tensor where an array has them.
 
     Raises:
@@ -69,7 +70,8 @@ def eight_bits(values: np.ndarray, float_spans: tuple[int, ...] = (1,)) -> np.nd
     """Pixel values as uint8, rounded.
 
     Args:
-        values: integers of 8 bits, or of more bits from 0 to 65535, or floating point.
+        values: uint8; uint16 from 0 to 65535; other integers, from 0 to 255 if no value exceeds it, else from 0 to
+            65535; or floating point.
         float_spans: floating-point values go from 0 to the first of these numbers that no value exceeds.
 
     Raises:
@@ -78,7 +80,8 @@ def eight_bits(values: np.ndarray, float_spans: tuple[int, ...] = (1,)) -> np.nd
     if values.dtype == np.uint8:
         return values
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    spans = (65535,) if np.issubdtype(values.dtype, np.integer) else float_spans
+    spans = (255, 65535) if np.issubdtype(values.dtype, np.integer) else float_spans
+    spans = (65535,) if values.dtype == np.uint16 else spans
     span = next((span for span in spans if high <= span), None)
     if not low >= 0 or span is None:
         raise ValueError(f"a frame has values from {low:g} to {high:g}; {values.dtype} pixels are 0 to {spans[-1]}")

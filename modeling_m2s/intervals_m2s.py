@@ -8,6 +8,7 @@ film's first frame being its first.
 import itertools
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -285,7 +286,7 @@ def film_intervals(
 def _finished(folder: Path, kind: str) -> FilmDataset:
     dataset = FilmDataset(folder / kind, kind)
     if not dataset.record.get("complete") and kind == "scenes":
-        raise StorageError(f"{folder}: no story scenes here; run m2s scenes {folder}")
+        raise StorageError(f"{folder}: no story scenes here; run m2s scenes {shlex.quote(str(folder))}")
     if not dataset.record:
         raise StorageError(f"{folder}: no {kind.replace('_embeddings', 's')} here; m2s embed makes an index of them")
     if not dataset.record.get("complete"):

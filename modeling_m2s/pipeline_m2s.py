@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         shot_settings: "ShotSettings | None" = None,
         scenes_per_batch: int | None = None,
     ):
+        if scenes_per_batch is not None and scenes_per_batch < 1:
+            raise ValueError(f"scenes_per_batch is {scenes_per_batch}; it must be at least 1")
+        if isinstance(shot_settings, Mapping):
+            from .shots_m2s import ShotSettings
+
+            shot_settings = ShotSettings(**shot_settings)
         given = {
             "shots_per_scene": shots_per_scene,
             "stride": stride,
@@ -102,7 +108,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
                 list, generator or dataset of these. A generator's films are read and embedded one by one.
             shots_per_scene (`int`, defaults to 9): shots that one scene spans.
             stride (`int`, defaults to `shots_per_scene`): shots from one scene's start to the next one's.
-            shot_settings (`ShotSettings`): detector, thresholds and keyframes, when the input is no `Film`.
+            shot_settings (`ShotSettings` or `dict`): detector, thresholds and keyframes, when the input is no `Film`.
             scenes_per_batch (`int`): scenes that the model reads at a time; 1 on a CPU, where more are slower
                 (`benchmarks/embedding.py`), else 16.
 
@@ -113,10 +119,12 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         Raises:
             VideoError: the file cannot be read or downloaded.
             TypeError: an input is none of these.
-            ValueError: a film without any keyframe, or windows that make no sense.
+            ValueError: a film without any keyframe, windows that make no sense, or a `scenes_per_batch` below 1.
         """
         if kwargs.get("batch_size") not in (None, 1):
             raise ValueError(f"batch_size={kwargs['batch_size']}: batches are of scenes here; use scenes_per_batch")
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, **kwargs)
 
     def iterate(self, film: Any, **kwargs) -> Iterator[dict[str, Any]]:

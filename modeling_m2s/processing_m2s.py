@@ -72,6 +72,8 @@ class M2SSceneProcessor(ProcessorMixin):
         groups = {name: kwargs.pop(f"{name}_kwargs", None) for name in ("text", "audio", "images", "videos", "common")}
         options = {**kwargs, **(groups["common"] or {}), **(groups[own] or {})}
         return_tensors = options.pop("return_tensors", return_tensors)
+        if options.get("do_rescale") is False and _has_floats(given[names[0]]):
+            options["do_rescale"] = True  # frames from 0 to 1 have 8 bits from here on
 
         if images is not None:
             pixels = self._pixels(_images(images), options)
@@ -102,9 +104,23 @@ def _is_frame(item: Any) -> bool:
     return isinstance(item, Image.Image) or (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim <= 3)
 
 
+def _has_floats(item: Any) -> bool:
+    """Whether the first frame below `item` has floating-point values."""
+    while isinstance(item, list | tuple) and item:
+        item = item[0]
+    if isinstance(item, torch.Tensor):
+        return item.is_floating_point()
+    return isinstance(item, np.ndarray) and np.issubdtype(item.dtype, np.floating)
+
+
 def _frames_of_scenes(scenes: Any) -> list[list[Any]]:
     """All frames of each scene."""
-    if _is_frame(scenes) or not len(scenes) or any(_is_frame(scene) for scene in scenes):
+    if (
+        _is_frame(scenes)
+        or not hasattr(scenes, "__len__")
+        or not len(scenes)
+        or any(_is_frame(scene) for scene in scenes)
+    ):
         raise ValueError(
             "expected a list of scenes, each a list of shots: processor([[shot_1, shot_2, …], …]); "
             "wrap one scene as processor([scene])"

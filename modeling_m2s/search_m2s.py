@@ -133,7 +133,9 @@ class SceneIndex:
         spanning = [scene for scene in scenes if scene.start_seconds <= seconds < scene.end_seconds]
         if not spanning:
             end = max((scene.end_seconds for scene in scenes), default=0.0)
-            raise StorageError(f"{movie_id} has no scene at {timecode(seconds)}; it ends at {timecode(end)}")
+            raise StorageError(
+                f"{movie_id} has no scene at {timecode(seconds, True)}; it ends at {timecode(end, True)}"
+            )
         return min(spanning, key=lambda s: abs((s.start_seconds + s.end_seconds) / 2 - seconds))
 
     def distances(self, vector: np.ndarray) -> np.ndarray:

@@ -130,10 +130,10 @@ def _remove_temporary(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def file_name(movie_id: str) -> str:
-    """A safe file name for a film: the legible part of its id, and a hash that tells ids apart."""
+def file_name(movie_id: str, fingerprint: str | None = None) -> str:
+    """A safe file name for a film: the legible part of its id, and a part of its fingerprint or a hash of its id."""
     legible = re.sub(r"[^A-Za-z0-9._-]+", "_", movie_id).lstrip(".")[:80]
-    return f"{legible}-{hashlib.sha256(movie_id.encode()).hexdigest()[:8]}"
+    return f"{legible}-{(fingerprint or hashlib.sha256(movie_id.encode()).hexdigest())[:8]}"
 
 
 def shard_names(name: Path | str, record: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ pictures and words in one space. Vectors are kept: a second call reads new films
 """
 
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -217,7 +218,7 @@ class WordSearch:
         record = store.dataset.record
         if not record.get("complete"):
             state = "the words of the index are not finished" if record else "the index has no words yet"
-            raise StorageError(f"{folder}: {state}; run: m2s words {folder} --model CLIP_MODEL")
+            raise StorageError(f"{folder}: {state}; run: m2s words {shlex.quote(str(folder))} --model CLIP_MODEL")
         self.settings: dict[str, Any] = record["settings"]
         self.model = store.model or self.settings["encoder"]
         self.lacking = [film.movie_id for film in store.missing(parts=False)]
@@ -236,7 +237,7 @@ class WordSearch:
                 self.shots.append(Scene(len(self.shots), movie_id, number, 1, *place))
                 chosen.append(vectors[movie_id][number])
         if not chosen:
-            raise StorageError(f"{folder}: no film has words yet; run: m2s words {folder}")
+            raise StorageError(f"{folder}: no film has words yet; run: m2s words {shlex.quote(str(folder))}")
         self.vectors = unit(np.stack(chosen))
 
     def search(

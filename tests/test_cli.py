@@ -326,7 +326,7 @@ def test_search_by_image(index, tmp_path, tiny_folder, capsys):
     [
         (["--film", "omega", "--at", "3"], "no films match 'omega'; there are: alpha, beta, gamma, more/delta"),
         (["--film", "a", "--at", "3"], "4 films match 'a'"),
-        (["--film", "alpha", "--at", "1:00:00"], "alpha has no scene at 01:00:00; it ends at 00:00:17"),
+        (["--film", "alpha", "--at", "1:00:00"], "alpha has no scene at 01:00:00.0; it ends at 00:00:17"),
         (["--film", "alpha", "--at", "soon"], "'soon' is not a time"),
         (["--film", "alpha"], "--film and --at go together"),
         (["--film", "alpha", "--at", "3", "--top", "0"], "--top 0 must be at least 1"),
@@ -491,6 +491,17 @@ def test_films_that_are_away_stay_in_the_index(films, tiny_folder, tmp_path, cap
     assert embed(path, tiny_folder, tmp_path / "index") == 1
     assert "1 scenes of 1 film (0 embedded now, 1 failed" in capsys.readouterr().out
     assert tree(tmp_path / "index") == before
+
+
+def test_copies_of_films_in_an_index_are_no_films(films, tiny_folder, tmp_path):
+    folder, index = tmp_path / "some films", tmp_path / "some films/index"
+    folder.mkdir()
+    shutil.copy(films / "gamma.mp4", folder)
+    assert embed(folder, tiny_folder, index) == 0
+    assert main(["export", str(index), "--format", "chapters", "--embed"]) == 0
+    assert len(list(index.rglob("*.mp4"))) == 1
+    shutil.copytree(films, folder / "more/exports")  # a folder of this name elsewhere has films
+    assert list(find_films([folder])) == ["gamma", *(f"more/exports/{name}" for name in find_films([films]))]
 
 
 def test_every_file_becomes_a_film(films, tmp_path):

@@ -161,6 +161,7 @@ MISTAKES = {
     "a part of a flag": ("name: a", ["--step", "1"], "unrecognized arguments: --step 1"),
     "a word": ("name: a", ["zeal"], "unrecognized arguments: zeal"),
     "a list": ("- name\n- a", [], r"recipe\.yaml: a recipe is a table of fields"),
+    "an unset variable": ("name: $NOT_SET_ANYWHERE/a", [], r"recipe\.yaml: name: .* \$NOT_SET_ANYWHERE is not set"),
     "one word": ("name", [], r"recipe\.yaml: a recipe is a table of fields"),
     "a table in it": ("name: {a: 1}", [], r"recipe\.yaml: name is a table; a field is a value"),
     "not YAML": ("name: [a", [], r"recipe\.yaml: "),

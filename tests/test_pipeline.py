@@ -221,6 +221,13 @@ def test_a_saved_pipeline_is_the_same(embed, tmp_path):
     assert_same_scenes(again(film, shots_per_scene=3), embed(film, shots_per_scene=3))
 
 
+def test_settings_of_a_call_are_checked(embed):
+    assert embed([]) == []
+    for number in (0, -1):
+        with pytest.raises(ValueError, match=f"scenes_per_batch is {number}; it must be at least 1"):
+            embed(make_film([1] * 3), scenes_per_batch=number)
+
+
 def test_scenes_come_as_they_are_computed(embed):
     """The first batches are there before the keyframes of the last, which are broken, are looked at."""
     film = make_film([1] * 12)

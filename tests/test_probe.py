@@ -331,7 +331,7 @@ def test_wrong_input_is_one_line(tmp_path, embedded, quick):
     for changes, message in (
         ({"--task": "places"}, "task 'places' must be of one of lvu,"),
         ({"--labels": tmp_path / "gone.csv"}, "gone.csv"),
-        ({"--labels": one}, "all 20 training scenes have the same label, 0; there is nothing to learn"),
+        ({"--labels": one}, "all 20 training scenes have the same label, day; there is nothing to learn"),
         ({"--labels": unlabeled}, r"unlabeled\.csv.*label"),
         ({"--labels": overlap}, r"overlap\.csv, line 3"),
         ({"--embeddings": tmp_path}, "no finished scene_embeddings dataset"),

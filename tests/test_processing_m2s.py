@@ -99,6 +99,23 @@ def test_options_reach_the_image_processor(processor):
     assert 1 < pixels.max() <= 255
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_floats_that_are_not_to_be_rescaled_are_what_clip_makes_of_them(processor, library):
+    """In transformers, `do_rescale=False` says that frames already go from 0 to 1."""
+    frame = np.asarray(picture(), np.float32) / 255
+    expected = processor.image_processor(images=[frame], do_rescale=False, return_tensors="pt")["pixel_values"]
+    frame = torch.from_numpy(frame).permute(2, 0, 1) if library == "torch" else frame
+    for inputs in ({"scenes": [[frame]]}, {"images": [frame]}, {"videos": [[frame]]}):
+        pixels = processor(**inputs, do_rescale=False)["pixel_values"].reshape(expected.shape)
+        assert torch.allclose(pixels, expected, atol=0.03)  # frames are scaled with 8 bits
+    assert torch.equal(processor([[frame]], do_rescale=False)["pixel_values"], processor([[frame]])["pixel_values"])
+
+
+def test_a_generator_of_scenes_is_refused(processor):
+    with pytest.raises(ValueError, match="expected a list of scenes"):
+        processor(iter([[picture()]]))
+
+
 def test_saved_processors_load_as_they_were(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     scenes = [[picture()]]

@@ -226,6 +226,14 @@ def test_scenes_without_labels_are_in_no_list_of_labels(classifiers, film, tmp_p
     assert len(list(tmp_path.glob("*.csv"))) == 1
 
 
+def test_films_of_the_same_name_have_tags_of_their_own(classifiers, film, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = make_video(tmp_path / "other" / film.name, [9, 8], size=(64, 48))
+    for path in (film, other, film):
+        assert main(["tag", str(path), "--model", str(classifiers["one"]), "--output", str(tmp_path / "tags")]) == 0
+    assert len(list(tmp_path.glob("tags/*.csv"))) == len(list(tmp_path.glob("tags/*.png"))) == 2
+
+
 def test_the_picture_has_a_bar_for_each_probability(classifiers, film):
     classifier = Classifier.load(str(classifiers["several"]))
     tagged = classifier.tag(*(found := read_video("f", film, window=1.5)))

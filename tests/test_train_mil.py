@@ -750,6 +750,7 @@ MISTAKES = {
     "few films to train on": (["--held_out", "0.99"], "lies within the .* films to train on: hold out fewer than"),
     "a share of one": (["--held_out", "1"], "held_out is 1.0; it must be a share of the films, below 1"),
     "no epochs": (["--epochs", "0"], "epochs is 0; it must be at least 1"),
+    "no number": (["--learning-rate", "nan"], "learning_rate is nan; it must be a number from 0 on"),
     "no negatives": (["--negatives", "0"], "negatives is 0; it must be at least 1"),
     "no pooling": (["--max_shots", "8"], "max_shots=8 are too few for the two poolings"),
     "no part": (["--long_films", "end"], "argument --long-films: invalid choice: 'end'"),

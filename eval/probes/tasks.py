@@ -72,8 +72,11 @@ class ProbeTask:
     def _check_labels(self) -> None:
         training = self.labels("train")
         if (training == training[0]).all():
+            is_number = self.problem == "regression"
+            names = training[:1] if is_number else np.atleast_1d(np.array(self.labeled.classes)[training[0]])
+            label = ", ".join(map(str, names)) or "none"
             raise ProbeError(
-                f"{self.labeled.task}: all {len(training)} training scenes have the same label, {training[0]}; "
+                f"{self.labeled.task}: all {len(training)} training scenes have the same label, {label}; "
                 "there is nothing to learn"
             )
 

@@ -1,5 +1,6 @@
 """The recipe of a training of movie similarity, and its data."""
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +81,9 @@ class MILRecipe(NetworkRecipe):
         for name in ("epochs", "batch_size", "negatives", "measure_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "max_gradient_norm", "patience_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0 on")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}; it must be a share of the films, below 1")
         if self.whiten and self.bf16:
