@@ -125,5 +125,5 @@ def _expanded(path: Path, name: str, value: Any) -> str:
     """A value of a recipe with environment variables in place of `$NAME`; raises a UsageError if one is not set."""
     text = os.path.expandvars(str(value))
     if unset := re.search(r"\$(\w+|\{\w+\})", text):
-        raise UsageError(f"{path}: {name}: the environment variable {unset[0]} is not set")
+        raise UsageError(f"{path}: {name}: {unset[0]} is not set in the environment; give --{name} to use it as it is")
     return text

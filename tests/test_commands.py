@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 
 from m2s import endings, main, shared
 from m2s.commands import parse, run_command
+from m2s.endings import UsageError
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import StorageError
 from modeling_m2s.video_m2s import VideoError
@@ -113,8 +114,10 @@ def test_values_that_look_like_flags_are_values(tmp_path):
 def test_environment_variables_are_named_in_recipes(tmp_path, monkeypatch):
     monkeypatch.setenv("PLACE", "/a b")
     monkeypatch.delenv("NOWHERE", raising=False)
-    found = read(tmp_path, "name: $PLACE/c\nfolders: ['${PLACE}x', $NOWHERE/d]\nplace: plain")
-    assert (found.name, found.folders, found.place) == ("/a b/c", ["/a bx", "$NOWHERE/d"], "plain")
+    found = read(tmp_path, "name: $PLACE/c\nfolders: ['${PLACE}x', d$]\nplace: plain")
+    assert (found.name, found.folders, found.place) == ("/a b/c", ["/a bx", "d$"], "plain")
+    with pytest.raises(UsageError, match=r"folders: \$\{NOWHERE\} is not set in the environment; give --folders"):
+        read(tmp_path, "name: a\nfolders: [b, '${NOWHERE}/d']")
 
 
 def test_each_dataclass_gets_its_fields(tmp_path):
@@ -161,7 +164,7 @@ MISTAKES = {
     "a part of a flag": ("name: a", ["--step", "1"], "unrecognized arguments: --step 1"),
     "a word": ("name: a", ["zeal"], "unrecognized arguments: zeal"),
     "a list": ("- name\n- a", [], r"recipe\.yaml: a recipe is a table of fields"),
-    "an unset variable": ("name: $NOT_SET_ANYWHERE/a", [], r"recipe\.yaml: name: .* \$NOT_SET_ANYWHERE is not set"),
+    "an unset variable": ("name: $NOT_SET_ANYWHERE/a", [], r"recipe\.yaml: name: \$NOT_SET_ANYWHERE is not set"),
     "one word": ("name", [], r"recipe\.yaml: a recipe is a table of fields"),
     "a table in it": ("name: {a: 1}", [], r"recipe\.yaml: name is a table; a field is a value"),
     "not YAML": ("name: [a", [], r"recipe\.yaml: "),

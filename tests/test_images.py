@@ -93,7 +93,7 @@ ARRAYS = {
     "int32": (WIDE.astype(np.int32), RGB),
     "int64 of 8 bits": (RGB.astype(np.int64), RGB),
     "int16 of 8 bits": (RGB.astype(np.int16), RGB),
-    "dark uint16": (RGB.astype(np.uint16), scaled(RGB, 65535)),
+    "dark uint16": (RGB.astype(np.uint16), np.rint(RGB / 257).astype(np.uint8)),
     "float64": (SHARES, RGB),
     "float32 RGBA": ((OPAQUE / 255).astype(np.float32), RGB),
     "black and white": (GRAY > 99, gray_rgb((GRAY > 99) * 255)),

@@ -28,6 +28,7 @@ from modeling_m2s.shots_m2s import Shot, detect_shots
 from modeling_m2s.storage_m2s import FilmDataset
 from modeling_m2s.tag_figures_m2s import GAP, LANE_HEIGHT, timeline
 from modeling_m2s.tags_m2s import Classifier, keyframes_of, labeled_runs, read_index, read_video, windows
+from modeling_m2s.video_m2s import fingerprint
 
 SIZE = (96, 72)
 QUICK = "hidden_size: 24\nlearning_rate: 0.03\nbatch_size: 16\nepochs: 40\ndropout: 0.0\nstandardize: true\n"
@@ -322,7 +323,8 @@ def test_folders_are_tagged_film_by_film(classifiers, film, tmp_path, capsys, mo
     assert re.fullmatch(r"m2s: error: .*broken\.mp4: not a readable video.*\n", told.err)
     assert told.out.count("4 of 4 windows have labels") == 2
     names = sorted(path.name for path in Path("tags").iterdir())
-    assert [name[:6] for name in names] == ["a-ca97", "a-ca97", "b_test", "b_test"]
+    part = fingerprint(film)[:8]
+    assert names == [f"a-{part}.csv", f"a-{part}.png", f"b_test-{part}.csv", f"b_test-{part}.png"]
 
 
 def bad_requests(classifiers, film, index, tiny_folder, folder: Path) -> dict[str, tuple[list, str]]:
