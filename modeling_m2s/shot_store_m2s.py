@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .shots_m2s import UNRECORDED, Shot, ShotSettings, detect_shots
-from .storage_m2s import FilmDataset, StorageError, StoredFilm, default_values
+from .storage_m2s import FilmDataset, StorageError, StoredFilm, default_values, exclusive
 from .video_m2s import VideoError, fingerprint, printable
 from .workers_m2s import Outcome
 
@@ -148,7 +148,8 @@ class ShotStore:
         if not self.grows:
             failed |= {name: reason for name, reason in self.unreachable.items() if name not in self.stored}
         self.shots.finish(self.catalog - self.failed.keys(), failed, **facts)
-        self.index.write_all(film_rows(self.shots))
+        with exclusive(self.index.folder):  # which also removes what a killed run left there
+            self.index.write_all(film_rows(self.shots))
 
 
 class _Packing:

@@ -111,6 +111,15 @@ def test_jobs_leave_parts_that_the_whole_run_packs(films, whole, tmp_path, capsy
     assert outputs(folder) == outputs(whole)
 
 
+def test_what_a_killed_run_left_is_removed(films, whole, tmp_path):
+    folder = write_catalog(tmp_path, films)
+    for kind in ("shots", "films"):
+        (folder / kind).mkdir(exist_ok=True)
+        (folder / kind / ".m2s-0123abcd-m2s.json.tmp").write_text("{")
+    run(folder)
+    assert outputs(folder) == outputs(whole)
+
+
 def test_films_without_a_video_are_counted(films, whole, tmp_path, capsys):
     folder = write_catalog(tmp_path, {**films, "tt0000000": "", "tt0000009": ""})
     run(folder)
