@@ -23,9 +23,7 @@ from typing import Any
 
 from benchmarks.harness import ROOT, alternate, earlier_checkout, write_result
 from m2s.commands import run_command
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from make_videos import make_video
+from tests.make_videos import make_video
 
 # Reads names of films and answers with their shots and what these cost, in the checkout where it is started.
 SERVER = """
@@ -37,7 +35,6 @@ for line in sys.stdin:
     wall, cpu = time.perf_counter() - started, time.process_time() - started_cpu
     print(json.dumps({"shots": shots, "wall_seconds": wall, "cpu_seconds": cpu}), flush=True)
 """
-Answer = dict[str, Any]
 
 
 def one_pass(path: Path) -> list[tuple[int, int]]:
@@ -84,7 +81,7 @@ def server(checkout: Path) -> Iterator[subprocess.Popen]:
         process.stdin.close()
 
 
-def ask(process: subprocess.Popen, film: Path) -> Answer:
+def ask(process: subprocess.Popen, film: Path) -> dict[str, Any]:
     process.stdin.write(f"{film}\n")
     process.stdin.flush()
     return json.loads(process.stdout.readline())

@@ -459,6 +459,7 @@ def test_results_of_several_calls_are_put_together(tmp_path):
         add_earlier(moved, path)
     old = results(10, *core)  # as an early release wrote it, without hits by film
     del old["seeds"]["10"]["films"]
+    assert combine(settings, old["rows"], old["seeds"])["claims"] == []  # one such seed cannot tell
     write_json(path, old)
     together = add_earlier(results(2, *core), path)
     judged = next(each for each in together["claims"] if each["claim"] == "both spaces beat whitening alone")

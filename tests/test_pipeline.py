@@ -263,6 +263,8 @@ def test_a_file_gives_what_its_film_gives(embed, video):
     for path in (video, str(video)):
         assert_same_scenes(embed(path, shots_per_scene=2, shot_settings=settings), expected, tolerance=0)
     assert_same_scenes(embed([str(video), film], shots_per_scene=2, shot_settings=settings)[0], expected, tolerance=0)
+    as_table = {"detector": "content", "keyframes_per_shot": 2}
+    assert_same_scenes(embed(str(video), shots_per_scene=2, shot_settings=as_table), expected, tolerance=0)
     assert_same_scenes(embed(video, shots_per_scene=2), embed(detect_shots(video), shots_per_scene=2), tolerance=0)
 
 

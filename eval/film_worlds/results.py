@@ -134,7 +134,7 @@ def hits_by_film(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
 
 
 def judge_claim(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> dict[str, Any] | None:
-    """The difference of two rows on the same scenes of all seeds that have both, or None if no seed has.
+    """The difference of two rows on the same scenes of all seeds that have both, or None if these seeds cannot tell.
 
     Returns:
         `mean` difference in precision at 1 and its `standard_error`; `standard_error_by`: film, where all these seeds
@@ -143,13 +143,14 @@ def judge_claim(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> dict[s
     """
     rows = {claim.better: spaces.get(claim.better), claim.worse: spaces.get(claim.worse)}
     chosen = [figures for figures in seeds.values() if rows.keys() <= figures["encoders"].keys()]
-    if not chosen:
-        return None
     better, worse = (
         np.array([figures["encoders"][name][f"{space}/precision_at_1"] for figures in chosen])
         for name, space in rows.items()
     )
-    if by_film := all(rows.keys() <= figures.get("films", {"hits": {}})["hits"].keys() for figures in chosen):
+    by_film = all(rows.keys() <= figures.get("films", {"hits": {}})["hits"].keys() for figures in chosen)
+    if len(chosen) < (1 if by_film else 2):
+        return None
+    if by_film:
         more, fewer = (
             _numbers(figures["films"]["hits"][name][space] for figures in chosen) for name, space in rows.items()
         )

@@ -95,7 +95,10 @@ def claims(judged: Sequence[Mapping[str, Any]]) -> str:
         ]
         for claim in judged
     ]
-    return table(["claim", "difference ± standard error", "seeds above zero", "verdict"], body)
+    said = (
+        "Standard errors are clustered by film; over seeds without hits by film, they are those of the seeds' figures."
+    )
+    return f"{said}\n\n" + table(["claim", "difference ± standard error", "seeds above zero", "verdict"], body)
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
