@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_scripts.features.scene_embedding import Scene, embed_scenes
+from data_scripts.film_world.photographs import read_groups
 from data_scripts.readers.scene_frames import SceneFrames
 from eval.film_worlds.results import summarize
 from eval.film_worlds.retrieval import read_films
@@ -25,7 +26,13 @@ PART = 20  # films of a small index
 
 
 def measure_worlds(arguments: SearchSpacesArguments) -> dict[str, Any]:
-    """P@1 by kind of world, vector and space: of every seed, and means and standard deviations over seeds."""
+    """P@1 by kind of world, vector and space: of every seed, and means and standard deviations over seeds.
+
+    Raises:
+        ValueError: the folder holds no such photographs; a command that makes a world failed.
+    """
+    if arguments.photographs:
+        read_groups(arguments.photographs)  # a wrong folder is told before worlds of drawings are made
     kinds = {"drawings": [], "photographs": ["--photographs", arguments.photographs]}
     if not arguments.photographs:
         del kinds["photographs"]
