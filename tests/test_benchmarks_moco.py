@@ -18,6 +18,7 @@ def result(folder: Path) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_ours_and_a_plain_loop(tmp_path, monkeypatch):
     monkeypatch.setattr(moco, "memory_of", lambda name, options: {})  # starts a process for each candidate
     moco.main(["--batch-size", "2", "--steps", "1", "--runs", "1", "--results", str(tmp_path / "results")])

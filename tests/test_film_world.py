@@ -120,6 +120,7 @@ def test_settings_that_make_no_world_are_refused(name, value, words, tmp_path):
     assert not (tmp_path / "world").exists()
 
 
+@pytest.mark.slow
 def test_a_world_killed_at_any_moment_is_finished_the_same(tmp_path):
     """With two workers, so that the killed run has films half written; nothing temporary stays."""
     command = [sys.executable, "-m", "data_scripts.make_film_world", *SMALL, "--num_films", "5", "--workers", "2"]

@@ -80,6 +80,7 @@ def test_its_folder_still_is_clips_image_tower(tower):
     )
 
 
+@pytest.mark.slow
 def test_it_knows_places_as_its_card_says(assets, tower, processor):
     gallery, gallery_classes = read_classes(assets / "images/scene15/train")
     queries, classes = read_classes(assets / "images/scene15/test")

@@ -237,6 +237,7 @@ def test_cuts_in_videos_are_true_ones(photographs, tmp_path):
     assert set(found) <= set(truth) and len(found) > len(truth) / 2
 
 
+@pytest.mark.slow
 def test_test_films_are_left_out_of_every_stage_and_measured(photographs, tmp_path, capsys):
     world, test, training = (
         tmp_path / name for name in ("world", "world/truth/test_films.txt", "world/truth/training_films.txt")
