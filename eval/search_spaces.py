@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: SearchSpacesArguments) -> None:
     from eval.film_worlds.results import publish
-    from eval.search_figures import markdown, measure_worlds
+    from eval.film_worlds.search_figures import markdown, measure_worlds
 
     results = measure_worlds(arguments)
     publish(results, markdown(results), arguments.results)

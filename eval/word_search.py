@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(arguments: WordSearchArguments) -> None:
-    from eval.word_retrieval import measure
+    from eval.images.word_retrieval import measure
     from modeling_m2s.storage_m2s import write_json
 
     results = measure(arguments)

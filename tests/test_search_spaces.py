@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.search_figures import figures, markdown
+from eval.film_worlds.search_figures import figures, markdown
 from eval.search_spaces import SearchSpacesArguments
 from modeling_m2s.scene_space_m2s import SPACES, SceneSpace
 

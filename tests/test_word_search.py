@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.word_retrieval import found, is_named
+from eval.images.word_retrieval import found, is_named
 from eval.word_search import main
 from modeling_m2s.words_m2s import EVERYDAY
 
