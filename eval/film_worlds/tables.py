@@ -24,20 +24,20 @@ def tables(results: Mapping[str, Any]) -> str:
         "deviations over seeds. Each seed has a world of its own."
     ]
     for figures in results["over_seeds"]:
-        parts += seed_tables(figures, results["spaces"], "" if len(results["over_seeds"]) == 1 else seeds_of(figures))
+        title = "" if len(results["over_seeds"]) == 1 else f", {seeds_of(figures)}"
+        parts += seed_tables(figures, results["spaces"], title)
     parts.append("## Claims, by P@1\n\n" + claims(results["claims"]))
     return "\n\n".join(parts) + "\n"
 
 
 def seeds_of(figures: Mapping[str, Any]) -> str:
-    return f", seeds {' '.join(figures['seeds'])}"
+    return f"seed{'s' if len(figures['seeds']) > 1 else ''} {', '.join(figures['seeds'])}"
 
 
 def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: str) -> list[str]:
     """The tables of some seeds, for all rows that each of them has; `title` ends their headings."""
-    seeds = f"Seed{'s' if len(figures['seeds']) > 1 else ''} {', '.join(figures['seeds'])}"
     facts = (
-        f"{seeds}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor is right in "
+        f"{seeds_of(figures).capitalize()}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor is right in "
         f"{percent(figures['chance'])}."
     )
     parts = [
@@ -45,9 +45,10 @@ def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: st
         f"## Scene pairs{title}: share with the same label\n\n" + scene_pairs(figures["scene_pairs"]),
     ]
     if correlation := figures.get("rank_correlation"):
+        spread = f" ± {correlation['deviation']:.2f}" if correlation["deviation"] else ""
         parts.append(
             "Between the share of mined pairs with the same place and the P@1 of what is trained on them, the rank "
-            f"correlation over sets is {correlation['mean']:.2f} ± {correlation['deviation']:.2f}."
+            f"correlation over sets is {correlation['mean']:.2f}{spread}."
         )
     parts.append(f"## Similar films{title}: accuracy on held-out films\n\n" + similar_films(figures["similar_films"]))
     if pictures := figures["pictures"]:
