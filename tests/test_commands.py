@@ -308,7 +308,6 @@ NO_INPUTS: dict[str, str | None] = {
     "data_scripts.similar_movies": "--movies gone --sources genre --output new",
     "eval.embed_scenes": "--scenes gone --shots gone --output new",
     "eval.experiments": "--photographs gone --output new",
-    "eval.film_world_pairs": "--recipe gone --output new",
     "eval.image_encoders": "--student gone --teacher gone --places gone --video gone",
     "eval.masked_shots": "--features gone --films gone --output new",
     "eval.probe": "--task own --labels gone --embeddings gone --output new.json",

@@ -17,8 +17,8 @@ The paper does not describe the following details (ours). Films are held out, no
 of its films are held out. The weights with the lowest held-out loss are kept. Training ends if this loss has not fallen
 for `patience_steps`; it first stays at 0.69, then falls, then rises. Gradients are clipped to norm 1, because the
 similarities of CLIP's features share such a large part that plain SGD at 0.1 can diverge in its first steps. For the
-same reason, small catalogs need `--whiten --optimizer adamw --learning-rate 0.001` (eval/film_world_pairs.py measures
-the effect). A film in several pairs of a batch is encoded once, with one draw of dropout. Films that the similar films
+same reason, small catalogs need `--whiten --optimizer adamw --learning-rate 0.001` (the recipe of film worlds has
+figures). A film in several pairs of a batch is encoded once, with one draw of dropout. Films that the similar films
 were not drawn from, because the catalog excludes them from training or lacks them, take part in nothing.
 
 If the command is killed and run again, it continues to the same weights.

@@ -12,22 +12,6 @@ from typing import Any
 from modeling_m2s.storage_m2s import StorageError, write_json
 
 
-def prepare(folder: Path, seed: int, num_films: int, film_seconds: float) -> None:
-    """Make a world in `folder/world`, its catalog, and the features of its shots."""
-    for module, words, name in preparation(folder, seed, num_films, film_seconds):
-        run(module, *words, output=folder / name)
-
-
-def preparation(folder: Path, seed: int, num_films: int, film_seconds: float) -> list[tuple[str, list[Any], str]]:
-    """The commands of `prepare`: module, arguments, and the name of the output in `folder`."""
-    world = ["--num-films", num_films, "--film-seconds", film_seconds]
-    return [
-        ("data_scripts.make_film_world", ["--keyframes-only", "true", "--seed", seed, *world], "world"),
-        ("data_scripts.make_catalog", ["--metadata", folder / "world/metadata"], "movies"),
-        ("data_scripts.extract_features", ["--shots", folder / "world/shots"], "shot_features"),
-    ]
-
-
 def run(module: str, *words: Any, output: Path, environment: Mapping[str, str] | None = None) -> None:
     """Run a command of the project; its printed output goes into a file beside `output`.
 

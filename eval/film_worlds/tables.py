@@ -37,8 +37,8 @@ def seeds_of(figures: Mapping[str, Any]) -> str:
 def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: str) -> list[str]:
     """The tables of some seeds, for all rows that each of them has; `title` ends their headings."""
     facts = (
-        f"{seeds_of(figures).capitalize()}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor is right in "
-        f"{percent(figures['chance'])}."
+        f"{seeds_of(figures).capitalize()}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor "
+        f"is right in {percent(figures['chance'])}."
     )
     parts = [
         f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces),
