@@ -23,7 +23,6 @@ from benchmarks.moco import build_training
 from data_scripts.features.scene_embedding import Scene, embed_scenes
 from data_scripts.readers.scene_frames import SceneFrames, SceneRead
 from eval.film_worlds.retrieval import judge
-from eval.film_worlds.steps import preparation
 from eval.film_worlds.truth import TrueScene, read_truth, true_scenes
 from m2s.commands import parse
 from modeling_m2s import M2SSceneModel
@@ -63,8 +62,10 @@ def world_in_background(folder: Path, num_films: int) -> Iterator[subprocess.Pop
 def make_world(folder: Path, num_films: int) -> None:
     """Make films, features, films with similar synopses, and scene pairs; every fifth film is held out of the pairs."""
     torch.set_num_threads(min(4, os.cpu_count() or 1))
-    for module, words, name in preparation(folder, seed=1, num_films=num_films, film_seconds=60):
-        call(module, *words, "--output", folder / name)
+    drawn = ["--keyframes-only", "true", "--seed", "1", "--num-films", num_films, "--film-seconds", "60"]
+    call("data_scripts.make_film_world", *drawn, "--output", folder / "world")
+    call("data_scripts.make_catalog", "--metadata", folder / "world/metadata", "--output", folder / "movies")
+    call("data_scripts.extract_features", "--shots", folder / "world/shots", "--output", folder / "shot_features")
     similar = ["--movies", folder / "movies", "--sources", "synopsis", "--top-k", "30"]
     call("data_scripts.similar_movies", *similar, "--output", folder / "similar_movies")
     movie_ids = sorted(read_truth(folder / "world/truth/shots.csv"))
