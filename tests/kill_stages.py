@@ -10,6 +10,7 @@ begun. Prints a line for each comparison and a table; the exit status is 1 if an
 
 import argparse
 import collections
+import contextlib
 import importlib
 import os
 import random
@@ -121,7 +122,9 @@ class Stages:
         pid = self.start(name, self.folder / "killed" / name)
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)
-        return os.waitpid(pid, 0)[1] == signal.SIGKILL
+        was_running = os.waitpid(pid, 0)[1] == signal.SIGKILL
+        start_server()
+        return was_running
 
     def differences(self, name: str) -> list[str]:
         """Complete a killed stage and return the files that differ from the undisturbed run's; then start anew."""
@@ -136,12 +139,22 @@ def wait_for_server(report) -> None:
     """Ends when the server of workers has imported the stages, so that their times are those of their work."""
 
 
+def start_server() -> None:
+    """Make sure that the server of workers runs. It ends if a stage is killed while it asks for a worker."""
+    for _ in range(3):
+        with contextlib.suppress(EOFError, OSError):
+            (outcome,) = run_isolated(wait_for_server, [("", ())], 1, preload=tuple(MODULES))
+            if not outcome.error:
+                return
+    raise RuntimeError("the server of workers does not start")
+
+
 def kill_stages(folder: Path, kills: int, seed: int) -> int:
     """Kill stages so many times and return how many comparisons failed."""
     for module in MODULES:
         importlib.import_module(module)
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
-    list(run_isolated(wait_for_server, [("", ())], 1, preload=tuple(MODULES)))
+    start_server()
     stages, generator = Stages(folder), random.Random(seed)
     seconds = stages.prepare()
     print("seconds undisturbed: " + ", ".join(f"{name} {each:.1f}" for name, each in seconds.items()), flush=True)
