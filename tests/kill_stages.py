@@ -141,11 +141,13 @@ def wait_for_server(report) -> None:
 
 def start_server() -> None:
     """Make sure that the server of workers runs. It ends if a stage is killed while it asks for a worker."""
-    for _ in range(3):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         with contextlib.suppress(EOFError, OSError):
             (outcome,) = run_isolated(wait_for_server, [("", ())], 1, preload=tuple(MODULES))
             if not outcome.error:
                 return
+        time.sleep(0.2)  # a server that is ending still counts as running
     raise RuntimeError("the server of workers does not start")
 
 
