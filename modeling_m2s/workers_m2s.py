@@ -189,7 +189,8 @@ def _work(function: Callable[..., Any], arguments: tuple, sender: Connection) ->
     try:
         sender.send(("done", function(*arguments, report=lambda share: sender.send(("report", share)))))
     except Exception as error:
-        sender.send(("failed", _describe(error)))
+        with contextlib.suppress(BrokenPipeError):  # the parent was killed
+            sender.send(("failed", _describe(error)))
 
 
 def _describe(error: Exception) -> tuple[str, str, str]:
