@@ -46,7 +46,7 @@ def combine(settings: dict[str, Any], rows: dict[str, Any], seeds: Seeds) -> dic
         "spaces": spaces,
         "seeds": seeds,
         "over_seeds": [
-            {"seeds": group, **summarize([_figures_to_average(seeds[seed]) for seed in group])}
+            {"seeds": group, **summarize(_figures_to_average([seeds[seed] for seed in group]))}
             for group in groups_of_seeds(seeds)
         ],
         "claims": [judged for claim in CLAIMS if (judged := judge_claim(claim, seeds, spaces))],
@@ -173,18 +173,22 @@ def _numbers(joined: Iterable[str]) -> np.ndarray:
     return np.concatenate([np.array(numbers.split(), int) for numbers in joined])
 
 
-def _figures_to_average(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A seed's figures, with the rank correlation between how often mined pairs share a place and what they teach.
+def _figures_to_average(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Figures by seed, with the rank correlation between how often mined pairs share a place and what they teach.
 
-    Only rows that differ by their mined pairs alone take part, not those of random windows or of true places.
+    Only rows that all these seeds have and that differ by their mined pairs alone take part, not those of random
+    windows or of true places.
     """
-    numbers = {name: value for name, value in figures.items() if name != "films"}
-    sets = [name for name, row in TRAINED.items() if name in figures["encoders"] and _differs_by_pairs_alone(name)]
+    numbers = [{name: value for name, value in figures.items() if name != "films"} for figures in seeds]
+    in_all = set.intersection(*(set(figures["encoders"]) for figures in seeds))
+    sets = [name for name in TRAINED if name in in_all and _differs_by_pairs_alone(name)]
     if len(sets) < FEWEST_SETS:
         return numbers
-    precision = [figures["scene_pairs"][name]["all"]["place"] for name in sets]
-    found = [figures["encoders"][name][PRECISION] for name in sets]
-    return {**numbers, "rank_correlation": round(float(scipy.stats.spearmanr(precision, found).statistic), 4)}
+    for figures in numbers:
+        precision = [figures["scene_pairs"][name]["all"]["place"] for name in sets]
+        found = [figures["encoders"][name][PRECISION] for name in sets]
+        figures["rank_correlation"] = round(float(scipy.stats.spearmanr(precision, found).statistic), 4)
+    return numbers
 
 
 def _differs_by_pairs_alone(name: str) -> bool:
