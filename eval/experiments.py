@@ -26,7 +26,7 @@ from eval.film_worlds.rows import (
 from m2s.commands import run_command
 
 RECIPES = Path("train/configs")
-GROUPS = ("core", "others", "all")
+GROUPS = ("core", "others", "all", "untrained")
 
 
 @dataclass
@@ -40,7 +40,8 @@ class ExperimentsArguments:
     )
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "seeds of the worlds"})
     rows: list[str] = field(
-        default_factory=lambda: ["core"], metadata={"help": "core, others, all, or names of rows that are trained"}
+        default_factory=lambda: ["core"],
+        metadata={"help": "core, others, all, untrained (nothing is trained), or names of rows that are trained"},
     )
     photographs: Path | None = field(
         default=None,

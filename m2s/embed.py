@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
 
     from modeling_m2s.find_films_m2s import find_films
     from modeling_m2s.index_m2s import embed_films
-    from modeling_m2s.scene_store_m2s import SceneSettings, default_scene_vector
+    from modeling_m2s.scene_store_m2s import SceneSettings
     from modeling_m2s.shots_m2s import ShotSettings
     from modeling_m2s.storage_m2s import FilmDataset
 
@@ -123,7 +123,7 @@ def run(options: argparse.Namespace) -> int:
         any_keyframe=options.any_keyframe,
     )
     record = FilmDataset(options.output / "scene_embeddings", "scene_embeddings").record
-    vector = default_scene_vector(pipeline)
+    vector = pipeline.default_scene_vector
     if record:
         vector = record["settings"].get("scene_vector", "joint")
     scene_settings = SceneSettings(

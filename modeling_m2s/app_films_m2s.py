@@ -22,7 +22,7 @@ from .modeling_m2s import M2SSceneForClassification
 from .pipeline_m2s import SceneEmbeddingPipeline
 from .pretrained_m2s import quiet_transformers
 from .scene_space_m2s import SceneSpace
-from .scene_store_m2s import SceneSettings, default_scene_vector
+from .scene_store_m2s import SceneSettings
 from .search_m2s import DEFAULT_SPACE, Scene, SceneIndex, mean_squared_distance
 from .shot_store_m2s import read_shots
 from .shots_m2s import UNRECORDED, ShotSettings
@@ -243,7 +243,7 @@ class FilmPage:
         self.scene_settings = SceneSettings(
             revision,
             dtype=str(pipeline.model.dtype).removeprefix("torch."),
-            scene_vector="joint" if probe else default_scene_vector(pipeline),  # probes read joint vectors
+            scene_vector="joint" if probe else pipeline.default_scene_vector,  # probes read joint vectors
         )
         if opened:
             self.shot_settings = ShotSettings(**{**UNRECORDED, **opened[0].shots.record["settings"]})

@@ -2,9 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SHOTS_PER_SCENE = 9  # the paper's
+SceneVector = Literal["joint", "mean"]
 
 
 def scene_windows(
@@ -53,7 +54,7 @@ def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) 
 
 class SceneEmbeddingPipeline(ChunkPipeline):
     """
-    Scenes of a film and their embeddings.
+    Scenes of a film and their embeddings, which are those of `m2s embed`.
 
     ```python
     >>> import modeling_m2s
@@ -85,7 +86,10 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         stride: int | None = None,
         shot_settings: "ShotSettings | None" = None,
         scenes_per_batch: int | None = None,
+        scene_vector: SceneVector | None = None,
     ):
+        if scene_vector not in (None, *get_args(SceneVector)):
+            raise ValueError(f"scene_vector is {scene_vector!r}; it must be 'joint' or 'mean'")
         if scenes_per_batch is not None and scenes_per_batch < 1:
             raise ValueError(f"scenes_per_batch is {scenes_per_batch}; it must be at least 1")
         if isinstance(shot_settings, Mapping):
@@ -97,6 +101,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             "stride": stride,
             "shot_settings": shot_settings,
             "scenes_per_batch": scenes_per_batch,
+            "scene_vector": scene_vector,
         }
         return {name: value for name, value in given.items() if value is not None}, {}, {}
 
@@ -109,17 +114,21 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             shots_per_scene (`int`, defaults to 9): shots that one scene spans.
             stride (`int`, defaults to `shots_per_scene`): shots from one scene's start to the next one's.
             shot_settings (`ShotSettings` or `dict`): detector, thresholds and keyframes, when the input is no `Film`.
-            scenes_per_batch (`int`): scenes that the model reads at a time; 1 on a CPU, where more are slower
-                (`benchmarks/embedding.py`), else 16.
+            scenes_per_batch (`int`): scenes, or single shots for means, that the model reads at a time; 1 on a CPU,
+                where more are slower (`benchmarks/embedding.py`), else 16.
+            scene_vector (`"joint"` or `"mean"`): whether the model reads the shots of a scene together, as in the
+                paper, or each by itself, and their embeddings are averaged (ours); by default `default_scene_vector`.
 
         Returns:
             For each film a list of `{"first_shot", "num_shots", "start_seconds", "end_seconds", "embedding"}`, the
-            embedding a float32 array (hidden size,): the model's `pooler_output`, which the paper's probes use.
+            embedding a float32 array (hidden size,): the model's `pooler_output`, which the paper's probes use, or the
+            mean of those of its shots.
 
         Raises:
             VideoError: the file cannot be read or downloaded.
             TypeError: an input is none of these.
-            ValueError: a film without any keyframe, windows that make no sense, or a `scenes_per_batch` below 1.
+            ValueError: a film without any keyframe, windows that make no sense, a `scenes_per_batch` below 1, or an
+                unknown `scene_vector`.
         """
         if kwargs.get("batch_size") not in (None, 1):
             raise ValueError(f"batch_size={kwargs['batch_size']}: batches are of scenes here; use scenes_per_batch")
@@ -127,11 +136,15 @@ class SceneEmbeddingPipeline(ChunkPipeline):
             return []
         return super().__call__(inputs, **kwargs)
 
+    @property
+    def default_scene_vector(self) -> SceneVector:
+        """The embeddings that find best: joint ones of a model that was trained on scenes, or means (ours)."""
+        return "joint" if self.model.config.trained_on_scenes else "mean"
+
     def iterate(self, film: Any, **kwargs) -> Iterator[dict[str, Any]]:
         """The scenes of one film as they are computed; arguments and entries as in a call."""
         parameters, _, _ = self._sanitize_parameters(**kwargs)
-        for model_inputs in self.preprocess(film, **{**self._preprocess_params, **parameters}):
-            yield from self.postprocess([self.forward(model_inputs)])
+        yield from _scenes(map(self.forward, self.preprocess(film, **{**self._preprocess_params, **parameters})))
 
     def embed_images(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Embeddings (images, hidden size) of still images, each as a scene of one frame."""
@@ -155,6 +168,7 @@ class SceneEmbeddingPipeline(ChunkPipeline):
         stride: int | None = None,
         shot_settings: "ShotSettings | None" = None,
         scenes_per_batch: int | None = None,
+        scene_vector: SceneVector | None = None,
     ) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         if not hasattr(film, "shots"):
             from .shots_m2s import detect_shots
@@ -165,32 +179,53 @@ class SceneEmbeddingPipeline(ChunkPipeline):
                 if film.damage:
                     logger.warning("%s: %s", printable(path), film.damage)
         windows = scene_windows(len(film.shots), shots_per_scene, stride)
-        num_frames = [sum(len(shot.keyframes) for shot in film.shots[first : first + n]) for first, n in windows]
+        is_mean = (scene_vector or self.default_scene_vector) == "mean"
+        read = [(shot, 1) for shot in range(len(film.shots))] if is_mean else windows
+        num_frames = [sum(len(shot.keyframes) for shot in film.shots[first : first + n]) for first, n in read]
         batches = list(scene_batches(num_frames, scenes_per_batch or self.scenes_per_batch))
         if not batches:
             raise ValueError(f"none of the film's {len(film.shots)} shots has a keyframe")
+        before = 0
         for number, numbers in enumerate(batches, 1):
-            batch = [windows[k] for k in numbers]
-            scenes = [
+            batch = [read[k] for k in numbers]
+            frames = [
                 [list(map(open_image, shot.keyframes)) for shot in film.shots[first : first + n] if shot.keyframes]
                 for first, n in batch
             ]
-            yield {
-                "pixel_values": self.scene_processor(scenes)["pixel_values"],
+            model_inputs = {
+                "pixel_values": self.scene_processor(frames)["pixel_values"],
                 "scenes": [describe_scene(film.shots, window) for window in batch],
                 "is_last": number == len(batches),  # tells transformers where a film ends
             }
+            if is_mean:  # the scenes are those that no later batch belongs to
+                after = len(film.shots) if model_inputs["is_last"] else read[batches[number][0]][0]
+                ended = [window for window in windows if before < sum(window) <= after]
+                model_inputs["shots"] = [shot for shot, _ in batch]
+                model_inputs["scenes"] = [describe_scene(film.shots, window) for window in ended]
+                before = after
+            yield model_inputs
 
     def _forward(self, model_inputs: dict[str, Any]) -> dict[str, Any]:  # type: ignore[override]
         pixel_values = model_inputs.pop("pixel_values").to(self.model.dtype)
         return {**model_inputs, "embeddings": self.model(pixel_values=pixel_values).pooler_output}
 
     def postprocess(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:  # type: ignore[override]
-        return [
-            {**scene, "embedding": embedding}
-            for batch in batches
-            for scene, embedding in zip(batch["scenes"], batch["embeddings"].float().numpy(), strict=True)
-        ]
+        return list(_scenes(batches))
+
+
+def _scenes(batches: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The scenes of a film from embeddings of them, or of its shots, as these come; without those that have none."""
+    vectors: dict[int, np.ndarray] = {}
+    for batch in batches:
+        embeddings = batch["embeddings"].float().numpy()
+        if "shots" in batch:
+            vectors.update(zip(batch["shots"], embeddings, strict=True))
+            spans = [range(scene["first_shot"], scene["first_shot"] + scene["num_shots"]) for scene in batch["scenes"]]
+            read = [[vectors[shot] for shot in span if shot in vectors] for span in spans]
+            embeddings = [np.mean(each, axis=0) if each else None for each in read]
+        for scene, embedding in zip(batch["scenes"], embeddings, strict=True):
+            if embedding is not None:
+                yield {**scene, "embedding": embedding}
 
 
 def open_image(jpeg: bytes) -> Image.Image:

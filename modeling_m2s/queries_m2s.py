@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .figures_m2s import timecode
 from .images_m2s import open_picture
-from .pipeline_m2s import SceneEmbeddingPipeline, evenly_spaced, open_image, scene_windows
+from .pipeline_m2s import SceneEmbeddingPipeline, evenly_spaced, open_image
 from .search_m2s import SceneIndex
 from .shots_m2s import UNRECORDED, Film, ShotSettings, detect_shots
 from .video_m2s import VideoError, printable
@@ -54,17 +54,14 @@ def clip_query(
 
 def _scene_vectors(film: Film, pipeline: SceneEmbeddingPipeline, settings: Mapping[str, Any]) -> np.ndarray:
     """Vectors (Q, D) of a clip's scenes, made as the index's; among story scenes, the whole clip is one scene."""
-    is_story, num_shots, most = settings.get("scenes") == "story", len(film.shots), settings["shots_per_scene"]
-    if settings.get("scene_vector") == "mean":
-        vectors = {scene["first_shot"]: scene["embedding"] for scene in pipeline(film, shots_per_scene=1)}
-        runs = [(0, num_shots)] if is_story else scene_windows(num_shots, most, settings["stride"])
-        scenes = [[vectors[shot] for shot in range(first, first + n) if shot in vectors] for first, n in runs]
-        return np.stack([np.mean(scene, axis=0) for scene in scenes if scene])
-    if is_story:
-        having = [shot for shot in film.shots if shot.keyframes]
-        film = replace(film, shots=[having[place] for place in evenly_spaced(0, len(having), most)])
-        return np.stack([scene["embedding"] for scene in pipeline(film, shots_per_scene=most)])
-    return np.stack([scene["embedding"] for scene in pipeline(film, shots_per_scene=most, stride=settings["stride"])])
+    most, stride, vector = settings["shots_per_scene"], settings["stride"], settings.get("scene_vector", "joint")
+    if settings.get("scenes") == "story":
+        if vector == "joint":
+            having = [shot for shot in film.shots if shot.keyframes]
+            film = replace(film, shots=[having[place] for place in evenly_spaced(0, len(having), most)])
+        most = stride = len(film.shots)
+    scenes = pipeline(film, shots_per_scene=most, stride=stride, scene_vector=vector)
+    return np.stack([scene["embedding"] for scene in scenes])
 
 
 def image_query(index: SceneIndex, pipeline: SceneEmbeddingPipeline, images: Sequence[Path]) -> Query:

@@ -14,7 +14,14 @@ import transformers
 from PIL import Image
 
 from .figures_m2s import contact_sheet, encode, timecode
-from .pipeline_m2s import SceneEmbeddingPipeline, describe_scene, evenly_spaced, scene_batches, scene_windows
+from .pipeline_m2s import (
+    SceneEmbeddingPipeline,
+    SceneVector,
+    describe_scene,
+    evenly_spaced,
+    scene_batches,
+    scene_windows,
+)
 from .pretrained_m2s import model_name
 from .shot_store_m2s import read_shots
 from .shot_vectors_m2s import ShotReader, ShotVectors, thumbnails
@@ -47,12 +54,7 @@ class SceneSettings:
     stride: int = 9
     dtype: str = "float32"
     scenes: Literal["windows", "story"] = "windows"
-    scene_vector: Literal["joint", "mean"] = "joint"
-
-
-def default_scene_vector(pipeline: SceneEmbeddingPipeline) -> Literal["joint", "mean"]:
-    """The vectors of scenes that find best: joint ones of an encoder that was trained on scenes, or means (ours)."""
-    return "joint" if pipeline.model.config.trained_on_scenes else "mean"
+    scene_vector: SceneVector = "joint"
 
 
 class SceneStore:

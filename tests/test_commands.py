@@ -310,6 +310,7 @@ NO_INPUTS: dict[str, str | None] = {
     "eval.experiments": "--photographs gone --output new",
     "eval.image_encoders": "--student gone --teacher gone --places gone --video gone",
     "eval.masked_shots": "--features gone --films gone --output new",
+    "eval.pixel_features": "--shots gone --output new",
     "eval.probe": "--task own --labels gone --embeddings gone --output new.json",
     "eval.report": "--results gone --output new",
     "eval.scene_retrieval": "--world gone --held-out gone --model m2s-clip-tiny --output new",

@@ -9,27 +9,33 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import spearmanr
+from scipy.stats import sem, spearmanr, ttest_1samp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from data_scripts.check import main as check_dataset
+from data_scripts.features.shot_features import ShotFeatures
 from data_scripts.make_film_world import main as make_film_world
 from data_scripts.readers.scene_frames import SceneFrames
 from eval.experiments import ExperimentsArguments, main
 from eval.film_worlds.pair_sets import write_random_films, write_surest, write_true_pairs
-from eval.film_worlds.results import add_earlier, best_spaces, combine, hits_by_film, judge_claim
+from eval.film_worlds.pixels import shot_pixels
+from eval.film_worlds.results import add_earlier, best_spaces, combine, hits_by_film, judge_claims
 from eval.film_worlds.retrieval import SPACES, draw_scenes, judge, measure, places_and_groups, shot_means
 from eval.film_worlds.rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
 from eval.film_worlds.steps import is_finished, run_once
 from eval.film_worlds.tables import percent, tables
 from eval.film_worlds.truth import TrueScene, read_truth, shares, true_scenes
 from eval.film_worlds.worlds import ExperimentWorld, surest_shares
+from eval.images.comparison import pixel_encoder
 from eval.metrics.retrieval import chance, clustered_standard_error, precision_at_k, standard_error_of_sums
+from eval.pixel_features import main as write_pixels
 from eval.scene_retrieval import SceneRetrievalArguments
 from eval.scene_retrieval import main as measure_scenes
 from modeling_m2s.frames_m2s import normalize
+from modeling_m2s.pipeline_m2s import open_image
 from modeling_m2s.pretrained_m2s import load_encoder
+from modeling_m2s.shot_store_m2s import read_shots
 from modeling_m2s.storage_m2s import FilmDataset, StorageError, write_json
 
 RESULTS = Path(__file__).parent.parent / "eval/results"
@@ -245,6 +251,21 @@ def test_mean_of_single_shots(tmp_path):
         shot_means(tmp_path / "features", set(), "raw")([TrueScene("a", 21, 1, "cave")])
 
 
+def test_pixels_as_features(world, tmp_path):
+    """Those of the middle keyframes, of mean 0 and standard deviation 1, as the rival of image encoders has them."""
+    write_pixels(["--shots", str(world / "shots"), "--output", str(tmp_path / "features")])
+    features = ShotFeatures(tmp_path / "features", tmp_path / "cache")
+    films = FilmDataset(world / "shots", "shots").films()
+    assert features.movie_ids == sorted(films) and features.dim == 192
+    for film in list(films.values())[:3]:
+        shots = read_shots(FilmDataset(world / "shots", "shots"), film)
+        expected = pixel_encoder([open_image(shot.keyframes[0]) for shot in shots])
+        in_file_order = expected.reshape(-1, 8, 8, 3).transpose(0, 3, 1, 2).reshape(-1, 192)
+        np.testing.assert_allclose(features[film.movie_id], in_file_order, rtol=1e-3, atol=1e-3)
+    pixels_MCYX = torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
+    assert not shot_pixels(pixels_MCYX, torch.tensor([True, False]))[1].any()  # a shot without a keyframe
+
+
 def test_judging_with_statistics_of_training_scenes_alone():
     random = np.random.default_rng(5)
     centers, place = random.normal(size=(3, 5)), random.integers(3, size=90)
@@ -354,7 +375,7 @@ def seed_figures(measurements: dict, place_shares: dict[str, float] | None = Non
     return {"encoders": encoders, "scene_pairs": pairs, "films": hits_by_film(measurements)}
 
 
-def test_claims_are_paired_and_clustered_by_film_and_seed():
+def test_claims_of_few_seeds_are_paired_and_clustered_by_film():
     films = ["x", "x", "y", "z", "z"]
     hits = [[1, 0, 1, 1, 0], [0, 0, 1, 1, 1]]
     rivals = [[0, 0, 1, 0, 1], [1, 0, 0, 0, 0]]
@@ -369,7 +390,7 @@ def test_claims_are_paired_and_clustered_by_film_and_seed():
     spaces = best_spaces(seeds)
     assert spaces == {"mean_of_shots": "raw", "both": "whitened"}  # a rival has the space in which it does best
     claim = Claim("training helps", "both", "mean_of_shots")
-    found = judge_claim(claim, seeds, spaces)
+    (found,) = judge_claims([claim], seeds, spaces)
     differences = np.subtract(hits, rivals).ravel()
     numbered = [f"{place // 5} {films[place % 5]}" for place in range(10)]
     assert found == {
@@ -384,14 +405,55 @@ def test_claims_are_paired_and_clustered_by_film_and_seed():
         "verdict": "open",
     }
     sure = {"1": seed_figures({"mean_of_shots": measurement(films), "both": measurement(films, whitened=[1] * 5)})}
-    assert judge_claim(claim, sure, spaces)["verdict"] == "holds"
-    assert judge_claim(Claim("not", "mean_of_shots", "both"), sure, spaces)["verdict"] == "fails"
-    assert judge_claim(Claim("training helps", "learned", "both"), seeds, spaces) is None
+    (found_in_one,) = judge_claims([claim], sure, spaces)
+    assert (found_in_one["mean"], found_in_one["verdict"]) == (1, "open")  # nothing tells how much seeds differ
+    assert judge_claims([Claim("training helps", "learned", "both")], seeds, spaces) == []
     third = seed_figures({"mean_of_shots": measurement(films, raw=[1] * 5)})
-    assert judge_claim(claim, {**seeds, "2": third}, spaces) == found  # a seed without one of the rows does not count
+    assert judge_claims([claim], {**seeds, "2": third}, spaces) == [found]  # a seed with one row does not count
     measurements[1]["both"]["queries"]["first_shot"] = [0, 1, 2, 3, 9]
     with pytest.raises(ValueError, match="mean_of_shots and both were measured on different scenes"):
         hits_by_film(measurements[1])
+
+
+def test_claims_are_judged_by_the_spread_over_seeds():
+    films = [str(film) for film in range(10)]
+    hits = {"both": [7, 8, 6, 9], "learned": [2, 4, 3, 2], "frozen": [2, 3, 4, 2], "one_shot": [5], "grid": [1]}
+    seeds = {
+        str(seed): seed_figures(
+            {
+                name: measurement(films, whitened=[1] * found[seed] + [0] * (10 - found[seed]))
+                for name, found in hits.items()
+                if seed < len(found)
+            }
+        )
+        for seed in range(4)
+    }
+    claims = [
+        Claim("a", "both", "learned"),
+        Claim("b", "frozen", "learned"),
+        Claim("c", "learned", "both"),
+        Claim("d", "both", "one_shot"),
+        Claim("e", "both", "grid"),
+    ]
+    found = judge_claims(claims, seeds, best_spaces(seeds))
+    both, learned, frozen = (np.array(hits[name]) / 10 for name in ("both", "learned", "frozen"))
+    for judged, differences, verdict in (
+        (found[0], both - learned, "holds"),
+        (found[1], frozen - learned, "open"),
+        (found[2], learned - both, "fails"),
+    ):
+        assert (judged["verdict"], judged["standard_error_by"], judged["seeds"]) == (verdict, "seed", 4)
+        assert (judged["mean"], judged["standard_error"]) == pytest.approx(
+            (differences.mean(), sem(differences)), abs=1e-4
+        )
+        assert (judged["verdict"] == "open") == (ttest_1samp(differences, 0).pvalue > 0.05)
+    spread = np.sqrt(np.mean([np.var(each, ddof=1) for each in (both - learned, frozen - learned, learned - both)]))
+    for judged, expected in ((found[3], 0.2), (found[4], 0.6)):  # of one seed: by film, or as the others vary
+        by_film = clustered_standard_error(np.array([1.0] * int(10 * expected) + [0] * int(10 - 10 * expected)), films)
+        assert judged["mean"] == pytest.approx(expected)
+        assert judged["standard_error"] == pytest.approx(max(spread, by_film), abs=1e-4)
+        assert judged["standard_error_by"] == ("film" if by_film > spread else "other claims")
+    assert [each["verdict"] for each in found[3:]] == ["open", "holds"]
 
 
 def test_standard_error_of_sums_is_that_of_values():
@@ -510,7 +572,7 @@ def test_rows_name_one_another():
 
 def test_which_rows_are_trained(tmp_path):
     for options, message in (
-        ({"rows": ["learnt"]}, "rows learnt must be among core, others, all, random_films, "),
+        ({"rows": ["learnt"]}, "rows learnt must be among core, others, all, untrained, random_films, "),
         ({"rows": []}, "at least one"),
         ({"seeds": []}, "at least one"),
         ({"workers": 0}, "workers is 0"),
@@ -521,6 +583,7 @@ def test_which_rows_are_trained(tmp_path):
     def rows(*names: str) -> list[str]:
         return ExperimentsArguments(tmp_path, rows=list(names)).trained_rows()
 
+    assert rows("untrained") == [] and rows("untrained", "both") == ["both"]
     assert rows("core") == list(CORE) and set(rows("all")) == TRAINED.keys()
     assert set(rows("core", "others")) == TRAINED.keys() and rows("one_shot", "both") == ["both", "one_shot"]
     assert rows("third_round") == ["whitened", "second_round", "third_round"]  # what it needs comes first

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -18,6 +18,7 @@ from modeling_m2s.storage_m2s import StorageError, atomic_write, read_json, writ
 PRECISION = "whitened/precision_at_1"
 SCENE = ("movie_id", "first_shot")
 FEWEST_SETS = 4  # for a rank correlation
+FEWEST_SEEDS = 3  # for a standard error over seeds
 Seeds = Mapping[str, Mapping[str, Any]]
 
 
@@ -49,7 +50,7 @@ def combine(settings: dict[str, Any], rows: dict[str, Any], seeds: Seeds) -> dic
             {"seeds": group, **summarize(_figures_to_average([seeds[seed] for seed in group]))}
             for group in groups_of_seeds(seeds)
         ],
-        "claims": [judged for claim in CLAIMS if (judged := judge_claim(claim, seeds, spaces))],
+        "claims": judge_claims(CLAIMS, seeds, spaces),
     }
 
 
@@ -133,39 +134,74 @@ def hits_by_film(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     }
 
 
-def judge_claim(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> dict[str, Any] | None:
-    """The difference of two rows on the same scenes of all seeds that have both, or None if these seeds cannot tell.
+def judge_claims(claims: Sequence[Claim], seeds: Seeds, spaces: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each claim that these seeds can judge, with the difference of its rows in precision at 1 on the same scenes.
 
     Returns:
-        `mean` difference in precision at 1 and its `standard_error`; `standard_error_by`: film, where all these seeds
-        have hits by film (films of two seeds are different films), else seed; in how many seeds the difference is above
-        zero; `verdict`: holds or fails, if the mean is at least two standard errors from zero, else open.
+        `mean` difference and its `standard_error`; in how many seeds it is above zero; `verdict`: holds or fails if a
+        t-test at 5 % tells the mean from zero, else open.
+
+        `standard_error_by`: seed, if at least `FEWEST_SEEDS` have both rows. An error by film leaves out that worlds
+        and training runs differ. So with fewer seeds the error is the larger one of that by film (films of two seeds
+        are different films) and of `other claims`: the spread over seeds of the claims about two trained rows that have
+        enough seeds. Without any such claim, the verdict is open.
     """
+    found = [(claim, _differences(claim, seeds, spaces)) for claim in claims]
+    spreads = [
+        np.var(each.by_seed, ddof=1)
+        for claim, each in found
+        if each and len(each.by_seed) >= FEWEST_SEEDS and {claim.better, claim.worse} <= TRAINED.keys()
+    ]
+    spread = float(np.sqrt(np.mean(spreads))) if spreads else None
+    return [_judged(claim, each, spread) for claim, each in found if each]
+
+
+class Differences(NamedTuple):
+    """How much more the better row of a claim finds: by seed, and by film their mean and its error, if known."""
+
+    by_seed: np.ndarray
+    by_film: tuple[float, float] | None
+
+
+def _differences(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> Differences | None:
+    """None if no seed has both rows, or only one and without hits by film."""
     rows = {claim.better: spaces.get(claim.better), claim.worse: spaces.get(claim.worse)}
     chosen = [figures for figures in seeds.values() if rows.keys() <= figures["encoders"].keys()]
     better, worse = (
         np.array([figures["encoders"][name][f"{space}/precision_at_1"] for figures in chosen])
         for name, space in rows.items()
     )
-    by_film = all(rows.keys() <= figures.get("films", {"hits": {}})["hits"].keys() for figures in chosen)
-    if len(chosen) < (1 if by_film else 2):
-        return None
-    if by_film:
+    if all(rows.keys() <= figures.get("films", {"hits": {}})["hits"].keys() for figures in chosen) and chosen:
         more, fewer = (
             _numbers(figures["films"]["hits"][name][space] for figures in chosen) for name, space in rows.items()
         )
-        mean, error = standard_error_of_sums(more - fewer, _numbers(figures["films"]["queries"] for figures in chosen))
-    else:
-        mean, error = float(np.mean(better - worse)), float(scipy.stats.sem(better - worse))
-    verdict = "holds" if mean > 2 * error else "fails" if mean < -2 * error else "open"
+        queries = _numbers(figures["films"]["queries"] for figures in chosen)
+        return Differences(better - worse, standard_error_of_sums(more - fewer, queries))
+    return Differences(better - worse, None) if len(chosen) > 1 else None
+
+
+def _judged(claim: Claim, found: Differences, spread: float | None) -> dict[str, Any]:
+    count, limit = len(found.by_seed), scipy.stats.norm.ppf(0.975)
+    mean, errors = float(np.mean(found.by_seed)), {}
+    if found.by_film:
+        mean, errors["film"] = found.by_film
+    if count >= FEWEST_SEEDS:
+        errors = {"seed": float(scipy.stats.sem(found.by_seed))}
+        mean, limit = float(np.mean(found.by_seed)), scipy.stats.t.ppf(0.975, count - 1)
+    elif spread is not None:
+        errors["other claims"] = spread / count**0.5
+    elif count > 1 and not errors:
+        errors["seed"] = float(scipy.stats.sem(found.by_seed))
+    by = max(errors, key=errors.__getitem__)
+    is_open = abs(mean) <= limit * errors[by] or (count < FEWEST_SEEDS and spread is None)
     return {
         **asdict(claim),
         "mean": round(mean, 4),
-        "standard_error": round(error, 4),
-        "standard_error_by": "film" if by_film else "seed",
-        "seeds_above_zero": int((better > worse).sum()),
-        "seeds": len(chosen),
-        "verdict": verdict,
+        "standard_error": round(errors[by], 4),
+        "standard_error_by": by,
+        "seeds_above_zero": int((found.by_seed > 0).sum()),
+        "seeds": count,
+        "verdict": "open" if is_open else "holds" if mean > 0 else "fails",
     }
 
 

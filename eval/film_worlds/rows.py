@@ -115,10 +115,19 @@ UNTRAINED = {
     "mean_of_whitened_shots": ("--features", "shot_features", "--shot-space", "whitened"),
     "mean_with_neighbors": ("--features", "shot_features", "--shot-space", "whitened", "--context-shots", "4"),
     "masked_shots": ("--features", "masked_shot_features"),
+    "mean_of_pixels": ("--features", "pixel_shot_features"),
+    "mean_of_whitened_pixels": ("--features", "pixel_shot_features", "--shot-space", "whitened"),
 }
 # Frozen encoders in other position modes, beside the rows that are trained in them.
 FROZEN_MODES = {"frozen_grid": "grid", "frozen_mosaic": "mosaic", "frozen_sequence": "sequence"}
-RIVALS = ("mean_of_shots", "mean_of_whitened_shots", "mean_with_neighbors", "masked_shots")
+RIVALS = (
+    "mean_of_shots",
+    "mean_of_whitened_shots",
+    "mean_with_neighbors",
+    "masked_shots",
+    "mean_of_pixels",
+    "mean_of_whitened_pixels",
+)
 
 CLAIMS = [
     *(

@@ -40,17 +40,17 @@ def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: st
         f"{seeds_of(figures).capitalize()}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor "
         f"is right in {percent(figures['chance'])}."
     )
-    parts = [
-        f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces),
-        f"## Scene pairs{title}: share with the same label\n\n" + scene_pairs(figures["scene_pairs"]),
-    ]
+    parts = [f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces)]
+    if pairs := figures["scene_pairs"]:
+        parts.append(f"## Scene pairs{title}: share with the same label\n\n" + scene_pairs(pairs))
     if correlation := figures.get("rank_correlation"):
         spread = f" ± {correlation['deviation']:.2f}" if correlation["deviation"] else ""
         parts.append(
             "Between the share of mined pairs with the same place and the P@1 of what is trained on them, the rank "
             f"correlation over sets is {correlation['mean']:.2f}{spread}."
         )
-    parts.append(f"## Similar films{title}: accuracy on held-out films\n\n" + similar_films(figures["similar_films"]))
+    if networks := figures["similar_films"]:
+        parts.append(f"## Similar films{title}: accuracy on held-out films\n\n" + similar_films(networks))
     if pictures := figures["pictures"]:
         parts.append(f"## Photographs of other places{title}: accuracy\n\n" + photographs(pictures))
     return parts
@@ -97,7 +97,9 @@ def claims(judged: Sequence[Mapping[str, Any]]) -> str:
         for claim in judged
     ]
     said = (
-        "Standard errors are clustered by film; over seeds without hits by film, they are those of the seeds' figures."
+        "A claim holds or fails if a t-test at 5 % tells its difference from zero. Standard errors are over seeds. "
+        "With fewer than three seeds, they are clustered by film, or taken from how much the other claims about two "
+        "trained rows vary over seeds, whichever is larger."
     )
     return f"{said}\n\n" + table(["claim", "difference ± standard error", "seeds above zero", "verdict"], body)
 

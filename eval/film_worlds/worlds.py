@@ -81,12 +81,10 @@ def run_all(worlds: list["ExperimentWorld"], names: list[str], workers: int) -> 
     with ThreadPoolExecutor(workers) as pool:
         for world in worlds:
             done[world.seed, PREPARED] = pool.submit(world.prepare)
+        for world in worlds:
+            done[world.seed, "untrained"] = pool.submit(job, world.measure_untrained, [done[world.seed, PREPARED]])
         for depth in sorted({len(rounds_before(name)) for name in names}):
             for world in worlds:
-                if depth == 0:
-                    done[world.seed, "untrained"] = pool.submit(
-                        job, world.measure_untrained, [done[world.seed, PREPARED]]
-                    )
                 for name in (name for name in names if len(rounds_before(name)) == depth):
                     needed = [done[world.seed, before] for before in (PREPARED, *rounds_before(name))]
                     done[world.seed, name] = pool.submit(job, partial(world.train, name), needed)
@@ -134,6 +132,7 @@ class ExperimentWorld:
         self.hold_out()
         words = ["--features", self.folder / "shot_features", "--films", self.training, "--seed", self.seed]
         self.run("eval.masked_shots", *words, output=self.folder / "masked_shot_features")
+        self.run("eval.pixel_features", *shots, output=self.folder / "pixel_shot_features")
         for name, mined in self.pair_sets().items():
             if not mined.mined_with:
                 self.mine(name, mined, self.folder / "shot_features")

@@ -16,7 +16,7 @@ from data_scripts.readers.stored_shots import ParquetShots
 from eval.embeddings.encoders import load_efficientnet_lite0, load_places
 from eval.film_worlds.truth import read_truth
 from eval.image_encoders import EncoderArguments
-from eval.images.measures import classify, common_share, named_words, neighbor_agreement, spread
+from eval.images.measures import classify, common_share, named_words, neighbor_agreement, spread, unit_contrast
 from modeling_m2s.pretrained_m2s import loading
 from modeling_m2s.shots_m2s import detect_shots
 
@@ -54,10 +54,8 @@ def clip_encoder(
 
 
 def pixel_encoder(images: Sequence[Image.Image]) -> np.ndarray:
-    """8×8 RGB pixels (images, 192), centered and of unit contrast: a baseline without learning."""
-    pixels = np.stack([np.asarray(image.convert("RGB").resize((8, 8)), dtype=np.float32).ravel() for image in images])
-    pixels -= pixels.mean(axis=1, keepdims=True)
-    return pixels / (pixels.std(axis=1, keepdims=True) + 1e-6)
+    """8×8 RGB pixels (images, 192), of mean 0 and standard deviation 1: a baseline without learning."""
+    return unit_contrast(np.stack([np.asarray(image.convert("RGB").resize((8, 8))).ravel() for image in images]))
 
 
 def random_student(student: CLIPVisionModelWithProjection) -> CLIPVisionModelWithProjection:

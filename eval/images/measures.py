@@ -101,3 +101,9 @@ def named_words(embeds_ND: np.ndarray, words_WD: np.ndarray, named_N: np.ndarray
             labels = np.arange(len(words_WD))
             found[f"{space}top_{k}"] = float(top_k_accuracy_score(named_N, scores_NW, k=k, labels=labels))
     return found
+
+
+def unit_contrast(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of images (images, D), those of each image shifted and scaled to mean 0 and standard deviation 1."""
+    centered = pixels - pixels.mean(axis=1, keepdims=True, dtype=np.float32)
+    return centered / (centered.std(axis=1, keepdims=True) + 1e-6)
