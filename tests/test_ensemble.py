@@ -203,9 +203,10 @@ def test_dtype_and_attention_reach_the_members(ensemble_folder, scenes):
 
 def test_the_pipeline_gives_the_members_embeddings(ensemble_folder, folders):
     film = make_film([1] * 5)
-    found = pipeline("scene-embedding", model=str(ensemble_folder))(film, shots_per_scene=3)
+    found = pipeline("scene-embedding", model=str(ensemble_folder))(film, shots_per_scene=3, scene_vector="joint")
     sources = [folders[0] / "model", *folders[1:]]
-    alone = [pipeline("scene-embedding", model=str(source))(film, shots_per_scene=3) for source in sources]
+    options = {"shots_per_scene": 3, "scene_vector": "joint"}
+    alone = [pipeline("scene-embedding", model=str(source))(film, **options) for source in sources]
     assert len(found) == 2
     for scene, *parts in zip(found, *alone, strict=True):
         expected = np.concatenate([part["embedding"] for part in parts])

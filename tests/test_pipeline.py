@@ -24,9 +24,11 @@ from transformers import (
     pipeline,
 )
 
+from m2s.main import main as m2s
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor, SceneEmbeddingPipeline
 from modeling_m2s.pipeline_m2s import scene_windows
 from modeling_m2s.shots_m2s import Film, Shot, ShotSettings, detect_shots
+from modeling_m2s.storage_m2s import FilmDataset
 from modeling_m2s.video_m2s import VideoError
 
 TOWER = {
@@ -42,8 +44,8 @@ TEXT_TOWER = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1
 
 @pytest.fixture(scope="module")
 def embed(tiny_folder) -> SceneEmbeddingPipeline:
-    """The pipeline of the tiny scene encoder."""
-    return pipeline("scene-embedding", model=str(tiny_folder))
+    """The pipeline of the tiny scene encoder, which reads the shots of a scene jointly."""
+    return pipeline("scene-embedding", model=str(tiny_folder), scene_vector="joint")
 
 
 def picture(seed: int) -> Image.Image:
@@ -185,9 +187,55 @@ def test_shots_without_keyframes_are_skipped(embed, tiny_folder):
 
 
 @pytest.mark.parametrize("keyframes_per_shot", [[0], [0] * 11])
-def test_films_without_any_keyframe_are_refused(embed, keyframes_per_shot):
+@pytest.mark.parametrize("scene_vector", ["joint", "mean"])
+def test_films_without_any_keyframe_are_refused(embed, keyframes_per_shot, scene_vector):
     with pytest.raises(ValueError, match=f"none of .*{len(keyframes_per_shot)} shots has a keyframe"):
-        embed(make_film(keyframes_per_shot))
+        embed(make_film(keyframes_per_shot), scene_vector=scene_vector)
+
+
+@pytest.mark.parametrize("scenes_per_batch", [1, 3, None])
+@pytest.mark.parametrize(
+    ("keyframes_per_shot", "shots_per_scene", "stride"),
+    [([1] * 20, 9, None), ([1, 3, 2, 2, 1, 1, 4, 1, 1], 2, 1), ([0, 1, 2, 0, 0, 0, 1, 0, 1, 1, 0], 3, 2), ([2], 9, 4)],
+)
+def test_means_are_those_of_single_shots(
+    embed, tiny_folder, keyframes_per_shot, shots_per_scene, stride, scenes_per_batch
+):
+    """The keyframes of a shot are read jointly; shots without any do not count."""
+    film = make_film(keyframes_per_shot)
+    options = {"shots_per_scene": shots_per_scene, "stride": stride, "scene_vector": "mean"}
+    found = embed(film, **options, scenes_per_batch=scenes_per_batch)
+    singles = [
+        scenes_by_hand(tiny_folder, film, [(shot, 1)])[0]["embedding"] if count else None
+        for shot, count in enumerate(keyframes_per_shot)
+    ]
+    expected = []
+    for first, num_shots in windows_by_hand(len(keyframes_per_shot), shots_per_scene, stride or shots_per_scene):
+        read = [vector for vector in singles[first : first + num_shots] if vector is not None]
+        if read:
+            shots = film.shots[first : first + num_shots]
+            times = {"start_seconds": shots[0].start_seconds, "end_seconds": shots[-1].end_seconds}
+            scene = {"first_shot": first, "num_shots": num_shots, **times}
+            expected.append({**scene, "embedding": np.mean(read, axis=0, dtype=np.float32)})
+    assert_same_scenes(found, expected)
+    assert_same_scenes(list(embed.iterate(film, **options)), found)
+
+
+def test_an_encoder_that_was_not_trained_on_scenes_gives_means(tiny_folder, video, tmp_path):
+    """As `m2s embed` does."""
+    embed = pipeline("scene-embedding", model=str(tiny_folder))
+    found = embed(str(video), shots_per_scene=2)
+    assert_same_scenes(found, embed(str(video), shots_per_scene=2, scene_vector="mean"), tolerance=0)
+    options = ["--model", str(tiny_folder), "--shots-per-scene", "2", "--output", str(tmp_path / "index")]
+    assert m2s(["embed", str(video), *options]) == 0
+    stored = FilmDataset(tmp_path / "index/scene_embeddings", "scene_embeddings").read().to_pylist()
+    for scene, row in zip(found, stored, strict=True):
+        assert row["first_shot"] == scene["first_shot"]
+        np.testing.assert_allclose(row["embedding"], scene["embedding"], rtol=1e-2, atol=1e-2)  # stored as float16
+    embed.model.config.trained_on_scenes = True
+    assert_same_scenes(embed(str(video)), embed(str(video), scene_vector="joint"), tolerance=0)
+    with pytest.raises(ValueError, match="scene_vector is 'sum'; it must be 'joint' or 'mean'"):
+        embed(str(video), scene_vector="sum")
 
 
 def test_lists_of_films_give_what_each_gives_alone(embed):
@@ -216,7 +264,7 @@ def test_a_generator_of_films_is_read_one_by_one(embed):
 def test_a_saved_pipeline_is_the_same(embed, tmp_path):
     film = make_film([1] * 7)
     embed.save_pretrained(tmp_path)
-    again = pipeline("scene-embedding", model=str(tmp_path))
+    again = pipeline("scene-embedding", model=str(tmp_path), scene_vector="joint")
     assert again.image_processor.to_dict() == embed.image_processor.to_dict()
     assert_same_scenes(again(film, shots_per_scene=3), embed(film, shots_per_scene=3))
 
@@ -350,7 +398,7 @@ def test_what_cannot_be_read_is_named(embed, video, tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_embeddings_are_float32_whatever_the_model_computes_in(tiny_folder, dtype):
     film = make_film([1] * 5)
-    low = pipeline("scene-embedding", model=str(tiny_folder), dtype=dtype)
+    low = pipeline("scene-embedding", model=str(tiny_folder), dtype=dtype, scene_vector="joint")
     assert low.model.dtype == getattr(torch, dtype)
     tolerance = {"bfloat16": 0.1, "float32": 1e-5}[dtype]
     assert_same_scenes(low(film), scenes_by_hand(tiny_folder, film, [(0, 5)]), tolerance)
@@ -373,7 +421,7 @@ def save_clip(model_class, folder) -> torch.nn.Module:
 def test_clip_folders_have_the_pipeline(model_class, tmp_path):
     """Scenes of one frame are what CLIP's image tower gives; longer ones what the scene encoder gives."""
     clip = save_clip(model_class, tmp_path)
-    embed = pipeline("scene-embedding", model=str(tmp_path))
+    embed = pipeline("scene-embedding", model=str(tmp_path), scene_vector="joint")
     film = make_film([1] * 7)
     processor = CLIPImageProcessor.from_pretrained(tmp_path)
     images = [Image.open(io.BytesIO(shot.keyframes[0])) for shot in film.shots]

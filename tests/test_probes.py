@@ -473,7 +473,7 @@ def test_an_exported_probe_classifies_a_video(encoder, image_processor, tmp_path
         embedding = encoder(**inputs).pooler_output.numpy()
     np.testing.assert_allclose(logits.numpy(), result.mlp.logits(embedding), rtol=1e-4, atol=1e-5)
     (scene,) = pipeline("scene-embedding", model=str(tmp_path / "model"))(
-        str(tmp_path / "film.mp4"), shots_per_scene=len(shots)
+        str(tmp_path / "film.mp4"), shots_per_scene=len(shots), scene_vector="joint"
     )
     np.testing.assert_allclose(scene["embedding"], embedding[0], rtol=1e-4, atol=1e-5)
 

@@ -49,7 +49,7 @@ def index(films, tiny_folder, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def embed(tiny_folder) -> SceneEmbeddingPipeline:
     encoder, image_processor, _ = load_encoder(str(tiny_folder))
-    return SceneEmbeddingPipeline(encoder, image_processor=image_processor)
+    return SceneEmbeddingPipeline(encoder, image_processor=image_processor, scene_vector="joint")
 
 
 def search(capsys, index: Path, *arguments: object, status: int = 0) -> dict:
