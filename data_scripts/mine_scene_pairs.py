@@ -40,7 +40,12 @@ class MiningArguments:
         default=None, metadata={"help": "with --space model or both: folder of a movie-similarity model"}
     )
     space: Literal["model", "features", "random", "whitened", "both"] = field(
-        default="model", metadata={"help": "space in which scenes are compared"}
+        default="model",
+        metadata={
+            "help": "space in which scenes are compared. model: that of the movie-similarity network, the paper's "
+            "rule; features: the features as they are; whitened: the features, whitened; both: model and whitened side "
+            "by side; random: none, pairs are drawn"
+        },
     )
     center: bool = field(
         default=False,

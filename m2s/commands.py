@@ -30,7 +30,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from m2s.endings import OneLineErrors, UsageError, ending, load_library
+from m2s.endings import HelpFormatter, OneLineErrors, UsageError, ending, load_library
 
 Kinds = type | tuple[type, ...]
 
@@ -44,8 +44,9 @@ def run_command(
 ) -> None:
     """Fill the dataclasses `kinds` from a recipe and flags, call `run` with them, and end as a command should.
 
-    `m2s.endings` has the exit statuses; `--debug` shows the traceback of an error. A module of a command imports only
-    what its flags need, and `run` the rest, so that `--help` and the message about a wrong flag come at once.
+    `m2s.endings` has the exit statuses; `--debug` shows the traceback of an error, and `--help` what the docstring of
+    `run`'s module says. A module of a command imports only what its flags need, and `run` the rest, so that `--help`
+    and the message about a wrong flag come at once.
 
     Args:
         prog: what the user types, such as `python -m train.train_mil`.
@@ -58,7 +59,7 @@ def run_command(
     name = prog.removeprefix("python -m ")
 
     def command() -> int | None:
-        arguments = parse(kinds, words, prog, unnamed)
+        arguments = parse(kinds, words, prog, unnamed, getattr(sys.modules.get(run.__module__), "__doc__", None))
         load_library(name)
         return run(*arguments)
 
@@ -66,10 +67,17 @@ def run_command(
         raise SystemExit(status)
 
 
-def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command", unnamed: str | None = None) -> tuple[Any, ...]:
+def parse(
+    kinds: Kinds,
+    argv: Sequence[str],
+    prog: str = "command",
+    unnamed: str | None = None,
+    description: str | None = None,
+) -> tuple[Any, ...]:
     """One instance of each dataclass, from `[RECIPE.yaml] [--flag value ...]`; flags win over the recipe.
 
-    In a recipe, `$NAME` stands for an environment variable, and a field without value keeps its default.
+    In a recipe, `$NAME` stands for an environment variable, and a field without value keeps its default. `description`
+    is the text above the flags that `--help` shows.
 
     Raises:
         UsageError: an unknown flag or field, a value of the wrong type, a recipe that cannot be read.
@@ -79,10 +87,10 @@ def parse(kinds: Kinds, argv: Sequence[str], prog: str = "command", unnamed: str
     names = {field.name for kind in kinds for field in fields(kind) if field.init}
     words = list(argv)
     if words and words[0].endswith((".yaml", ".yml")):
-        words = [*_flags_of_recipe(Path(words[0]), names), *words[1:]]
+        words = [*_flags_of_recipe(Path(words[0]), names, _fields_of(words[1:])), *words[1:]]
     elif words and unnamed and not words[0].startswith("-"):
         words = [f"--{unnamed}", *words]
-    found = vars(_parser(kinds, prog, unnamed).parse_args(words))
+    found = vars(_parser(kinds, prog, unnamed, description).parse_args(words))
     return tuple(kind(**{field.name: found[field.name] for field in fields(kind) if field.init}) for kind in kinds)
 
 
@@ -90,18 +98,29 @@ class _Parser(OneLineErrors, HfArgumentParser):
     pass
 
 
-def _parser(kinds: tuple[type, ...], prog: str, unnamed: str | None) -> ArgumentParser:
+def _parser(kinds: tuple[type, ...], prog: str, unnamed: str | None, description: str | None) -> ArgumentParser:
     first = f"[RECIPE.yaml | {unnamed.upper()}]" if unnamed else "[RECIPE.yaml]"
-    parser = _Parser(kinds, prog=prog, usage=f"{prog} {first} [--flag value ...]", allow_abbrev=False)
+    usage = f"{prog} {first} [--flag value ...]"
+    texts = {"prog": prog, "usage": usage, "description": description, "formatter_class": HelpFormatter}
+    parser = _Parser(kinds, **texts, allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for action in parser._actions:  # both spellings are read, one is shown
         action.option_strings = [name for name in action.option_strings if "_" not in name]
         if action.const is True and action.nargs == "?":
             action.metavar = "true|false"
+        if action.option_strings[0].startswith("--no-") and action.const is False:
+            action.help = f"turn --{action.dest.replace('_', '-')} off"
     return parser
 
 
-def _flags_of_recipe(path: Path, names: set[str]) -> Iterator[str]:
+def _fields_of(flags: Sequence[str]) -> set[str]:
+    """The fields that these flags set."""
+    names = [word.removeprefix("--").partition("=")[0].replace("-", "_") for word in flags if word.startswith("--")]
+    return {*names, *(name.removeprefix("no_") for name in names)}
+
+
+def _flags_of_recipe(path: Path, names: set[str], overridden: set[str]) -> Iterator[str]:
+    """A recipe as flags, without the fields that flags override."""
     import yaml
 
     try:
@@ -113,6 +132,8 @@ def _flags_of_recipe(path: Path, names: set[str]) -> Iterator[str]:
     if unknown := sorted(set(map(str, recipe)) - names):
         raise UsageError(f"{path}: no such field: {', '.join(unknown)}")
     for name, value in recipe.items():
+        if name in overridden:
+            continue
         if isinstance(value, dict):
             raise UsageError(f"{path}: {name} is a table; a field is a value or a list of values")
         if isinstance(value, list) and value:

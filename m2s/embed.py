@@ -11,7 +11,6 @@ from m2s.shared import TINY_MODEL, load_pipeline, print_error, quote, return_lar
 
 HELP = "films to an index of scenes"
 WORKER_MODULES = ("modeling_m2s.shot_store_m2s",)  # as there, which takes seconds to load
-FORMATTER = argparse.ArgumentDefaultsHelpFormatter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@
 | Ctrl-C | 130 | `NAME: interrupted; …`, one line |
 """
 
+import argparse
 import contextlib
 import os
 import signal
@@ -31,6 +32,21 @@ class OneLineErrors:
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help lists all flags)")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Says which flags are required, and the default of each other flag unless its help text does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if not action.option_strings:
+            return text
+        if action.required:
+            return f"{text} (required)"
+        if default in (None, False, argparse.SUPPRESS) or default == [] or "default" in text:
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
+        return f"{text} (default: {'on' if default is True else shown})".replace("%", "%%")
 
 
 def ending(name: str, command: Callable[[], int | None], debug: bool = False) -> int | str | None:

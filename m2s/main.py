@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from m2s import app, embed, export, export_model, info, push, scenes, search, tag, words
-from m2s.endings import OneLineErrors, ending, load_library
+from m2s.endings import HelpFormatter, OneLineErrors, ending, load_library
 
 VERBS = {
     "embed": embed,
@@ -53,8 +53,10 @@ def build_parser() -> Parser:
     common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     for name, verb in VERBS.items():
-        kind = getattr(verb, "FORMATTER", argparse.HelpFormatter)
-        command = commands.add_parser(name, parents=[common], help=verb.HELP, formatter_class=kind)
+        described = f"{verb.HELP[0].upper()}{verb.HELP[1:]}."
+        command = commands.add_parser(
+            name, parents=[common], help=verb.HELP, description=described, formatter_class=HelpFormatter
+        )
         command.set_defaults(run=verb.run)
         verb.add_arguments(command)
     return parser

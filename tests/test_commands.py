@@ -118,6 +118,9 @@ def test_environment_variables_are_named_in_recipes(tmp_path, monkeypatch):
     assert (found.name, found.folders, found.place) == ("/a b/c", ["/a bx", "d$"], "plain")
     with pytest.raises(UsageError, match=r"folders: \$\{NOWHERE\} is not set in the environment; give --folders"):
         read(tmp_path, "name: a\nfolders: [b, '${NOWHERE}/d']")
+    for flags in (["--folders", "e"], ["--folders=e"]):  # what a flag replaces need not be there
+        (found,) = parse(Arguments, [write(tmp_path, "name: a\nfolders: [$NOWHERE]"), *flags])
+        assert (found.name, found.folders) == ("a", ["e"])
 
 
 def test_each_dataclass_gets_its_fields(tmp_path):
@@ -156,6 +159,17 @@ def test_help_shows_dashes_and_all_fields(capsys):
         *("--kind", "--output", "--workers", "--debug"),
     }
     assert "_" not in re.sub(r"\b[A-Z_]+\b", "", told)  # only names of values, such as LEARNING_RATE
+    assert sys.modules[print.__module__].__doc__.splitlines()[0] in told  # what its module says
+    flat = " ".join(told.split())
+    for text in (
+        "required (required)",
+        "a number (default: 0.5)",
+        "on (default: on)",
+        "turn --select-all off",
+        "some --",
+    ):
+        assert text in flat
+    assert "None" not in told and "False" not in told
 
 
 MISTAKES = {
