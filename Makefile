@@ -1,5 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Both install what they need into .venv first.
-PYTHON ?= python3.11
+# Python 3.11 or later; make demo PYTHON=python3.12 names another.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 CLIP := .cache/clip-vit-base-patch16
@@ -28,7 +29,7 @@ demo-film: $(CLIP)/model.safetensors
 	$(BIN)/m2s embed $(M2S_ASSETS)/videos/big_buck_bunny_full_448x252.mp4 --model $(CLIP) --output $(DEMO)-film
 	$(BIN)/m2s search $(DEMO)-film --film big_buck_bunny --at 00:03:10
 
-# The paper's whole method in a film world of 260 films; the page at the end is runs/film_world/report.html.
+# The whole method in a film world of 260 films; the page at the end is runs/film_world/report.html.
 demo-train: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" recipes/film_world.sh
 

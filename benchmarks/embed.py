@@ -2,8 +2,9 @@
 
     python -m benchmarks.embed --assets ASSETS --before COMMIT        about 10 minutes on two cores
 
-Both read the same films with m2s-clip-tiny and their own defaults, each run into a new index: all videos of the assets,
-several times under other names. Their scenes must be the same; the largest difference of their embeddings is recorded.
+Both read the same films with m2s-clip-tiny, each run into a new index: all videos of the assets, several times under
+other names. This checkout reads scenes jointly, as the commits before `--scene-vector` did. The scenes of both must be
+the same; the largest difference of their embeddings is recorded.
 Memory is compared on Big Buck Bunny five times over, its packets joined without recoding.
 
 Prediction. Big Buck Bunny has 14,315 frames and 15 scenes of 129 shots. Processor seconds before, on a busy machine:
@@ -30,6 +31,8 @@ from benchmarks.memory import peak_memory
 from m2s.commands import run_command
 from m2s.shared import TINY_MODEL
 from tests.make_videos import concatenate
+
+FLAGS = {"before": (), "after": ("--scene-vector", "joint")}
 
 
 @dataclass
@@ -69,7 +72,7 @@ def compare(folder: Path, videos: list[Path], copies: int, runs: int) -> dict[st
     for run in range(runs):
         for side, checkout in checkouts.items():
             output = folder / f"{side}_{run}"
-            rows[side].append(peak_memory(folder / "films", TINY_MODEL, output, checkout))
+            rows[side].append(peak_memory(folder / "films", TINY_MODEL, output, checkout, *FLAGS[side]))
             scenes[side] = embeddings(output)
             print(f"{side}: {rows[side][-1]}, load {os.getloadavg()[0]:.1f}", flush=True)
     assert scenes["before"].keys() == scenes["after"].keys()
@@ -78,7 +81,8 @@ def compare(folder: Path, videos: list[Path], copies: int, runs: int) -> dict[st
     film = next(video for video in videos if video.name.startswith("big_buck_bunny_full"))
     long = concatenate(film, 5, folder / "long.mp4")
     memory = {
-        side: peak_memory(long, TINY_MODEL, folder / f"{side}_long", checkout) for side, checkout in checkouts.items()
+        side: peak_memory(long, TINY_MODEL, folder / f"{side}_long", checkout, *FLAGS[side])
+        for side, checkout in checkouts.items()
     }
     return {
         "scenes": len(scenes["after"]),

@@ -21,9 +21,9 @@ from m2s.commands import run_command
 from tests.make_videos import concatenate
 
 
-def peak_memory(films: Path, model: str, output: Path, checkout: Path = ROOT) -> dict[str, float]:
+def peak_memory(films: Path, model: str, output: Path, checkout: Path = ROOT, *flags: str) -> dict[str, float]:
     """Largest resident sets in MiB of a checkout's `m2s embed` on a film or a folder, and its wall and CPU seconds."""
-    command = [sys.executable, "-m", "m2s", "embed", films, "--model", model, "--output", output]
+    command = [sys.executable, "-m", "m2s", "embed", films, "--model", model, "--output", output, *flags]
     started = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, cwd=checkout, env=environment)

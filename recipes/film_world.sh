@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The paper's whole method in a film world (synthetic films), with the commands that a user runs on their own films.
+# The whole method in a film world (synthetic films), with the commands that a user runs on their own films. Contrast is
+# within the batch: the paper's queue of old keys (momentum contrast) needs more than these 100 steps.
 #
 #   recipes/film_world.sh [FOLDER]          into runs/film_world by default; `make demo-train` does the same
 #   FILMS=1000 recipes/film_world.sh big    a larger world; STEPS=300 trains longer
