@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.moco import build_training
 from data_scripts.features.scene_embedding import Scene, embed_scenes
-from data_scripts.readers.scene_frames import SceneFrames, SceneRead
+from data_scripts.readers.scene_frames import FramesRead, SceneFrames
 from eval.film_worlds.retrieval import judge
 from eval.film_worlds.truth import TrueScene, read_truth, true_scenes
 from m2s.commands import parse
@@ -89,9 +89,9 @@ class FramesInMemory(SceneFrames):
         self.movie_ids, self.num_shots = frames.movie_ids, frames.num_shots
         self.films = {movie_id: frames.read(movie_id, 0, shots) for movie_id, shots in frames.num_shots.items()}
 
-    def read(self, movie_id: str, first_shot: int, num_shots: int) -> SceneRead:
+    def read(self, movie_id: str, first_shot: int, num_shots: int) -> FramesRead:
         shots = slice(first_shot, first_shot + num_shots)
-        return SceneRead(*(values[shots] for values in self.films[movie_id]))
+        return FramesRead(*(values[shots] for values in self.films[movie_id]))
 
 
 class TimeIsUp(Exception):

@@ -22,6 +22,9 @@ from typing import Literal
 from data_scripts.stages.runner_arguments import RunnerArguments
 from m2s.commands import run_command
 
+OF_VIDEOS = ("detector", "threshold", "min_shot_frames", "video_stream", "any_keyframe", "min_readable")
+OF_KEYFRAMES = ("video_info", "frame_rate")
+
 
 @dataclass(kw_only=True)
 class DetectShotsArguments(RunnerArguments):
@@ -74,6 +77,10 @@ class DetectShotsArguments(RunnerArguments):
             raise ValueError(f"--min-readable {self.min_readable} is a share: from 0 to 1")
         if self.movies is None and self.keyframes is None:
             raise ValueError("no films are named: give --movies, or --keyframes with --shot-lists")
+        unused, use = (OF_VIDEOS, "films without --keyframes") if self.keyframes else (OF_KEYFRAMES, "--keyframes")
+        for name in unused:
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is for {use}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: DetectShotsArguments) -> int:
     """Detect or import shots, print a summary and return the exit status."""
-    from data_scripts.shots.detection import detect_catalog_shots, print_summary, read_videos
+    from data_scripts.shots.detection import detect_catalog_shots, print_summary
     from data_scripts.shots.movienet_keyframes import KeyframeSettings, import_keyframes
     from modeling_m2s.shots_m2s import ShotSettings
 
@@ -95,7 +102,7 @@ def run(arguments: DetectShotsArguments) -> int:
             KeyframeSettings(*kept, arguments.frame_rate),
             arguments,
             arguments.video_info,
-            None if arguments.movies is None else read_videos(arguments.movies).keys(),
+            arguments.movies,
         )
     else:
         assert arguments.movies

@@ -97,6 +97,9 @@ class SimilarMoviesArguments:
             raise ValueError(f"--max-burst {self.max_burst} must be at least 1")
         if not 0 <= (self.popularity_correction or 0) <= 1:
             raise ValueError(f"--popularity-correction {self.popularity_correction} is not from 0 to 1")
+        for name in ("ratings", "links", "popularity_correction"):
+            if (value := getattr(self, name)) is not None and not WATCHED.intersection(self.sources):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is for --sources {' or '.join(sorted(WATCHED))}")
         self.lowest()
 
     def lowest(self) -> dict[str, float]:

@@ -38,6 +38,8 @@ from typing import Literal
 from m2s.commands import run_command
 from m2s.shared import TINY_MODEL
 
+OF_MEDIA = ("encoder", "model", "vector", "read", "shots_per_scene", "dtype")
+
 
 @dataclass
 class EmbedScenesArguments:
@@ -115,6 +117,9 @@ class EmbedScenesArguments:
         given = [name for name in ("shots", "videos", "pictures", "features") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"give one of --shots, --videos, --pictures and --features, not {len(given)} of them")
+        for name in OF_MEDIA if self.features else ():
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(f"--{name.replace('_', '-')} {value} is for media: --features has the vectors already")
         for name, least in (("average_neighbors", 0), ("batch_size", 1), ("num_workers", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name}={value} must be at least {least}")
@@ -128,10 +133,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(arguments: EmbedScenesArguments) -> None:
     from data_scripts.stages.ranks import ranks
-    from eval.embeddings.scenes import embed_scenes, scenes_of
+    from eval.embeddings.scenes import scenes_of, write_scene_embeddings
 
     with ranks() as state:
-        embed_scenes(arguments, scenes_of(arguments), state)
+        write_scene_embeddings(arguments, scenes_of(arguments), state)
 
 
 if __name__ == "__main__":

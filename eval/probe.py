@@ -98,6 +98,8 @@ class ProbeArguments:
             raise ValueError(f"--output {self.output} must end in .json")
         if self.export and self.probes and "mlp" not in self.probes:
             raise ValueError("--export saves MLPs: add mlp to --probes, or leave --probes out")
+        if self.model and not self.export:
+            raise ValueError(f"--model {self.model} is for --export; embeddings name their encoder")
         if self.hub_dataset and not self.card:
             raise ValueError("--hub-dataset goes onto a model card: give the model's folder by --card")
 

@@ -43,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--space",
-        default="whitened",
         choices=["raw", "centered", "whitened"],
         help="space in which scenes are compared. raw: vectors as they are, as in the paper; centered: minus their "
         "mean over the index; whitened: centered, and all directions weigh the same (default: whitened)",
@@ -64,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from modeling_m2s.search_m2s import SceneIndex
     from modeling_m2s.storage_m2s import StorageError, atomic_write
 
-    index = SceneIndex(options.index, options.space)
+    index = SceneIndex(options.index, options.space or "whitened")
     films = index.choose_films(options.under, options.film_id)
     query, results = search_text(options, index, films) if options.text else search_scenes(options, index, films)
     if not results:
@@ -99,6 +98,10 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError("--from and --to are times within --clip FILE")
     if options.text is not None and not options.text.strip():
         raise UsageError("--text is empty; name something that can be seen, such as 'a bridge at night'")
+    if options.text is None and options.uncentered:
+        raise UsageError("--uncentered is for words: --text 'a bridge at night'")
+    if options.text is not None and options.space:
+        raise UsageError(f"--space {options.space} is for scenes; --text compares words with shots in their own space")
     if options.top < 1:
         raise UsageError(f"--top {options.top} must be at least 1")
     if not 0 <= options.padding < float("inf"):

@@ -32,6 +32,12 @@ from .storage_m2s import (
     write_json,
 )
 
+try:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+except ImportError as error:
+    raise ImportError(f"search by words needs more packages: pip install 'movies2scenes[video]' ({error})") from error
+
 # Everyday things. What their texts have in common is taken off a text, so that it does not count for a picture that it
 # is a picture of something. Measured by `eval.word_search`, which asks for none of these.
 EVERYDAY = (
@@ -206,7 +212,7 @@ class WordSearch:
         settings: those of the words, with the model as `encoder` and its `revision`.
         model: the model, as `WordStore` has it.
         vectors: unit vectors (shots, D), float32.
-        shots: the shots, each as a scene of one shot.
+        places: film, number, start and end of each shot, in the order of `vectors`.
         lacking: ids of films without words, which are not searched.
 
     Raises:
@@ -222,23 +228,18 @@ class WordSearch:
         self.settings: dict[str, Any] = record["settings"]
         self.model = store.model or self.settings["encoder"]
         self.lacking = [film.movie_id for film in store.missing(parts=False)]
-        vectors = {}
-        for row in store.dataset.read().to_pylist():
-            features_TD = np.frombuffer(row["features"], DTYPE).reshape(row["num_shots"], row["dim"])
-            vectors[row["movie_id"]] = features_TD.astype(np.float32)
-        chosen: list[np.ndarray] = []
-        self.shots: list[Scene] = []
-        columns = ["movie_id", "shot_index", "start_seconds", "end_seconds"]
-        known = vectors.keys() & store.films.keys() - set(self.lacking)
-        for shot in store.shots.read(columns).to_pylist():
-            movie_id, number = shot["movie_id"], shot["shot_index"]
-            if movie_id in known and vectors[movie_id][number].any():
-                place = (shot["start_seconds"], shot["end_seconds"])
-                self.shots.append(Scene(len(self.shots), movie_id, number, 1, *place))
-                chosen.append(vectors[movie_id][number])
-        if not chosen:
+        vectors = {
+            row["movie_id"]: np.frombuffer(row["features"], DTYPE).reshape(row["num_shots"], row["dim"])
+            for row in store.dataset.read().to_pylist()
+        }
+        known = sorted(vectors.keys() & store.films.keys() - set(self.lacking))
+        if not any(vectors[movie_id].any() for movie_id in known):
             raise StorageError(f"{folder}: no film has words yet; run: m2s words {shlex.quote(str(folder))}")
-        self.vectors = unit(np.stack(chosen))
+        vectors_ND = np.concatenate([vectors[movie_id] for movie_id in known])
+        found_N = vectors_ND.any(1)
+        places = store.shots.read(["movie_id", "shot_index", "start_seconds", "end_seconds"])  # sorted by film and shot
+        self.places = places.filter(is_one_of(places, known)).filter(pa.array(found_N)).combine_chunks()
+        self.vectors = unit(vectors_ND[found_N].astype(np.float32))
 
     def search(
         self, vector: np.ndarray, top: int = 5, movie_ids: Collection[str] | None = None, fold: bool = False
@@ -255,8 +256,26 @@ class WordSearch:
             Shots with their `distance`, that of unit vectors: `similarity` gives its cosine.
         """
         distances = np.linalg.norm(self.vectors - unit(vector), axis=1)
-        allowed = [shot for shot in self.shots if movie_ids is None or shot.movie_id in movie_ids]
-        return nearest(allowed, self.vectors, distances, top, fold)
+        rows = np.arange(len(distances))
+        if movie_ids is not None:
+            rows = rows[is_one_of(self.places, movie_ids).to_numpy()]
+        rows = rows[distances[rows].argsort(kind="stable")]
+        # Near-duplicates of a hit are counted among all shots.
+        return nearest(self.shots(rows if fold else rows[:top]), self.vectors, distances, top, fold)
+
+    def shots(self, rows: np.ndarray) -> list[Scene]:
+        """Some rows of `places`, each as a scene of one shot."""
+        movie_ids, *columns = self.places.take(rows).columns
+        numbers = [column.to_numpy().tolist() for column in columns]
+        return [
+            Scene(row, movie_id, number, 1, start, end)
+            for row, movie_id, number, start, end in zip(rows.tolist(), movie_ids.to_pylist(), *numbers, strict=True)
+        ]
+
+
+def is_one_of(places: pa.Table, movie_ids: Collection[str]) -> pa.ChunkedArray:
+    """Whether each row of a table is of one of some films."""
+    return pc.is_in(places["movie_id"], value_set=pa.array(list(movie_ids), pa.string()))
 
 
 @torch.inference_mode()

@@ -35,11 +35,13 @@ LENGTHS = {
 }
 
 
-def write_catalog(folder: Path, videos: dict[str, Path | str]) -> Path:
+def write_catalog(folder: Path, videos: dict[str, Path | str], **facts: str) -> Path:
     dataset = FilmDataset(folder / "movies", "movies")
     dataset.begin({})
     film = {"title": "", "year": 0, "genres": [], "synopsis": ""}
-    dataset.write_all([{**film, "movie_id": name, "video": str(video)} for name, video in sorted(videos.items())])
+    dataset.write_all(
+        [{**film, "movie_id": name, "video": str(video)} for name, video in sorted(videos.items())], **facts
+    )
     return folder
 
 
@@ -229,6 +231,11 @@ def test_jobs_run_at_once_and_leave_no_lock(films, whole, tmp_path):
         (["--movies", "{0}/movies"], "none of its 1 films has a video"),
         (["--movies", "{0}/movies", "--keyframes", "k"], "--keyframes and --shot-lists go together"),
         (["--keyframes", "k", "--shot_lists", "{0}"], r"0 shot lists tt….txt"),
+        (["--keyframes", "k", "--shot_lists", "l", "--detector", "content"], "--detector content is for films without"),
+        (["--keyframes", "k", "--shot_lists", "l", "--any_keyframe"], "--any-keyframe True is for films without"),
+        (["--keyframes", "k", "--shot_lists", "l", "--min_readable", "0.5"], "--min-readable 0.5 is for films without"),
+        (["--movies", "{0}/movies", "--video_info", "v.json"], "--video-info v.json is for --keyframes"),
+        (["--movies", "{0}/movies", "--frame_rate", "25"], "--frame-rate 25.0 is for --keyframes"),
         (["--movies", "{0}/movies", "--detector", "x"], "--detector: invalid choice: 'x'"),
         (["--movies", "{0}/movies", "--job", "4/4"], "job='4/4' is not i/N"),
     ],
@@ -475,12 +482,13 @@ def test_films_without_any_keyframe_fail(tmp_path):
     assert "none of its 3 keyframes can be read" in reasons[1]
 
 
-def test_only_films_of_the_catalog_are_taken(tmp_path, capsys):
+def test_only_films_of_the_catalog_are_taken_and_its_license_goes_with_them(tmp_path, capsys):
     flags = write_movienet(tmp_path, {"tt0217505": LINES, "tt1024648": LINES})
-    write_catalog(tmp_path, {"tt0217505": "", "tt0000001": ""})
+    write_catalog(tmp_path, {"tt0217505": "", "tt0000001": ""}, license="for research only")
     main([*flags, "--movies", f"{tmp_path}/movies", "--output", f"{tmp_path}/shots"])
     assert "1 of 2 shot lists are of films outside the catalog" in capsys.readouterr().out
-    assert list(FilmDataset(tmp_path / "shots", "shots").films()) == ["tt0217505"]
+    shots = FilmDataset(tmp_path / "shots", "shots")
+    assert (list(shots.films()), shots.record["license"]) == (["tt0217505"], "for research only")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"tt1": 3}', '{"tt1": {"fps": 0}}', '{"tt1": {"fps": "x"}}'])

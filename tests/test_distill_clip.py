@@ -28,7 +28,7 @@ from forked_runs import Ended, ForkedRuns
 from hub_server import Hub
 from make_videos import make_video
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
@@ -110,6 +110,10 @@ def test_mirroring_moves_pixels_and_their_tokens_of_half_the_batch():
             for x in range(3):
                 there = 1 + 3 * y + (2 - x if n in mirrored else x)
                 assert torch.equal(batch["tokens"][n, :, 1 + 3 * y + x], tokens[n, :, there])
+    for share in range(2):
+        half = {name: values.chunk(2)[share].clone() for name, values in (("pixels", pixels), ("tokens", tokens))}
+        mirror_half(half, 11, share, 2)
+        assert all(torch.equal(values, batch[name].chunk(2)[share]) for name, values in half.items())
     again, other = ({"pixels": pixels.clone(), "tokens": tokens.clone()} for _ in range(2))
     mirror_half(again, 11)
     mirror_half(other, 12)
@@ -150,6 +154,36 @@ def test_the_loss_is_the_weighted_sum_of_embeddings_and_the_layers_tokens():
     torch.testing.assert_close(
         found["loss"], sum(weights[name] * expected[name] for name in weights), rtol=1e-4, atol=1e-4
     )
+
+
+def gradients(wrap, share: slice) -> torch.Tensor:
+    """The gradient of the loss of some of eight crops, by a student that `wrap` wraps."""
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "pixels": torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8, generator=generator)[share],
+        "embeds": torch.randn(8, 32, generator=generator)[share],
+        "tokens": torch.randn(8, 2, 5, 64, generator=generator)[share],
+    }
+    space = TeacherSpace.fit(torch.randn(50, 32, generator=generator), 0.1)
+    model = wrap(build_distillation())
+    distillation_losses(model, batch, space, torch.ones(2, 2, 64), DistillationRecipe())["loss"].backward()
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
+
+
+def write_gradients(rank: int, folder: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+    share = slice(4 * rank, 4 * rank + 4)
+    found = gradients(torch.nn.parallel.DistributedDataParallel, share)
+    save_file({"gradients": found}, folder / f"{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    torch.multiprocessing.spawn(write_gradients, (tmp_path,), nprocs=2)
+    expected = gradients(lambda model: model, slice(8))
+    for rank in range(2):
+        found = load_file(tmp_path / f"{rank}.safetensors")["gradients"]
+        assert (found - expected).norm() < 1e-5 * expected.norm()
 
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 64, "image_size": 32, "projection_dim": 32}
@@ -673,6 +707,12 @@ def test_a_finished_run_may_write_elsewhere_and_less_often_but_be_no_other(bench
     bench.assert_like("copy", "run")
 
 
+def test_processes_that_do_not_know_of_each_other_are_refused(bench):
+    strangers = {"WORLD_SIZE": "2", "RANK": "0", "ACCELERATE_USE_CPU": "false"}
+    status, _, err = bench.runs.run(bench.argv("strangers"), environment=strangers)
+    assert status == 1 and "error: WORLD_SIZE=2" in err and "accelerate launch" in err
+
+
 def test_a_second_run_at_the_same_time_is_refused(bench):
     (bench.folder / "held").mkdir()
     with exclusive(bench.folder / "held"):
@@ -801,6 +841,9 @@ def test_two_processes_share_labels_and_steps(bench, finished):
         sorted(path.name for path in (bench.folder / name / "cache").glob("*.safetensors")) for name in ("two", "run")
     ]
     assert names[0] == names[1]
-    assert len(bench.log("two")) == len(bench.log("run"))
+    logs = bench.log("run"), bench.log("two")
+    assert len(logs[0]) == len(logs[1])
+    for one, two in zip(*(log[:2] for log in logs), strict=True):  # the learning rate of the first step is 0
+        assert one == pytest.approx(two, abs=1e-3)
     bench.assert_like("two_again", "two")
     CLIPVisionModelWithProjection.from_pretrained(bench.folder / "two/model")

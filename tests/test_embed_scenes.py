@@ -19,7 +19,7 @@ from data_scripts.formats.labeled_scenes import LabeledScene
 from data_scripts.formats.scene_lists import read_scenes
 from eval.embed_scenes import main
 from eval.embeddings.encoders import load_scene_encoder
-from eval.embeddings.media import Pictures, Reading
+from eval.embeddings.media import Pictures, Reading, VideoFiles
 from eval.embeddings.scenes import SHRINKAGE, average_neighbors
 from eval.reports.pictures import SceneKeyframes
 from modeling_m2s import M2SSceneModel, M2SSceneProcessor
@@ -227,6 +227,13 @@ def test_clips_are_read_at_moments_evenly_spaced_in_time(tmp_path, clips, tiny_f
     assert record["notes"] == {"long part": "1 to 9 s are asked for, even ends at 2.00 s"}
 
 
+def test_moments_before_the_first_frame_read_it_once(clips):
+    videos = VideoFiles(clips, CLIPImageProcessorPil(), Reading("evenly", 4))
+    scene = LabeledScene("late", "film", video="even", split="test", seconds=(0.0, 4.0))
+    places, *_ = videos._moments(scene, np.array([1.0, 2.0, 3.0, 4.0]))  # moments at 0.5, 1.5, 2.5 and 3.5 s
+    assert places == [0, 1, 2]
+
+
 def test_a_replaced_clip_is_done_again_and_one_that_is_gone_stays(tmp_path, clips, tiny_folder, capsys):
     write_scenes(tmp_path / "scenes.csv", [(name, name, "", "", "", "") for name in ("even", "uneven", "short")])
     run(tmp_path, "out", "--videos", clips, model=tiny_folder)
@@ -414,6 +421,10 @@ def test_vectors_made_elsewhere_become_embeddings(folder, capsys):
         ((), "give one of --shots, --videos, --pictures and --features, not 0"),
         (("--shots", "a", "--videos", "b"), "not 2 of them"),
         (("--shots", "a", "--whiten"), "whiten needs vectors of single frames"),
+        (("--features", "a.npy", "--encoder", "frames"), "--encoder frames is for media: --features has the vectors"),
+        (("--features", "a.npy", "--model", "m"), "--model m is for media"),
+        (("--features", "a.npy", "--shots_per_scene", "3"), "--shots-per-scene 3 is for media"),
+        (("--features", "a.npy", "--dtype", "bfloat16"), "--dtype bfloat16 is for media"),
         (("--shots", "a", "--average_neighbors", "-1"), "average_neighbors=-1 must be at least 0"),
         (("--shots", "shots", "--read", "some"), "invalid choice: 'some'"),
         (("--shots", "absent"), "absent: no finished shots dataset"),

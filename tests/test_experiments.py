@@ -125,7 +125,7 @@ def test_true_pairs_are_windows_of_scenes_of_one_place(tmp_path):
     # Rows differ in the first three; each of these is drawn in so many draws.
     assert {pair[:3] for pair in found} == {pair[:3] for pair in possible}
     assert len(rows) == len(found) and {row["num_shots"] for row in rows} == {9}
-    assert shares(rows, TRUTH)["all"]["place"] == 1
+    assert shares(rows, TRUTH)["place"] == 1
     assert surest_shares(tmp_path / "pairs", TRUTH).keys() == {"all"}  # true pairs are all equally sure
 
 

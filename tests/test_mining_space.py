@@ -199,6 +199,18 @@ def test_scores_of_the_sample_have_standard_deviation_one():
     assert torch.cat([each.flatten() for each in scores]).std(correction=0) == pytest.approx(1, abs=1e-3)
 
 
+def test_a_small_spread_beside_a_large_mean_is_scaled():
+    """However many scores there are: 1,504 here."""
+
+    def embed(features):
+        return torch.cat([torch.full_like(features, 100.0), features], 1)
+
+    factor = score_factor(embed, [("a", "b"), ("a", "c")], FILMS.__getitem__)
+    scores = [window_scores(*(film_windows(FILMS[name], embed) for name in pair)) for pair in ("ab", "ac")]
+    spread = torch.cat([each.flatten() for each in scores]).std(correction=0)
+    assert spread * factor**2 == pytest.approx(1, abs=1e-3) and factor < 0.9
+
+
 def test_dissimilar_films_follow_from_the_seed_and_are_never_similar():
     films = [f"tt{number:07d}" for number in range(40)]
     similar = [(a, b) for a in films for b in films if a < b and int(b[2:]) - int(a[2:]) < 5]

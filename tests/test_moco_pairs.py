@@ -1,5 +1,6 @@
 """Batches of scene pairs: which pairs, shots and patches a step reads, shared among processes, and bad input."""
 
+import codecs
 import os
 import shutil
 import signal
@@ -16,12 +17,15 @@ from data_scripts.features.scene_embedding import Scene, read_scene
 from data_scripts.readers import decoded as loading
 from data_scripts.readers.decoded import decoded
 from data_scripts.readers.scene_frames import SceneFrames
+from m2s.commands import parse
 from modeling_m2s.errors_m2s import UserError
 from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from train.moco.augment import augment, draw_augmentations
 from train.moco.pairs import START, BatchPlan, PairBatches, ScenePairs
 from train.moco.recipe import MoCoData, MoCoRecipe
 from train.moco.retrieval import LabeledScenes
+
+CONFIGS = Path(__file__).parent.parent / "train/configs"
 
 PATCHES = 16
 
@@ -62,7 +66,12 @@ def test_pairs_are_the_rows_of_the_dataset(catalog, pairs):
 def test_pairs_of_films_that_are_left_out_are_counted(catalog, frames, pairs):
     left_out = movie_ids(3)[1:]
     fewer = ScenePairs.read(catalog / "pairs", frames, left_out)
-    assert not set(fewer.movie_ids) & set(left_out)
+    assert fewer.movie_ids == sorted({*pairs.movie_ids} - {*left_out})
+    rows = FilmDataset(catalog / "pairs", "scene_pairs").read().to_pylist()
+    kept = [[row[f"{name}_{side}"] for name in ("movie_id", "first_shot") for side in "ab"] for row in rows]
+    kept = [row for row in kept if not {*row[:2]} & {*left_out}]
+    for row, films, first in zip(kept, fewer.films_P2, fewer.first_P2, strict=True):
+        assert row == [*(fewer.movie_ids[film] for film in films), *first]
     assert fewer.counts == {"scene_pairs": len(fewer), "scene_pairs_left_out": len(pairs) - len(fewer)}
     assert fewer.digest() != pairs.digest()
     with pytest.raises(ValueError, match="no scene pairs to train on"):
@@ -254,10 +263,20 @@ def test_labeled_scenes_are_read_and_measured(tmp_path, frames, tiny_folder):
     assert found == {"precision_at_1": 0.0, "precision_at_5": 0.0}  # each of these films has a theme of its own
 
 
+def test_labels_of_a_spreadsheet_are_read(tmp_path, frames):
+    """It writes a byte order mark."""
+    write_labels(tmp_path / "labels.csv", range(8, 12))
+    plain = LabeledScenes.read(tmp_path / "labels.csv", frames)
+    (tmp_path / "marked.csv").write_bytes(codecs.BOM_UTF8 + (tmp_path / "labels.csv").read_bytes())
+    marked = LabeledScenes.read(tmp_path / "marked.csv", frames)
+    assert (marked.scenes, marked.labels) == (plain.scenes, plain.labels)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["movie_id,first_shot,label", "tt2000000,0,a"], "columns are missing: num_shots"),
+        (["movie_id,first_shot,label", "tt2000000,0,a"], "no column num_shots"),
+        (["movie_id,first_shot,num_shots,label", "tt2000000,0,3"], "line 2: 3 cells, where the header has 4"),
         (["movie_id,first_shot,num_shots,label", "tt2000000,x,3,a"], "line 2: first_shot and num_shots must be whole"),
         (["movie_id,first_shot,num_shots,label", "tt2000000,9,3,a"], f"which has {num_shots(0)} shots"),
         (["movie_id,first_shot,num_shots,label", "tt7,0,3,a"], "film tt7, which has 0 shots"),
@@ -283,6 +302,8 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path, frames, lines, message
         ({"patch_dropout": 1.0}, "patch_dropout is 1.0; it must be a share"),
         ({"batch_size": 9, "accumulation": 2}, "batch_size 9 is not a multiple of accumulation 2"),
         ({"objective": "in_batch", "symmetric": True}, "in_batch is symmetric already"),
+        ({"objective": "in_batch", "momentum": 0.9}, "momentum 0.9 is an option of the momentum objective"),
+        ({"objective": "in_batch", "momentum_schedule": "cosine"}, "momentum_schedule cosine is an option"),
         ({"frozen_layers": -1}, "frozen_layers is -1"),
         ({"max_steps": 0}, "max_steps is 0"),
     ],
@@ -290,6 +311,11 @@ def test_labels_that_cannot_be_used_are_refused(tmp_path, frames, lines, message
 def test_impossible_recipes_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         MoCoRecipe(**fields)
+
+
+def test_in_batch_may_be_added_to_a_recipe_with_a_queue():
+    flags = [str(CONFIGS / "moco_one_gpu.yaml"), "--objective", "in_batch"]
+    assert parse(MoCoRecipe, flags)[0].queue_size == 16384
 
 
 @pytest.mark.parametrize(

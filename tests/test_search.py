@@ -362,6 +362,8 @@ def test_bad_requests_are_one_line_each(index, films, tmp_path, capsys):
         ([*scene, "--padding", "nan"], "--padding nan must be"),
         ([*scene, "--image", films], "not allowed with argument"),
         (["--clip", one, "--within"], "need a query scene"),
+        ([*scene, "--uncentered"], "--uncentered is for words: --text"),
+        (["--text", "a bridge", "--space", "raw"], "--space raw is for scenes"),
     ):
         assert message in refusal(capsys, index, *arguments)
         assert message in refusal(capsys, index, *arguments, "--json")

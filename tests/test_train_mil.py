@@ -383,13 +383,14 @@ def test_batches_that_cannot_be_shared_are_refused():
 
 
 def test_training_ends_when_the_loss_has_not_fallen_for_long():
-    recipe = MILRecipe(patience_steps=30)
+    recipe = MILRecipe(patience_steps=30, measure_steps=10)
     measured = SimpleNamespace(measured=LabeledPairs(np.zeros((2, 2)), np.zeros(2)))
 
-    def over(step: int, best: int, material=measured) -> bool:
-        return is_over({"step": step, "best_step": best}, 100, material, recipe)
+    def over(step: int, best: int, material=measured, loss: float | None = 0.6) -> bool:
+        return is_over({"step": step, "best_step": best, "best_loss": loss}, 100, material, recipe)
 
-    assert [over(99, 70), over(100, 99), over(60, 30), over(59, 30), over(30, 0)] == [False, True, True, False, True]
+    assert [over(99, 70), over(100, 99), over(60, 30), over(59, 30)] == [False, True, True, False]
+    assert [over(30, 0, loss=None), over(100, 0, loss=None)] == [False, True]  # nothing is measured yet
     assert not over(60, 0, SimpleNamespace(measured=None))
     recipe.patience_steps = 0
     assert not over(99, 0)
@@ -751,6 +752,10 @@ MISTAKES = {
     "a share of one": (["--held_out", "1"], "held_out is 1.0; it must be a share of the films, below 1"),
     "no epochs": (["--epochs", "0"], "epochs is 0; it must be at least 1"),
     "no number": (["--learning-rate", "nan"], "learning_rate is nan; it must be a number from 0 on"),
+    "less patience than steps to a measurement": (
+        ["--patience_steps", "2"],
+        "patience_steps is 2, less than measure_steps, 3: .*use at least measure_steps, or 0 for never",
+    ),
     "no negatives": (["--negatives", "0"], "negatives is 0; it must be at least 1"),
     "no pooling": (["--max_shots", "8"], "max_shots=8 are too few for the two poolings"),
     "no part": (["--long_films", "end"], "argument --long-films: invalid choice: 'end'"),

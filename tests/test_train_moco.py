@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,9 @@ RECIPE = {
     "checkpoint_steps": 3,
     "num_workers": 0,
 }
+# The recipe above sets the momentum, which is of the other objective.
+IN_BATCH = {"objective": "in_batch", "momentum": 0.999}
+IN_BATCH_FLAGS = [f"--{name}={value}" for name, value in IN_BATCH.items()]
 # Values of the log that say how fast a run was.
 SPEED = ("pairs_per_second", "share_of_peak", "data_wait", "memory_gb")
 STEP = "train.moco.loop:Training.step"
@@ -136,7 +140,7 @@ def written_out_loss(encoder, head, keys, batch, recipe, queue, films, similar):
     [
         {"objective": "momentum", "whiten": False},
         {"objective": "momentum"},
-        {"objective": "in_batch", "whiten": False, "head_learning_rate": 0.02, "weight_decay": 0.1},
+        {**IN_BATCH, "whiten": False, "head_learning_rate": 0.02, "weight_decay": 0.1},
     ],
 )
 def test_steps_are_those_of_a_loop_written_out(catalog, frames, tiny_folder, tmp_path, fields):
@@ -234,7 +238,7 @@ def test_a_symmetric_loss_is_the_mean_of_both_directions(catalog, frames, tiny_f
 
 
 def test_frozen_parts_stay_and_the_rest_moves(catalog, frames, tiny_folder, tmp_path):
-    each = training(catalog, frames, tiny_folder, tmp_path, frozen_layers=1, objective="in_batch")
+    each = training(catalog, frames, tiny_folder, tmp_path, frozen_layers=1, **IN_BATCH)
     before = {name: value.clone() for name, value in each.contrast.named_parameters()}
     each.step(0, each.batches[0])
     moved = {name for name, value in each.contrast.named_parameters() if not torch.equal(value, before[name])}
@@ -243,9 +247,7 @@ def test_frozen_parts_stay_and_the_rest_moves(catalog, frames, tiny_folder, tmp_
     assert {
         name for name in before if not frozen.match(name) and "layers.1" in name and "k_proj.bias" not in name
     } <= moved
-    other = training(
-        catalog, frames, tiny_folder, tmp_path / "patches", freeze_patch_embedding=True, objective="in_batch"
-    )
+    other = training(catalog, frames, tiny_folder, tmp_path / "patches", freeze_patch_embedding=True, **IN_BATCH)
     before = {name: value.clone() for name, value in other.contrast.named_parameters()}
     other.step(0, other.batches[0])
     still = {name for name, value in other.contrast.named_parameters() if torch.equal(value, before[name])}
@@ -255,6 +257,33 @@ def test_frozen_parts_stay_and_the_rest_moves(catalog, frames, tiny_folder, tmp_
     }
     with pytest.raises(ValueError, match="frozen_layers is 2, but the encoder has 2 layers"):
         training(catalog, frames, tiny_folder, tmp_path / "all", frozen_layers=2)
+
+
+def test_steps_count_as_training_and_pauses_do_not(catalog, frames, tiny_folder, tmp_path, monkeypatch):
+    """By a clock on which a step takes a second, a measurement or a checkpoint a hundred."""
+    each = training(catalog, frames, tiny_folder, tmp_path, max_steps=7, measure_steps=2, whiten=False, queue_size=8)
+    each.arguments = RunArguments(output=tmp_path, log_steps=4, checkpoint_steps=3)
+    now, saved = [0.0], {}
+    monkeypatch.setattr("train.moco.loop.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    step, save = each.step, each.run_folder.save
+
+    def one_second(number, batch):
+        now[0] += 1
+        return step(number, batch)
+
+    def measure(encoder, bf16):
+        now[0] += 100
+        return {"precision_at_1": 0.5}
+
+    def checkpoint(step, **state):
+        save(step, **state)
+        now[0] += 100
+        saved[step] = state["seconds"]
+
+    each.step, each.labeled, each.run_folder.save = one_second, SimpleNamespace(measure=measure), checkpoint
+    assert each.run()["seconds"] == 7 and saved == {3: 3, 6: 6, 7: 7}
+    speeds = [line["pairs_per_second"] for line in each.run_folder.read_log() if "loss" in line]
+    assert speeds == [BATCH, BATCH]
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -391,7 +420,7 @@ def test_a_run_whose_shots_are_streamed_from_a_store_ends_the_same(bench, whole)
     [
         ("accumulated", ["--accumulation", "2", "--augment"]),
         pytest.param("momentum", [], marks=pytest.mark.slow),
-        pytest.param("in_batch", ["--objective", "in_batch", "--batch-norm"], marks=pytest.mark.slow),
+        pytest.param("in_batch", [*IN_BATCH_FLAGS, "--batch-norm"], marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_at_ten_steps_ends_like_one_that_was_not(bench, name, flags):
@@ -411,7 +440,7 @@ def test_a_run_killed_at_ten_steps_ends_like_one_that_was_not(bench, name, flags
     ("name", "flags"),
     [
         ("two-momentum", ["--accumulation", "2", "--whiten"]),
-        ("two-in-batch", ["--objective", "in_batch", "--batch-norm", "--augment", "--frozen-layers", "1"]),
+        ("two-in-batch", [*IN_BATCH_FLAGS, "--batch-norm", "--augment", "--frozen-layers", "1"]),
     ],
 )
 def test_two_processes_compute_the_step_of_one_with_the_joint_batch(bench, tiny_folder, name, flags):
@@ -458,12 +487,10 @@ def test_contrast_learns_what_films_of_a_theme_share(bench):
         "2e-3",
         "--temperature",
         "0.1",
-        "--objective",
-        "in_batch",
         "--whiten",
         "--batch-norm",
     ]
-    bench.finished("learned", *flags)
+    bench.finished("learned", *IN_BATCH_FLAGS, *flags)
     losses = [line["loss"] for line in bench.log("learned")]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.2
 
@@ -516,7 +543,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(bench):
 
 
 def test_collapsed_embeddings_end_the_run_with_their_cause(catalog, frames, tiny_folder, tmp_path):
-    each = training(catalog, frames, tiny_folder, tmp_path, objective="in_batch", whiten=True)
+    each = training(catalog, frames, tiny_folder, tmp_path, whiten=True, **IN_BATCH)
     step = each.step
 
     def collapsing(number, batch):

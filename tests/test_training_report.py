@@ -73,7 +73,7 @@ def page(chain, tiny_folder, tmp_path_factory) -> Path:
 def test_the_page_says_what_went_in(page, chain):
     text = page.read_text()
     pairs = FilmDataset(chain / "pairs", "scene_pairs").read().to_pylist()
-    agree = shares(pairs, read_truth(chain / "world/truth/shots.csv"))["all"]
+    agree = shares(pairs, read_truth(chain / "world/truth/shots.csv"))
     said = ", ".join(f"{100 * agree[label]:.0f} % have the same {label}" for label in LABELS)
     assert f"Of all pairs, {said}." in text and f"{len(pairs)} of films similar by" in text
     assert "&lt;tiny&gt;" in text and "<b>last" not in text

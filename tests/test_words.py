@@ -130,7 +130,13 @@ def test_restricted_and_folded_results_are_those_of_a_loop(index, word_folder):
     vector = text_vector("seven", word_folder)
     within = words.search(vector, 99, movie_ids={"beta"})
     assert [shot.movie_id for shot in within] == ["beta"] * 7
-    distances = [np.linalg.norm(words.vectors[shot.row] - unit(vector)) for shot in words.shots]
+    distances = [np.linalg.norm(row - unit(vector)) for row in words.vectors]
+    nearest = [(shot.row, shot.movie_id, shot.first_shot) for shot in words.search(vector, 3)]
+    stored = FilmDataset(index / "shots", "shots").read(["movie_id", "shot_index", "start_seconds", "end_seconds"])
+    places = [tuple(shot.values()) for shot in stored.to_pylist()]
+    assert nearest == [(row, *places[row][:2]) for row in np.argsort(distances, kind="stable")[:3]]
+    found = words.search(vector, 99)
+    assert sorted((s.movie_id, s.first_shot, s.start_seconds, s.end_seconds) for s in found) == places
     assert [shot.distance for shot in words.search(vector, 99)] == pytest.approx(sorted(distances))
     assert similarity(within[0].distance) == pytest.approx(unit(vector) @ words.vectors[within[0].row], abs=1e-5)
     pairs = np.linalg.norm(words.vectors[:, None] - words.vectors[None], axis=-1)
@@ -231,13 +237,13 @@ def test_a_film_whose_new_words_are_not_packed_is_told_and_not_searched(
         assert main(["embed", str(mine), *flags]) == 130
     assert WordStore(grown).missing() == []
     words = WordSearch(grown)
-    assert words.lacking == ["new", "replaced"] and {shot.movie_id for shot in words.shots} == {"beta"}
+    assert words.lacking == ["new", "replaced"] and {*words.places["movie_id"].to_pylist()} == {"beta"}
     if command == "embed":
         assert main(["embed", str(mine), *flags]) == 0
     else:
         assert main(["words", str(grown)]) == 0
     words = WordSearch(grown)
-    assert words.lacking == [] and len(words.shots) == 7 + 11 + 11
+    assert words.lacking == [] and len(words.places) == 7 + 11 + 11
 
 
 def test_a_model_that_has_moved_is_found_at_its_new_place(index, word_folder, tmp_path, capsys):
@@ -307,8 +313,9 @@ def test_shots_without_a_keyframe_are_never_found(index, word_folder, tmp_path):
     store.dataset.write_film("beta", [row], {"fingerprint": film.facts["fingerprint"]})
     store.dataset.finish(store.films, {})
     words = WordSearch(copy)
-    assert [shot.first_shot for shot in words.shots if shot.movie_id == "beta"] == [0, 1, 2, 4, 5, 6]
-    assert len(words.vectors) == len(words.shots) == 25
+    found = words.search(np.ones(16), 99, movie_ids={"beta"})
+    assert sorted(shot.first_shot for shot in found) == [0, 1, 2, 4, 5, 6]
+    assert len(words.vectors) == len(words.places) == 25
 
 
 @pytest.mark.slow

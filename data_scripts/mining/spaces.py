@@ -159,9 +159,10 @@ def score_factor(embed: Embed, film_pairs: Sequence[tuple[str, str]], read: Call
         count += scores.numel()
         total += float(scores.sum())
         squares += float((scores * scores).sum())
-    variance = squares / count - (total / count) ** 2 if count else 0.0
+    mean_square = squares / max(count, 1)
+    variance = mean_square - (total / max(count, 1)) ** 2
     # Scores without spread (except for rounding) distinguish nothing, so their scale does not matter.
-    factor = variance**-0.25 if variance > 1e-12 * squares else 1.0
+    factor = variance**-0.25 if variance > 1e-12 * mean_square else 1.0
     # These sums do round. The factor keeps 16 bits, which rounding errors in float64 hardly ever change.
     mantissa, exponent = math.frexp(factor)
     return math.ldexp(round(mantissa * 2**16), exponent - 16)

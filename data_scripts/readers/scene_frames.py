@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from transformers import BaseImageProcessor
 
 from data_scripts.readers.stored_shots import ArrowShots, ParquetShots, ShotRows
@@ -25,7 +25,7 @@ from modeling_m2s.frames_m2s import Preparation
 from modeling_m2s.storage_m2s import StorageError
 
 
-class SceneRead(NamedTuple):
+class FramesRead(NamedTuple):
     """Frames of neighboring shots.
 
     Attributes:
@@ -94,17 +94,17 @@ class SceneFrames:
         self.num_shots = {movie_id: self._rows.films[movie_id].num_rows for movie_id in self.movie_ids}
         self._prepare = Preparation(image_processor)
 
-    def read(self, movie_id: str, first_shot: int, num_shots: int) -> SceneRead:
+    def read(self, movie_id: str, first_shot: int, num_shots: int) -> FramesRead:
         """Frames of `num_shots` shots from `first_shot` on, shot after shot.
 
-        A bad keyframe is never an error: the caller counts what is not readable, and `describe_unreadable` says why.
+        A bad keyframe is never an error: the caller counts what is not readable; `data_scripts.check` says why.
 
         Raises:
             StorageError: no such film, shots past its end, or a shard that cannot be read.
             ValueError: the image processor leaves the frames of different sizes.
         """
         found = [_decode(keyframe) for keyframe in self._keyframes(movie_id, first_shot, num_shots)]
-        frames = {place: self._prepare(image) for place, image in enumerate(found) if not isinstance(image, str)}
+        frames = {place: self._prepare(image) for place, image in enumerate(found) if image is not None}
         shapes = {frame.shape for frame in frames.values()}
         if len(shapes) > 1:
             raise ValueError(
@@ -115,20 +115,7 @@ class SceneFrames:
         pixels_FCYX, readable_F = np.zeros((len(found), *shape), np.uint8), torch.zeros(len(found), dtype=torch.bool)
         for place, frame in frames.items():
             pixels_FCYX[place], readable_F[place] = frame, True
-        return SceneRead(torch.from_numpy(pixels_FCYX), readable_F)
-
-    def describe_unreadable(self, movie_id: str, first_shot: int, num_shots: int) -> list[str]:
-        """Why frames are not readable, a line each, for a message; empty when all are.
-
-        Raises:
-            StorageError: as `read`.
-        """
-        found = map(_decode, self._keyframes(movie_id, first_shot, num_shots))
-        return [
-            f"film {movie_id}, shot {first_shot + place // self.frames_per_shot}: {image}"
-            for place, image in enumerate(found)
-            if isinstance(image, str)
-        ]
+        return FramesRead(torch.from_numpy(pixels_FCYX), readable_F)
 
     def _keyframes(self, movie_id: str, first_shot: int, num_shots: int) -> list[pa.Buffer | None]:
         there = self.num_shots.get(movie_id)
@@ -171,15 +158,13 @@ def choose_keyframes(batch: pa.RecordBatch, frames_per_shot: int = 1) -> list[pa
     return chosen
 
 
-def _decode(keyframe: pa.Buffer | None) -> Image.Image | str:
-    """A keyframe as an RGB image, or why there is none."""
+def _decode(keyframe: pa.Buffer | None) -> Image.Image | None:
+    """A keyframe as an RGB image; None if none is stored, or it does not decode."""
     if keyframe is None:
-        return "no keyframe is stored"
+        return None
     try:
         image = Image.open(io.BytesIO(keyframe))
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
-    except UnidentifiedImageError:
-        return "the keyframe is no image"
-    except Exception as error:  # Pillow's decoders raise errors of many kinds on broken bytes
-        return f"the keyframe does not decode ({error})"
+    except Exception:  # Pillow's decoders raise errors of many kinds on broken bytes
+        return None

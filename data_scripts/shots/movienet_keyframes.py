@@ -11,7 +11,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data_scripts.shots.detection import read_videos
 from data_scripts.shots.film_stage import StageSummary, store_catalog
+from data_scripts.stages.inputs import license_of
 from data_scripts.stages.runner_arguments import RunnerArguments
 from modeling_m2s.images_m2s import rgb
 from modeling_m2s.pictures_m2s import fit_size, resize
@@ -65,7 +67,7 @@ def import_keyframes(
     settings: KeyframeSettings,
     runner: RunnerArguments,
     video_info: Path | None = None,
-    catalog: Collection[str] | None = None,
+    movies: Path | None = None,
 ) -> StageSummary:
     """Bring a `shots` dataset up to date with MovieNet's folders.
 
@@ -76,12 +78,14 @@ def import_keyframes(
         settings: must equal those of an existing dataset.
         runner: where the work is done.
         video_info: MovieNet's JSON file with each film's `fps`.
-        catalog: ids of the films that are wanted; None takes every shot list.
+        movies: folder of the catalog, whose films are wanted; None takes every shot list.
 
     Raises:
         ValueError: no shot list, none of the catalog, or no frame rates in `video_info`.
-        StorageError: another run writes to the output, the settings differ, or the disk is full.
+        StorageError: there is no such catalog, another run writes to the output, the settings differ, or the disk is
+            full.
     """
+    catalog = None if movies is None else read_videos(movies)
     lists = {path.stem: path for path in shot_lists.glob("*.txt") if re.fullmatch(r"tt\d{7,}", path.stem)}
     films = {movie_id: path for movie_id, path in lists.items() if catalog is None or movie_id in catalog}
     if not films:
@@ -95,7 +99,8 @@ def import_keyframes(
     folder = os.path.abspath(keyframes)
     store = partial(store_keyframes, keyframes=folder, settings=settings, frame_rates=frame_rates)
     identify = partial(keyframes_fingerprint, folder)
-    return store_catalog(films, output, record, store, runner, identify, default_values(settings))
+    license = {} if movies is None else license_of(FilmDataset(movies, "movies"))
+    return store_catalog(films, output, record, store, runner, identify, default_values(settings), **license)
 
 
 def read_frame_rates(path: Path) -> dict[str, float]:

@@ -142,10 +142,10 @@ class StoredShots:
         self.films = dataset.films(parts=False)
         self.names = films_by_name(self.films)
         self.settings = {"media": "shots", "read": reading.read, "shots_per_scene": reading.shots_per_scene}
-        table = dataset.read(["movie_id", "start_seconds", "end_seconds"]).to_pydict()
+        columns = [column.to_numpy() for column in dataset.read(["start_seconds", "end_seconds"]).columns]
         first_rows = np.cumsum([0] + [film.num_rows for film in self.films.values()])
         self.seconds = {
-            movie_id: tuple(np.array(table[name][first:stop]) for name in ("start_seconds", "end_seconds"))
+            movie_id: tuple(column[first:stop] for column in columns)
             for movie_id, first, stop in zip(self.films, first_rows[:-1], first_rows[1:], strict=True)
         }
 
@@ -259,7 +259,7 @@ class VideoFiles:
             return [], extent, note
         moments = self.reading.shots_per_scene
         seconds = start + (np.arange(moments) + 0.5) * (min(stop, end) - start) / moments
-        return np.unique(times.searchsorted(seconds, "right") - 1).clip(0).tolist(), extent, note
+        return np.unique((times.searchsorted(seconds, "right") - 1).clip(0)).tolist(), extent, note
 
     def _pixels(self, images: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.stack([self.prepare(Image.fromarray(image)) for image in images]))

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data_scripts.formats.labeled_scenes import LabeledScene
 from data_scripts.formats.scene_lists import read_scenes
+from data_scripts.mining.spaces import SHRINKAGE
 from data_scripts.readers.decoded import decoded
 from eval.embed_scenes import EmbedScenesArguments
 from eval.embeddings.encoders import (
@@ -43,7 +44,6 @@ from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.storage_m2s import FilmDataset, atomic_write, exclusive
 from modeling_m2s.whitening_m2s import Moments, Whitening
 
-SHRINKAGE = 0.02  # for whitening, as in mining
 # Most training scenes that whitening is fitted to; their frames, nine times as many, are enough for 512 directions.
 STATISTICS_SCENES = 2000
 WHITENING = "whitening.safetensors"
@@ -63,7 +63,7 @@ def scenes_of(arguments: EmbedScenesArguments) -> list[LabeledScene]:
     return read_task_scenes(arguments.task, arguments.labels)
 
 
-def embed_scenes(
+def write_scene_embeddings(
     arguments: EmbedScenesArguments, scenes: Sequence[LabeledScene], state: PartialState | None = None
 ) -> None:
     """Write the embeddings of scenes that are not yet stored; every process does its share.

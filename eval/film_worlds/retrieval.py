@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from data_scripts.features.scene_embedding import Scene, embed_scenes
 from data_scripts.features.shot_features import ShotFeatures, has_keyframe
+from data_scripts.mining.spaces import SHRINKAGE
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.stages.text_files import text_lines
 from eval.film_worlds.truth import TrueScene, Truth, read_truth, true_scenes
@@ -22,7 +23,6 @@ from modeling_m2s.pretrained_m2s import load_encoder
 from modeling_m2s.whitening_m2s import Moments, Whitening
 
 SPACES = ("raw", "centered", "whitened")
-SHRINKAGE = 0.02  # as in mining
 K = (1, 5)
 BOUNDARY_SHOTS = 4  # on either side of a cut
 SETTINGS = (

@@ -12,6 +12,7 @@ import numpy as np
 
 from data_scripts.features.shot_features import ShotFeatures
 from data_scripts.formats.boundaries import FilmBoundaries
+from data_scripts.mining.spaces import SHRINKAGE
 from eval.film_worlds.results import summarize
 from eval.film_worlds.steps import run_once
 from eval.film_worlds.tables import percent, table
@@ -26,7 +27,7 @@ from modeling_m2s.story_scenes_m2s import LONGEST_SCENE, SceneAxes, run_costs, s
 from modeling_m2s.whitening_m2s import Moments, Whitening
 
 NUM_ORDERS = 5  # random orders of a film's shots
-NUM_DIRECTIONS, SHRINKAGE = 64, 0.02  # of the whitening of rivals
+NUM_DIRECTIONS = 64  # of the whitening of rivals
 FIGURES = ("f1", "precision", "recall", "f1_within_one", "miou")
 SPLITS = ("train", "train", "train", "validation", "test")  # of each five films in a row
 

@@ -21,6 +21,7 @@ from eval.search_spaces import SearchSpacesArguments
 from modeling_m2s.pipeline_m2s import evenly_spaced
 from modeling_m2s.pretrained_m2s import load_encoder, name_without_folders
 from modeling_m2s.scene_space_m2s import SPACES, SceneSpace
+from modeling_m2s.storage_m2s import atomic_write
 
 PART = 20  # films of a small index
 
@@ -75,9 +76,10 @@ def measure_world(world: Path, kind: str, model: str) -> dict[str, Any]:
 
 def scene_vectors(world: Path, scenes: list[TrueScene], model: str) -> dict[str, np.ndarray]:
     """Vectors (N, D) of scenes by value of `--scene-vector`, joint and mean; kept in a file beside the world."""
-    path = world.with_name(f"{world.name}.{name_without_folders(model)}.npz")
+    encoder, image_processor, revision = load_encoder(model)
+    name = name_without_folders(model).replace("/", "-")
+    path = world.with_name(f"{world.name}.{name}-{revision[:12]}.npz")
     if not path.exists():
-        encoder, image_processor, _ = load_encoder(model)
         frames = SceneFrames(world / "shots", image_processor)
         read = [Scene(scene.movie_id, evenly_spaced(scene.first_shot, scene.num_shots)) for scene in scenes]
         joint_ND = embed_scenes(encoder, frames, read)
@@ -85,7 +87,8 @@ def scene_vectors(world: Path, scenes: list[TrueScene], model: str) -> dict[str,
         shots_MD = embed_scenes(encoder, frames, alone)
         starts = np.cumsum([0, *(scene.num_shots for scene in scenes[:-1])])
         means_ND = np.add.reduceat(shots_MD, starts) / np.array([[scene.num_shots] for scene in scenes])
-        np.savez(path, joint=joint_ND, mean=means_ND.astype(np.float32))
+        with atomic_write(path) as file:
+            np.savez(file, joint=joint_ND, mean=means_ND.astype(np.float32))
     return dict(np.load(path))
 
 

@@ -53,23 +53,10 @@ def true_scenes(truth: Truth, movie_ids: Iterable[str]) -> list[TrueScene]:
     return scenes
 
 
-def shares(
-    pairs: list[dict[str, Any]], truth: Truth, held_out_films: Iterable[str] = ()
-) -> dict[str, dict[str, float]]:
-    """Share of scene pairs with the same label, among all pairs and among pairs of two held-out films."""
-    held_out = set(held_out_films)
-    chosen = {
-        "all": pairs,
-        "held_out": [pair for pair in pairs if {pair["movie_id_a"], pair["movie_id_b"]} <= held_out],
-    }
-    return {
-        name: {
-            "scene_pairs": len(each),
-            **{label: round(statistics.fmean(_agree(pair, truth, label) for pair in each), 4) for label in LABELS},
-        }
-        for name, each in chosen.items()
-        if each
-    }
+def shares(pairs: list[dict[str, Any]], truth: Truth) -> dict[str, float]:
+    """The number of scene pairs, and the share of them with the same label, for each kind of label."""
+    agree = {label: statistics.fmean(_agree(pair, truth, label) for pair in pairs) for label in LABELS}
+    return {"scene_pairs": len(pairs), **{label: round(share, 4) for label, share in agree.items()}}
 
 
 def _agree(pair: dict[str, Any], truth: Truth, label: str) -> bool:

@@ -317,5 +317,5 @@ def surest_shares(folder: Path, truth: dict[str, list[dict[str, str]]]) -> dict[
     """How often the scenes of a pair agree: among all pairs, and among those of the highest scores."""
     pairs = FilmDataset(folder, "scene_pairs").read().to_pylist()
     if len({pair["score"] for pair in pairs}) == 1:  # true pairs have no score
-        return {"all": shares(pairs, truth)["all"]}
-    return {name: shares(surest(pairs, share), truth)["all"] for name, share in SUREST.items()}
+        return {"all": shares(pairs, truth)}
+    return {name: shares(surest(pairs, share), truth) for name, share in SUREST.items()}

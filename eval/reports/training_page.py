@@ -174,9 +174,10 @@ def mined_pairs(arguments: TrainingReportArguments, truth: Truth | None) -> dict
     agree: dict[str, float] = {}
     if truth:
         rows = FilmDataset(arguments.pairs, "scene_pairs").read().to_pylist()
-        agree = {label: shares(rows, truth)["all"][label] for label in LABELS}
+        found = shares(rows, truth)
+        agree = {label: found[label] for label in LABELS}
         for pair, index in zip(pairs, drawn, strict=True):
-            same = shares([rows[index]], truth)["all"]
+            same = shares([rows[index]], truth)
             pair["same"] = [label for label in LABELS if same[label]]
     return {"shown": pairs, "count": len(atlas.scores), "agree": agree}
 

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPVisionModelWithProjection
 
+from data_scripts.formats.photographs import PICTURE_SUFFIXES
 from modeling_m2s.decoding_m2s import VideoFrames
 from modeling_m2s.images_m2s import rgb
 from modeling_m2s.pictures_m2s import DisplayPictures
@@ -34,7 +35,6 @@ from modeling_m2s.workers_m2s import end_with_parent
 from train.distillation.compress import centered
 
 IMAGES_PER_FILE = 256
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def list_images(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: not a folder of images")
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    names = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES
+    )
     if not names:
-        raise ValueError(f"{folder}: no images below it ({', '.join(IMAGE_SUFFIXES)})")
+        raise ValueError(f"{folder}: no images below it ({', '.join(PICTURE_SUFFIXES)})")
     return names
 
 

@@ -45,6 +45,7 @@ from train.distillation.losses import TeacherSpace, embedding_losses, token_loss
 from train.distillation.pooled import center_pooled
 from train.distillation.recipe import DistillationData, DistillationRecipe
 from train.distillation.sources import ImageFilter, count_by_source
+from train.moco.contrast import gather
 from train.runs import RunFolder, command_line, made_with, mixed_precision
 
 PATCH_SIZE = 16
@@ -164,7 +165,7 @@ def distill(recipe: DistillationRecipe, data: DistillationData, arguments: RunAr
             write_training(arguments.output / "model", training_record(results), arguments.push_to_hub)
             write_json(arguments.output / "results.json", results)
         accelerator.wait_for_everyone()
-    accelerator.end_training()
+    accelerator.free_memory()
     return results
 
 
@@ -346,7 +347,7 @@ def train(
         for batch in accelerator.skip_first_batches(loader, state["step"] % steps_per_epoch):
             started = time.monotonic()
             if recipe.mirror:
-                mirror_half(batch, recipe.seed + state["step"])
+                mirror_half(batch, recipe.seed + state["step"], accelerator.process_index, accelerator.num_processes)
             losses = distillation_losses(prepared, batch, space, token_scale, recipe)
             accelerator.backward(losses["loss"])
             accelerator.clip_grad_norm_(prepared.parameters(), MAX_GRADIENT_NORM)
@@ -358,7 +359,7 @@ def train(
             state["seconds"] += time.monotonic() - started
             bar.update()
             if state["step"] % arguments.log_steps == 0:
-                run.log(state["step"], **{name: round(value.item(), 5) for name, value in losses.items()})
+                log_losses(losses, state["step"], run)
             if state["step"] % steps_per_epoch == 0:
                 run.log(state["step"], epoch=epoch + 1, **measure(model, held_out, accelerator))
             if state["step"] % arguments.checkpoint_steps == 0 or state["step"] == num_steps:
@@ -367,14 +368,23 @@ def train(
     return state
 
 
-def mirror_half(batch: dict[str, torch.Tensor], seed: int) -> None:
+def log_losses(losses: dict[str, torch.Tensor], step: int, run: RunFolder) -> None:
+    """Log the mean losses over all processes."""
+    means = run.accelerator.reduce({name: value.detach() for name, value in losses.items()}, reduction="mean")
+    run.log(step, **{name: round(value.item(), 5) for name, value in means.items()})
+
+
+def mirror_half(batch: dict[str, torch.Tensor], seed: int, share: int = 0, shares: int = 1) -> None:
     """Mirror a random half of a batch's crops, and the positions of their tokens, in place.
+
+    Args:
+        share: the number of this share of the batch among `shares` equal ones; the half is drawn for the whole batch.
 
     This doubles the crops without new labels. It works because CLIP's embeddings of a photograph and its mirror image
     are much nearer to each other than a small student comes to either (`mirror_cosine` in the results).
     """
-    chosen = torch.rand(len(batch["pixels"]), generator=torch.Generator().manual_seed(seed)) < 0.5
-    chosen = chosen.to(batch["pixels"].device)
+    draws = torch.rand(shares * len(batch["pixels"]), generator=torch.Generator().manual_seed(seed))
+    chosen = (draws.chunk(shares)[share] < 0.5).to(batch["pixels"].device)
     tokens = batch["tokens"][chosen]
     side = math.isqrt(tokens.shape[2] - 1)
     mirrored = tokens[:, :, 1:].unflatten(2, (side, side)).flip(3).flatten(2, 3)
@@ -389,9 +399,10 @@ def distillation_losses(
     token_scale: torch.Tensor,
     recipe: DistillationRecipe,
 ) -> dict[str, torch.Tensor]:
-    """The losses of a batch and, as `loss`, their weighted sum."""
+    """The losses of a batch and, as `loss`, their weighted sum; embeddings of all processes are compared."""
     embeds, tokens = model(batch["pixels"])
-    losses = embedding_losses(embeds.float(), batch["embeds"].float(), space, recipe.relation_temperature)
+    student_BD, teacher_BD = gather(embeds.float()), gather(batch["embeds"].float())
+    losses = embedding_losses(student_BD, teacher_BD, space, recipe.relation_temperature)
     losses["token"] = token_loss(tokens.float(), batch["tokens"].float(), token_scale)
     return {"loss": sum(getattr(recipe, f"{name}_weight") * value for name, value in losses.items()), **losses}
 

@@ -92,8 +92,9 @@ def train(
 
 def is_over(state: dict[str, Any], num_steps: int, material: Material, recipe: MILRecipe) -> bool:
     """Whether all steps are done, or the held-out loss has not fallen for `patience_steps`."""
+    is_measured = material.measured is not None and state["best_loss"] is not None
     has_waited = state["step"] - state["best_step"] >= recipe.patience_steps > 0
-    return state["step"] >= num_steps or (material.measured is not None and has_waited)
+    return state["step"] >= num_steps or (is_measured and has_waited)
 
 
 def plan_steps(num_positives: int, recipe: MILRecipe, num_processes: int) -> tuple[int, int]:

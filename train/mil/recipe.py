@@ -86,6 +86,11 @@ class MILRecipe(NetworkRecipe):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a number from 0 on")
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}; it must be a share of the films, below 1")
+        if self.held_out and 0 < self.patience_steps < self.measure_steps:
+            raise ValueError(
+                f"patience_steps is {self.patience_steps}, less than measure_steps, {self.measure_steps}: training "
+                "would end before the loss is measured again; use at least measure_steps, or 0 for never"
+            )
         if self.whiten and self.bf16:
             raise ValueError(
                 "whiten and bf16: directions of low variance are lost in bfloat16; leave one of the two options out"

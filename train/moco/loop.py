@@ -49,7 +49,7 @@ def learning_rate_scale(step: int, num_steps: int, recipe: MoCoRecipe) -> float:
 
 @dataclass
 class Speedometer:
-    """Counts pairs, seconds and seconds of waiting for data since the last line of the log."""
+    """Counts pairs, seconds of training and seconds of waiting for data since the last line of the log."""
 
     pair_operations: float
     peak: float
@@ -61,8 +61,17 @@ class Speedometer:
         self.started, self.waited, self.pairs = time.perf_counter(), 0.0, 0
 
     def seconds(self) -> float:
-        """Seconds since the last restart."""
+        """Seconds since the last restart, without pauses."""
         return time.perf_counter() - self.started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the time of a block; it begins when the steps before it are done on the device."""
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        before = time.perf_counter()
+        yield
+        self.started += time.perf_counter() - before
 
     def read(self) -> dict[str, float]:
         """Pairs a second over all processes, share of the devices' peak, share of the time spent waiting for data."""
@@ -167,11 +176,12 @@ class Training:
         if step % self.arguments.log_steps == 0 or is_last:
             self.log(step, contrast, gradient_norm)
         if self.labeled and (step % self.recipe.measure_steps == 0 or is_last):
-            self.measure()
+            with self.speed.paused():
+                self.measure()
         if step % self.arguments.checkpoint_steps == 0 or is_last:
             self.count_frames()
-            self.run_folder.save(**self.state)
-            self.speed.restart()
+            with self.speed.paused():  # the seconds since the last line of the log are not yet in the state
+                self.run_folder.save(**{**self.state, "seconds": self.state["seconds"] + self.speed.seconds()})
 
     def waiting(self, steps: range, batches: PairBatches) -> Iterator[Batch]:
         """The batches of some steps; the time spent waiting for them is counted."""
@@ -340,4 +350,3 @@ class Training:
         if best is None or found[0]["precision_at_1"] > best:
             self.state["best_precision"], self.state["best_step"] = found[0]["precision_at_1"], self.state["step"]
             self.best.keep(self.contrast.encoder)
-        self.speed.restart()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
@@ -49,20 +51,23 @@ class ScenePairs:
             StorageError: no finished dataset, a film is missing from the shots, or a scene ends after its film.
             ValueError: no pairs are left, or all scenes are from one film.
         """
-        table = finished(folder, "scene_pairs").read()
-        names = np.stack([table[f"movie_id_{side}"].to_numpy() for side in "ab"], 1)
+        names = [f"{name}_{side}" for name in ("movie_id", "first_shot") for side in "ab"]
+        table = finished(folder, "scene_pairs").read([*names, "num_shots"])
+        ids, films_P2 = _numbered([table[f"movie_id_{side}"] for side in "ab"])
         first_P2 = np.stack([table[f"first_shot_{side}"].to_numpy() for side in "ab"], 1).astype(np.int64)
         num_shots_P = table["num_shots"].to_numpy().astype(np.int64)
-        kept_P = ~np.isin(names, sorted(left_out)).any(1)
+        left_out_F = np.array([movie_id in left_out for movie_id in ids], bool)
+        kept_P = ~left_out_F[films_P2].any(1)
         counts = {"scene_pairs": int(kept_P.sum()), "scene_pairs_left_out": int((~kept_P).sum())}
-        names, first_P2, num_shots_P = names[kept_P], first_P2[kept_P], num_shots_P[kept_P]
-        if not len(names):
+        films_P2, first_P2, num_shots_P = films_P2[kept_P], first_P2[kept_P], num_shots_P[kept_P]
+        if not len(films_P2):
             left = f", {counts['scene_pairs_left_out']} of films with labeled scenes" if left_out else ""
             raise ValueError(f"{folder} holds no scene pairs to train on{left}")
-        movie_ids, films = np.unique(names, return_inverse=True)
+        present_F = np.bincount(films_P2.ravel(), minlength=len(ids)) > 0
+        movie_ids = [movie_id for movie_id, present in zip(ids, present_F, strict=True) if present]
         if len(movie_ids) < 2:
             raise ValueError(f"{folder}: all scenes are of film {movie_ids[0]}; contrast needs scenes of other films")
-        pairs = cls(movie_ids.tolist(), films.reshape(-1, 2), first_P2, num_shots_P, counts)
+        pairs = cls(movie_ids, (np.cumsum(present_F) - 1)[films_P2], first_P2, num_shots_P, counts)
         pairs._check(folder, frames)
         return pairs
 
@@ -89,6 +94,13 @@ class ScenePairs:
         for values in (self.films_P2, self.first_P2, self.num_shots_P):
             content.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
         return content.hexdigest()[:16]
+
+
+def _numbered(columns: list[pa.ChunkedArray]) -> tuple[list[str], np.ndarray]:
+    """The ids in some columns, sorted, and each cell's number among them, (rows, columns); cells become no strings."""
+    ids = sorted({movie_id for column in columns for movie_id in pc.unique(column).to_pylist()})
+    value_set = pa.array(ids, columns[0].type)
+    return ids, np.stack([pc.index_in(column, value_set=value_set).to_numpy() for column in columns], 1)
 
 
 class BatchPlan:

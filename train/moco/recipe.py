@@ -121,8 +121,13 @@ class MoCoRecipe:
             raise ValueError("temperature must be above 0")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
-        if self.objective == "in_batch" and self.symmetric:
-            raise ValueError("symmetric is an option of the momentum objective; in_batch is symmetric already")
+        if self.objective == "in_batch":
+            if self.symmetric:
+                raise ValueError("symmetric is an option of the momentum objective; in_batch is symmetric already")
+            # queue_size is not refused: --objective in_batch may be added to a recipe that sets it (moco_one_gpu.yaml).
+            for name in ("momentum", "momentum_schedule"):
+                if (value := getattr(self, name)) != getattr(type(self), name):
+                    raise ValueError(f"{name} {value} is an option of the momentum objective; in_batch has no keys")
 
 
 @dataclass(kw_only=True)

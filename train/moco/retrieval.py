@@ -1,6 +1,5 @@
 """Retrieval on a small labeled set during training: does the nearest scene of another film have the same label?"""
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from data_scripts.features.scene_embedding import Scene, embed_scenes
 from data_scripts.readers.scene_frames import SceneFrames
+from data_scripts.stages.text_files import read_table
 from eval.metrics.intervals import mean_interval
 from eval.metrics.retrieval import chance, precision_at_k
 from modeling_m2s import M2SSceneModel
@@ -30,27 +30,23 @@ class LabeledScenes:
         """Read a CSV file with the columns movie_id, first_shot, num_shots and label.
 
         Raises:
-            ValueError: a column is missing, a number is not whole, a scene ends after its film, or all scenes are from
-                one film.
+            MetadataError: the file is no such table.
+            ValueError: a number is not whole, a scene ends after its film, or all scenes are from one film.
         """
         scenes, labels = [], []
-        with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if missing := set(COLUMNS) - set(reader.fieldnames or ()):
-                raise ValueError(f"{path}: columns are missing: {', '.join(sorted(missing))}")
-            for line, row in enumerate(reader, 2):
-                try:
-                    first, length = int(row["first_shot"]), int(row["num_shots"])
-                except (TypeError, ValueError):
-                    raise ValueError(f"{path}, line {line}: first_shot and num_shots must be whole numbers") from None
-                there = frames.num_shots.get(row["movie_id"], 0)
-                if not 0 <= first < first + length <= there:
-                    raise ValueError(
-                        f"{path}, line {line}: shots {first} to {first + length - 1} of film {row['movie_id']}, which "
-                        f"has {there} shots"
-                    )
-                scenes.append(Scene(row["movie_id"], evenly_spaced(first, length)))
-                labels.append(row["label"])
+        for line, row in read_table(path, COLUMNS):
+            try:
+                first, length = int(row["first_shot"]), int(row["num_shots"])
+            except ValueError:
+                raise ValueError(f"{path}, line {line}: first_shot and num_shots must be whole numbers") from None
+            there = frames.num_shots.get(row["movie_id"], 0)
+            if not 0 <= first < first + length <= there:
+                raise ValueError(
+                    f"{path}, line {line}: shots {first} to {first + length - 1} of film {row['movie_id']}, which "
+                    f"has {there} shots"
+                )
+            scenes.append(Scene(row["movie_id"], evenly_spaced(first, length)))
+            labels.append(row["label"])
         if len({scene.movie_id for scene in scenes}) < 2:
             raise ValueError(f"{path}: retrieval needs labeled scenes of at least two films")
         return cls(frames, scenes, labels)
