@@ -38,4 +38,6 @@ step accelerate launch -m train.train_moco train/configs/moco_film_world.yaml --
 step python -m eval.scene_retrieval --model m2s-clip-tiny "${held_out[@]}" --output "$RUN/before_training.json"
 step python -m eval.scene_retrieval --model "$RUN/moco/model" "${held_out[@]}" --output "$RUN/after_training.json"
 step python -m eval.scene_retrieval --features "$RUN/shot_features" --shot-space whitened "${held_out[@]}" --output "$RUN/mean_of_whitened_shots.json"
-step python -m eval.training_report --run "$RUN/moco" --shots "$RUN/world/shots" --pairs "$RUN/scene_pairs" --mil "$RUN/mil" --world "$RUN/world" --films "$RUN/mil/held_out_films.txt" --measured "$RUN"/{before_training,after_training,mean_of_whitened_shots}.json --seconds "$RUN/seconds.csv" --output "$RUN/report.html"
+step python -m eval.pixel_features --shots "$RUN/world/shots" --output "$RUN/pixel_features"
+step python -m eval.scene_retrieval --features "$RUN/pixel_features" --shot-space whitened "${held_out[@]}" --output "$RUN/mean_of_whitened_pixels.json"
+step python -m eval.training_report --run "$RUN/moco" --shots "$RUN/world/shots" --pairs "$RUN/scene_pairs" --mil "$RUN/mil" --world "$RUN/world" --films "$RUN/mil/held_out_films.txt" --measured "$RUN"/{before_training,after_training,mean_of_whitened_shots,mean_of_whitened_pixels}.json --seconds "$RUN/seconds.csv" --output "$RUN/report.html"

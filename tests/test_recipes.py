@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = Path(__file__).parent / "fixtures/film_world_recipe.json"
-ROWS = ("before_training", "after_training", "mean_of_whitened_shots")
+ROWS = ("before_training", "after_training", "mean_of_whitened_shots", "mean_of_whitened_pixels")
 SIZES = {"FILMS": "60", "STEPS": "8", "OMP_NUM_THREADS": "2"}
 
 
@@ -37,4 +37,4 @@ def test_the_whole_method_in_a_small_world_gives_the_committed_results(tmp_path)
     page = (tmp_path / "run/report.html").read_text()
     assert all(f'<th scope="row">{name.replace("_", " ")}</th>' in page for name in ROWS)
     steps = [line.split(",")[1] for line in (tmp_path / "run/seconds.csv").read_text().splitlines()]
-    assert steps[0] == "data_scripts.make_film_world" and steps[-1] == "eval.training_report" and len(steps) == 11
+    assert steps[0] == "data_scripts.make_film_world" and steps[-1] == "eval.training_report" and len(steps) == 13
