@@ -198,6 +198,15 @@ def test_a_step_is_not_done_twice(tmp_path, capfd):
         step(recipe, tmp_path / "folder", 3)
     output.unlink()
     step(recipe, tmp_path / "folder", 3)
+    settings = tmp_path / "recipe.yaml"
+    settings.write_text("steps: 3\n")
+    output.unlink()
+    step(settings)
+    settings.write_text("# a comment\nsteps: 3\n")
+    step(settings)
+    settings.write_text("steps: 4\n")
+    with pytest.raises(StorageError, match="was made by step_of_a_test recipe.yaml:"):
+        step(settings)
     (tmp_path / "output.done.json").unlink()
     capfd.readouterr()
     step("someone else's")

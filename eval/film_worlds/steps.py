@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from modeling_m2s.storage_m2s import StorageError, write_json
 
 
@@ -64,7 +66,10 @@ def _described(word: Any, folder: Path) -> str:
     if not isinstance(word, Path):
         return str(word)
     if word.is_file():
-        return f"{word.name}:{hashlib.sha256(word.read_bytes()).hexdigest()[:12]}"
+        content = word.read_bytes()
+        if word.suffix == ".yaml":  # a recipe with another comment is the same recipe
+            content = json.dumps(yaml.safe_load(content), sort_keys=True).encode()
+        return f"{word.name}:{hashlib.sha256(content).hexdigest()[:12]}"
     return os.path.relpath(word, folder)
 
 
