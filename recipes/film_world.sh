@@ -9,7 +9,7 @@
 # Two x86 cores without a GPU take seven minutes, a third of them for contrast. Expected, on scenes of held-out films: the
 # nearest scene of another film shows the same place for 24 % of the scenes before training and for 43 % after it, both
 # in the whitened space. The mean of whitened shots, which needs no training, reaches 33 %; chance is 6 % (standard
-# errors 3; eval/results/film_world_recipe.json).
+# errors 3; eval/results/film_world_recipe.json). 8×8 pixels find drawn places better still (docs/film_world.md).
 #
 # The paper's rule mines in the learned space alone (--space model); `both` adds the frozen features, whitened (ours).
 set -euo pipefail
