@@ -108,11 +108,14 @@ def load_encoder(
     return encoder, image_processor, model_revision(source, revision)
 
 
-def load_text_tower(name: str) -> "tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase, str]":
+def load_text_tower(
+    name: str, local_files_only: bool = False
+) -> "tuple[CLIPTextModelWithProjection, PreTrainedTokenizerBase, str]":
     """The text tower of a CLIP model in evaluation mode on the CPU, its tokenizer, and the model's revision.
 
     Args:
         name: a CLIP checkpoint with both towers, named as in `load_encoder`.
+        local_files_only: read the Hub's cache and ask the Hub for nothing.
 
     Raises:
         ModelError: it cannot be loaded, or it has no text tower: it is an image tower, a scene encoder or no CLIP.
@@ -121,9 +124,10 @@ def load_text_tower(name: str) -> "tuple[CLIPTextModelWithProjection, PreTrained
 
     source, commit = model_source(name), None
     if not os.path.isdir(source):
-        source, commit = _download(name)
+        source, commit = _download(name, local_files_only)
+    settings: dict[str, Any] = {"revision": commit, "local_files_only": local_files_only}
     with loading(name), quiet_transformers():
-        config = PreTrainedConfig.get_config_dict(source, revision=commit)[0]
+        config = PreTrainedConfig.get_config_dict(source, **settings)[0]
         kind = str(config.get("model_type"))
         if kind.startswith("m2s_"):
             raise ValueError(
@@ -133,8 +137,8 @@ def load_text_tower(name: str) -> "tuple[CLIPTextModelWithProjection, PreTrained
         if kind != "clip":
             raise ValueError(f"it is of type {kind} and has no text tower of CLIP; name a model of type clip")
         _refuse_pickles(source, commit, config)
-        model = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, revision=commit).eval()
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=commit, trust_remote_code=False)
+        model = CLIPTextModelWithProjection.from_pretrained(source, use_safetensors=True, **settings).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **settings)
     return model, tokenizer, model_revision(source, commit)
 
 
@@ -188,7 +192,7 @@ def loading(name: str) -> Iterator[None]:
         raise ModelError(f"model {name} cannot be loaded: {reason}") from error
 
 
-def _download(name: str) -> tuple[str, str]:
+def _download(name: str, local_files_only: bool = False) -> tuple[str, str]:
     """Download `ID` or `ID@REVISION` from the Hub, unless it is in the cache; return the id and the commit.
 
     Raises:
@@ -199,9 +203,10 @@ def _download(name: str) -> tuple[str, str]:
 
     repo, _, revision = name.partition("@")
     try:
-        commit = Path(hf_hub_download(repo, "config.json", revision=revision or None)).parent.name
+        settings: dict[str, Any] = {"local_files_only": local_files_only}
+        commit = Path(hf_hub_download(repo, "config.json", revision=revision or None, **settings)).parent.name
         with contextlib.suppress(EntryNotFoundError):  # weights in several files or another format
-            hf_hub_download(repo, WEIGHTS, revision=commit)
+            hf_hub_download(repo, WEIGHTS, revision=commit, **settings)
     except HFValidationError:
         reason = "it is neither a folder nor a Hub id, which reads USER/NAME or USER/NAME@REVISION"
     except (HfHubHTTPError, EntryNotFoundError, HTTPError, OSError) as error:

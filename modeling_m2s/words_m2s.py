@@ -19,7 +19,7 @@ import torch
 
 from .frames_m2s import Preparation, ahead, normalize
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
-from .pretrained_m2s import load_text_tower, model_name
+from .pretrained_m2s import ModelError, load_text_tower, model_name
 from .search_m2s import Scene, nearest
 from .shot_vectors_m2s import DTYPE, identity, pieces
 from .storage_m2s import (
@@ -294,7 +294,10 @@ def embed_text(text: str, name: str, revision: str, centered: bool = True) -> np
     """
     if not text.strip():
         raise ValueError("the text is empty; name something that can be seen, such as a bridge at night")
-    model, tokenizer, found = load_text_tower(name)
+    try:  # the pictures' own revision, from the cache: without a network, each question to the Hub takes long to fail
+        model, tokenizer, found = load_text_tower(f"{name.partition('@')[0]}@{revision}", local_files_only=True)
+    except ModelError:
+        model, tokenizer, found = load_text_tower(name)
     if found != revision:
         raise StorageError(f"{name}: its revision is {found}, but the index's words were made by revision {revision}")
     tokens = tokenizer(text, return_tensors="pt")
