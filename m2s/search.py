@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> int:
     check(options)
     from m2s.found import cut_hits, describe, print_json, print_lines, score
     from modeling_m2s.figures_m2s import encode
-    from modeling_m2s.search_m2s import SceneIndex
+    from modeling_m2s.search_m2s import DEFAULT_SPACE, SceneIndex
     from modeling_m2s.storage_m2s import StorageError, atomic_write
 
-    index = SceneIndex(options.index, options.space or "whitened")
+    index = SceneIndex(options.index, options.space or DEFAULT_SPACE)
     films = index.choose_films(options.under, options.film_id)
     query, results = search_text(options, index, films) if options.text else search_scenes(options, index, films)
     if not results:
