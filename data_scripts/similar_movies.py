@@ -95,6 +95,8 @@ class SimilarMoviesArguments:
             raise ValueError(f"--top-k {self.top_k} must be at least 1")
         if self.max_burst < 1:
             raise ValueError(f"--max-burst {self.max_burst} must be at least 1")
+        if self.max_burst != type(self).max_burst and "co_watch" not in self.sources:
+            raise ValueError(f"--max-burst {self.max_burst} is for --sources co_watch")
         if not 0 <= (self.popularity_correction or 0) <= 1:
             raise ValueError(f"--popularity-correction {self.popularity_correction} is not from 0 to 1")
         for name in ("ratings", "links", "popularity_correction"):

@@ -38,7 +38,7 @@ from typing import Literal
 from m2s.commands import run_command
 from m2s.shared import TINY_MODEL
 
-OF_MEDIA = ("encoder", "model", "vector", "read", "shots_per_scene", "dtype")
+OF_MEDIA = ("encoder", "model", "vector", "read", "shots_per_scene", "dtype", "device", "batch_size", "num_workers")
 
 
 @dataclass

@@ -98,6 +98,9 @@ class ProbeArguments:
             raise ValueError(f"--output {self.output} must end in .json")
         if self.export and self.probes and "mlp" not in self.probes:
             raise ValueError("--export saves MLPs: add mlp to --probes, or leave --probes out")
+        for name in ("recipe", "seeds", "device") if self.probes and "mlp" not in self.probes else ():
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                raise ValueError(f"--{name} {value} is for MLPs: add mlp to --probes")
         if self.model and not self.export:
             raise ValueError(f"--model {self.model} is for --export; embeddings name their encoder")
         if self.hub_dataset and not self.card:

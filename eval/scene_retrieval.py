@@ -18,7 +18,7 @@ fitted on held-out films. Values are kept for each query, so that two encoders c
 
 Boundaries: the score after each shot is 1 minus the cosine, in whitened space, between the four shots before the cut
 and the four after it. Its average precision for the ends of true scenes is computed per film, over cuts with four shots
-on both sides.
+on both sides; not with `--context-shots`.
 """
 
 from dataclasses import dataclass, field
@@ -77,8 +77,10 @@ class SceneRetrievalArguments:
         for name, least in (("num_films", 1), ("num_training_scenes", 1), ("context_shots", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if self.context_shots and not self.features:
-            raise ValueError("--context-shots is for means of single shots: give their features by --features")
+        for name in ("context_shots", "shot_space") if self.model else ("position_interpolation",):
+            if (value := getattr(self, name)) != getattr(type(self), name):
+                flag, needed = name.replace("_", "-"), "features" if self.model else "model"
+                raise ValueError(f"--{flag} {value} is for --{needed}")
 
 
 def main(argv: list[str] | None = None) -> None:

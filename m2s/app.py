@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from modeling_m2s.app_m2s import AppSettings, serve
     from modeling_m2s.pipeline_m2s import scene_windows
+    from modeling_m2s.pretrained_m2s import pinned
     from modeling_m2s.storage_m2s import FilmDataset
 
     return_large_blocks()
@@ -55,7 +56,9 @@ def run(options: argparse.Namespace) -> int:
     if options.indexes:
         # A folder without a record is no index; FilmPage reports that when it opens the folder.
         record = FilmDataset(options.indexes[0] / "scene_embeddings", "scene_embeddings").record
-        model, dtype = model or record.get("model"), record.get("settings", {}).get("dtype", dtype)
+        if record.get("complete"):
+            model = model or pinned(record["model"], record["settings"]["revision"])
+            dtype = record["settings"]["dtype"]
     pipeline, revision = load_pipeline(model or TINY_MODEL, options.device, dtype)
     settings = AppSettings(options.indexes, options.example, options.probe, options.shots_per_scene, options.max_upload)
     # uvicorn repeats the signal that ended it. SIGTERM's default action would then end the process before films are

@@ -103,12 +103,18 @@ def run(options: argparse.Namespace) -> int:
 
     from modeling_m2s.find_films_m2s import find_films
     from modeling_m2s.index_m2s import embed_films
+    from modeling_m2s.pretrained_m2s import model_source, pinned
     from modeling_m2s.scene_store_m2s import SceneSettings
     from modeling_m2s.shots_m2s import ShotSettings
     from modeling_m2s.storage_m2s import FilmDataset
 
     films = find_films(options.films)
-    pipeline, revision = load_pipeline(options.model, options.device, options.dtype)
+    record = FilmDataset(options.output / "scene_embeddings", "scene_embeddings").record
+    goes_on = record.get("model", "").partition("@")[0] == options.model  # then with the commit that it began with
+    model = pinned(options.model, record["settings"]["revision"]) if goes_on else options.model
+    pipeline, revision = load_pipeline(model, options.device, options.dtype)
+    if goes_on:
+        pipeline.model.config.name_or_path = model_source(record["model"])  # all scenes name the same model
     if options.model == TINY_MODEL:
         print(f"encoder: {TINY_MODEL}, which ships with m2s; a larger one: --model openai/clip-vit-base-patch16")
     size = pipeline.model.config.image_size
@@ -121,7 +127,6 @@ def run(options: argparse.Namespace) -> int:
         video_stream=options.video_stream,
         any_keyframe=options.any_keyframe,
     )
-    record = FilmDataset(options.output / "scene_embeddings", "scene_embeddings").record
     vector = pipeline.default_scene_vector
     if record:
         vector = record["settings"].get("scene_vector", "joint")

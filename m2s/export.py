@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--start-timecode",
         metavar="HH:MM:SS:FF",
-        help="timecode of the first frame in the film's file, for edl, otio and fcpxml (default: 00:00:00:00)",
+        help="timecode of the first frame in the film's file, for csv, json, edl, otio and fcpxml "
+        "(default: 00:00:00:00)",
     )
     parser.add_argument(
         "--embed",

@@ -19,6 +19,7 @@ def run(options: argparse.Namespace) -> int:
     from modeling_m2s.figures_m2s import timecode
     from modeling_m2s.index_scenes_m2s import SceneFinder
     from modeling_m2s.pipeline_m2s import SceneEmbeddingPipeline
+    from modeling_m2s.pretrained_m2s import pinned
     from modeling_m2s.search_m2s import SceneIndex
     from modeling_m2s.storage_m2s import require_settings
 
@@ -28,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     settings = finder.record["settings"]
 
     def load() -> SceneEmbeddingPipeline:
-        model = options.model or finder.record["model"]
+        model = options.model or pinned(finder.record["model"], settings["revision"])
         pipeline, revision = load_pipeline(model, options.device, settings["dtype"])
         require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
         return pipeline

@@ -48,11 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mean over the index; whitened: centered, and all directions weigh the same (default: whitened)",
     )
     parser.add_argument("--cut", type=Path, metavar="DIR", help="write each hit as a clip into this folder")
-    parser.add_argument("--padding", type=float, default=1.0, help="seconds before and after a clip (default: 1.0)")
+    parser.add_argument("--padding", type=float, help="with --cut: seconds before and after a clip (default: 1.0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document, and draw nothing by default")
     parser.add_argument("--picture", type=Path, help="picture file for the hits (default: DIR/search.png)")
     parser.add_argument(
-        "--model", help="new place of the index's encoder, or of the model of its words, if it has moved"
+        "--model",
+        help="with --clip, --image or --text: new place of the index's encoder, or of the model of its words, if it "
+        "has moved",
     )
 
 
@@ -104,6 +106,11 @@ def check(options: argparse.Namespace) -> None:
         raise UsageError(f"--space {options.space} is for scenes; --text compares words with shots in their own space")
     if options.top < 1:
         raise UsageError(f"--top {options.top} must be at least 1")
+    if options.film is not None and options.model:
+        raise UsageError(f"--model {options.model}: a scene of the index is compared as it is, without any model")
+    if options.padding is not None and not options.cut:
+        raise UsageError(f"--padding {options.padding} is for clips: --cut DIR")
+    options.padding = 1.0 if options.padding is None else options.padding
     if not 0 <= options.padding < float("inf"):
         raise UsageError(f"--padding {options.padding} must be a number of seconds, at least 0")
     options.at = parse_timecode(options.at or "0")
@@ -131,10 +138,12 @@ def search_scenes(options: argparse.Namespace, index: "SceneIndex", films: set[s
 
 def load_encoder_of(options: argparse.Namespace, index: "SceneIndex") -> Any:
     """The pipeline of the index's own encoder."""
+    from modeling_m2s.pretrained_m2s import pinned
     from modeling_m2s.storage_m2s import require_settings
 
     settings = index.record["settings"]
-    pipeline, revision = load_pipeline(options.model or index.record["model"], None, settings["dtype"])
+    model = options.model or pinned(index.record["model"], settings["revision"])
+    pipeline, revision = load_pipeline(model, None, settings["dtype"])
     require_settings(options.index, {"revision": settings["revision"]}, {"revision": revision})
     return pipeline
 

@@ -54,7 +54,7 @@ def evenly_spaced(first_shot: int, num_shots: int, most: int = SHOTS_PER_SCENE) 
 
 class SceneEmbeddingPipeline(ChunkPipeline):
     """
-    Scenes of a film and their embeddings, which are those of `m2s embed`.
+    Scenes of a film and their embeddings, which are those of `m2s embed` up to rounding.
 
     ```python
     >>> import modeling_m2s

@@ -48,6 +48,15 @@ def model_name(source: str) -> str:
     return TINY_MODEL if source == tiny_model() else source
 
 
+def pinned(name: str, revision: str) -> str:
+    """The model that a record names, as `load_encoder` takes it: a model of the Hub with the commit that was used.
+
+    Its repository may have newer commits since, if only of the card.
+    """
+    is_folder = os.path.isabs(name) or os.path.isdir(model_source(name))
+    return name if is_folder else f"{name.partition('@')[0]}@{revision}"
+
+
 def name_without_folders(source: str) -> str:
     """A model's name for records that may leave this machine; a folder is named by the last part of its path."""
     name = model_name(source)

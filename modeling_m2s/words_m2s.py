@@ -19,7 +19,7 @@ import torch
 
 from .frames_m2s import Preparation, ahead, normalize
 from .pipeline_m2s import SceneEmbeddingPipeline, open_image
-from .pretrained_m2s import ModelError, load_text_tower, model_name
+from .pretrained_m2s import ModelError, load_text_tower, model_name, pinned
 from .search_m2s import Scene, nearest
 from .shot_vectors_m2s import DTYPE, identity, pieces
 from .storage_m2s import (
@@ -81,8 +81,7 @@ class WordStore:
         if not self.dataset.record:
             return None
         settings = self.dataset.record["settings"]
-        name = settings["encoder"]
-        return name if os.path.isdir(name) else f"{name.partition('@')[0]}@{settings['revision']}"
+        return pinned(settings["encoder"], settings["revision"])
 
     def missing(self, parts: bool = True) -> list[StoredFilm]:
         """The films whose shots have no vectors yet, or those of an earlier file.

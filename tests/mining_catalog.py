@@ -36,9 +36,9 @@ def features_of(movie_id: str, num_shots: int) -> np.ndarray:
     return np.random.default_rng(int(movie_id[2:])).normal(1, 1, (num_shots, DIM)).astype("<f2")
 
 
-def write_features(folder: Path, films: dict[str, np.ndarray], encoder: str = "clip") -> None:
+def write_features(folder: Path, films: dict[str, np.ndarray], **settings: str) -> None:
     dataset = FilmDataset(folder, "shot_features")
-    dataset.begin({**SETTINGS, "encoder": encoder})
+    dataset.begin({**SETTINGS, **settings})
     rows = [
         {
             "movie_id": movie_id,

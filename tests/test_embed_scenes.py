@@ -425,6 +425,7 @@ def test_vectors_made_elsewhere_become_embeddings(folder, capsys):
         (("--features", "a.npy", "--model", "m"), "--model m is for media"),
         (("--features", "a.npy", "--shots_per_scene", "3"), "--shots-per-scene 3 is for media"),
         (("--features", "a.npy", "--dtype", "bfloat16"), "--dtype bfloat16 is for media"),
+        (("--features", "a.npy", "--num_workers", "2"), "--num-workers 2 is for media"),
         (("--shots", "a", "--average_neighbors", "-1"), "average_neighbors=-1 must be at least 0"),
         (("--shots", "shots", "--read", "some"), "invalid choice: 'some'"),
         (("--shots", "absent"), "absent: no finished shots dataset"),

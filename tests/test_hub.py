@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import Hub
+from hub_server import Hub, commit_hash
+from make_videos import make_video
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor
 
 import modeling_m2s
 from modeling_m2s import M2SSceneConfig, M2SSceneForClassification, M2SSceneModel, M2SSceneProcessor
+from modeling_m2s.storage_m2s import FilmDataset
 
 PACKAGE = Path(modeling_m2s.__file__).parent
 SENTENCE_TRANSFORMERS = ["1_Pooling/config.json", "modules.json", "sentence_bert_config.json"]
@@ -169,6 +172,43 @@ def test_pushed_models_load_as_they_were(tiny_folder, example, hub, tmp_path):
         "processor_config.json",
         *SENTENCE_TRANSFORMERS,
     }
+
+
+@pytest.mark.slow
+def test_an_index_stays_with_the_commit_that_it_began_with(tiny_folder, hub, tmp_path):
+    def m2s(*arguments: str | Path, status: int = 0) -> str:
+        ended = subprocess.run(
+            [sys.executable, "-m", "m2s", *map(str, arguments)],
+            env={**os.environ, **hub.environment(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ended.returncode == status, ended.stderr
+        return ended.stderr
+
+    films, index = tmp_path / "films", tmp_path / "index"
+    films.mkdir()
+    make_video(films / "alpha.mp4", [17] * 5, seed=1)
+    Image.new("RGB", (64, 36), "teal").save(tmp_path / "still.png")
+    hub.add("someone/scenes", tiny_folder)
+    embed = ["embed", films, "--model", "someone/scenes", "--workers", "1", "--output"]
+    m2s(*embed, index)
+    first = hub.repos["someone/scenes"]
+    hub.revisions["someone/scenes", commit_hash(first)] = first
+    hub.repos["someone/scenes"] = {**first, "README.md": b"a new card"}
+    make_video(films / "beta.mp4", [25] * 4, seed=2)
+    m2s("search", index, "--image", tmp_path / "still.png")
+    m2s(*embed, index)
+    m2s("scenes", index)
+    table = FilmDataset(index / "scene_embeddings", "scene_embeddings").read().to_pylist()
+    assert {row["movie_id"] for row in table} == {"alpha", "beta"}
+    assert {(row["model"], row["revision"]) for row in table} == {("someone/scenes", commit_hash(first))}
+    m2s(*embed, tmp_path / "new")
+    settings = FilmDataset(tmp_path / "new/scene_embeddings", "scene_embeddings").record["settings"]
+    assert settings["revision"] == commit_hash(hub.repos["someone/scenes"]) != commit_hash(first)
+    told = m2s("search", index, "--image", tmp_path / "still.png", "--model", "someone/scenes", status=1)
+    assert f"revision is '{commit_hash(first)}' there, '{settings['revision']}' now" in told
 
 
 def test_saving_can_push_at_once(tiny_folder, example, hub, tmp_path):

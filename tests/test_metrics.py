@@ -1,7 +1,5 @@
 """Retrieval metrics against loops written out and scikit-learn; ties, one film only, embeddings that are no numbers."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -13,7 +11,6 @@ from eval.metrics.neighbors import (
     gallery_chance,
     gallery_precision_at_k,
     nearest_neighbors,
-    vote,
 )
 from eval.metrics.retrieval import (
     RetrievalError,
@@ -271,26 +268,6 @@ def test_the_papers_means_are_over_queries():
     hits[80:] = hits[:6] = 1
     assert hits.mean() == pytest.approx(0.35087, abs=1e-5)
     assert np.mean(list(class_means(hits, places).values())) == pytest.approx((26 / 100 + 14 / 14) / 2)
-
-
-def test_vote_equals_the_loop():
-    random = np.random.default_rng(7)
-    labels = np.array(["mill", "cave", "shore"])[random.integers(3, size=40)]
-    neighbors_Qk = np.array([random.permutation(40)[:6] for _ in range(200)])
-    neighbors_Qk[:50, 4:] = -1
-    neighbors_Qk[:20, 1:] = -1
-    for row, voted in zip(neighbors_Qk, vote(neighbors_Qk, labels), strict=True):
-        there = [labels[place] for place in row if place >= 0]
-        counts = Counter(there)
-        assert voted == next(label for label in there if counts[label] == max(counts.values()))
-    assert vote(np.array([[0, 1, 2, 3, 4]]), np.array([1, 0, 0, 1, 2])).tolist() == [1]
-
-
-def test_a_vote_of_one_neighbor_is_scikit_learns():
-    random = np.random.default_rng(8)
-    gallery, queries, labels = random.normal(size=(50, 4)), random.normal(size=(20, 4)), random.integers(5, size=50)
-    expected = labels[NearestNeighbors(n_neighbors=1).fit(gallery).kneighbors(queries)[1][:, 0]]
-    assert (vote(nearest_neighbors(queries, gallery, 1), labels) == expected).all()
 
 
 def test_galleries_that_cannot_be_searched():

@@ -241,6 +241,19 @@ def test_features_of_another_encoder_are_refused(catalog, films):
         main([*flags(catalog, "pairs"), "--features", str(catalog / "other")])
 
 
+def test_features_of_another_vector_of_the_encoder_are_refused(catalog, films):
+    write_features(catalog / "other", films, vector="pooler_output")
+    with pytest.raises(SystemExit, match="other was made with other settings: vector is 'pooler_output' there, None"):
+        main([*flags(catalog, "pairs"), "--features", str(catalog / "other")])
+    assert not (catalog / "pairs").exists()
+
+
+def test_the_numbers_of_shots_are_recorded(catalog, films):
+    main(flags(catalog, "pairs"))
+    stored = FilmDataset(catalog / "pairs", "scene_pairs").films()
+    assert stored and all(film.facts["num_shots"] == len(films[movie_id]) for movie_id, film in stored.items())
+
+
 def test_features_that_are_no_numbers_are_refused(catalog, films):
     films["tt0000003"][11, 4] = np.nan
     write_features(catalog / "shot_features", films)

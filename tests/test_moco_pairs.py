@@ -97,6 +97,22 @@ def test_pairs_that_the_shots_do_not_hold_are_refused(tmp_path, frames, change, 
         ScenePairs.read(tmp_path / "pairs", frames)
 
 
+def test_pairs_mined_before_a_film_was_cut_into_other_shots_are_refused(tmp_path, frames):
+    first, other = movie_ids(5)[0], movie_ids(5)[4]
+    row = {"movie_id_a": first, "first_shot_a": 0, "movie_id_b": other, "first_shot_b": 0, "num_shots": SCENE}
+    there = frames.num_shots[first]
+    for recorded, refused in (({}, False), ({"num_shots": there}, False), ({"num_shots": there + 1}, True)):
+        dataset = FilmDataset(tmp_path / f"pairs {recorded}", "scene_pairs")
+        dataset.begin({})
+        dataset.write_film(first, [{**row, "score": 1.0, "source": "genre"}], recorded)
+        dataset.finish([first], {})
+        if refused:
+            with pytest.raises(StorageError, match=f"film {first} had {there + 1} shots .* and has {there} now"):
+                ScenePairs.read(dataset.folder, frames)
+        else:
+            assert len(ScenePairs.read(dataset.folder, frames)) == 1
+
+
 def test_plan_is_a_pure_function_that_reads_each_pair_at_most_once_an_epoch(pairs):
     plan, again = (BatchPlan(pairs.num_shots_P, 7, 3) for _ in range(2))
     counts = [int((pairs.num_shots_P == length).sum()) for length in (3, SCENE)]

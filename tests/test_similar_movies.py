@@ -344,6 +344,7 @@ def test_a_text_encoder_and_its_revision_are_recorded(text_encoder, tmp_path):
         (["--sources", "genre", "--show", "Omega"], "'Omega': no film of this title or id"),
         (["--sources", "synopsis", "--text_encoder", "no/such/folder"], "no/such/folder"),
         (["--sources", "genre", "--max_burst", "0"], "max-burst 0 must be at least 1"),
+        (["--sources", "genre", "--max_burst", "9"], "max-burst 9 is for --sources co_watch"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused_before_anything_is_written(flags, words, tmp_path):

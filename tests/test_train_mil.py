@@ -748,6 +748,10 @@ MISTAKES = {
     "no similar films": (["--similar", "FOLDER/nowhere"], "FOLDER/nowhere: no finished similar_movies dataset"),
     "two widths": (["--features", "FOLDER/widths"], "film tt1000001: dim is 5; expected 12"),
     "few films held out": (["--held_out", "0.01"], "lies within the 1 held-out films: hold out more than"),
+    "held-out films all alike": (
+        ["--similar", "FOLDER/held_out", "--held_out", "0.2", "--seed", "0"],
+        r"of the \d+ held-out films, all films are similar to tt1.*: hold out more than held_out=0.2, or 0 to measure",
+    ),
     "few films to train on": (["--held_out", "0.99"], "lies within the .* films to train on: hold out fewer than"),
     "a share of one": (["--held_out", "1"], "held_out is 1.0; it must be a share of the films, below 1"),
     "no epochs": (["--epochs", "0"], "epochs is 0; it must be at least 1"),
@@ -772,6 +776,9 @@ def mistaken(bench) -> Path:
     write_similar(folder / "none", [])
     names = movie_ids(30)
     write_similar(folder / "all", [(a, b, "genre") for a in names for b in names if a < b])
+    _, held_out = similar_films(30, []).split(0.2, 0)
+    alike = [(a, b, "genre") for a in held_out.movie_ids for b in held_out.movie_ids if a < b]
+    write_similar(folder / "held_out", [*same_theme(), *alike])
     write_features(folder / "widths", {ids[0]: np.ones((3, 12), "<f2"), ids[1]: np.ones((3, 5), "<f2")})
     return folder
 

@@ -92,7 +92,9 @@ def test_neighbors_are_of_other_films_and_the_nearest():
     for query in range(30):
         others = [n for n in range(30) if films[n] != films[query]]
         expected = sorted(others, key=lambda n: -float(vectors[query] @ vectors[n]))[:3]
-        assert found[query].tolist() == expected
+        assert found[query] == expected
+    few = nearest(vectors[:3], np.array(["a", "a", "b"]), 2)  # fewer scenes in other films than asked for
+    assert few[:2] == [[2], [2]] and sorted(few[2]) == [0, 1]
 
 
 def test_boundaries_compare_four_shots_before_and_after_a_cut():

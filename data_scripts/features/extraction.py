@@ -169,7 +169,8 @@ def write_features(
     # Every shot is read once and in order, so an Arrow copy would cost more than it saves.
     frames = SceneFrames(shots.folder, encoder.image_processor, arrow_copy=False)
     runs = ShotRuns(frames, films, arguments.batch_size or (16 if on_cpu else 256))
-    loader = decoded(runs, range(len(runs)), arguments.num_workers, encoder.device)
+    item_bytes = runs.run_length * frames.frame_bytes
+    loader = decoded(runs, range(len(runs)), arguments.num_workers, encoder.device, item_bytes)
     settings, num_shots = shots.record["settings"], sum(film.num_rows for film in films)
     results: list[tuple[torch.Tensor, torch.Tensor]] = []
     written: Future[None] | None = None

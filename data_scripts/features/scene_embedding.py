@@ -64,6 +64,12 @@ class SceneBatches(Dataset):
             for start in range(0, len(numbers), batch_size)
         ]
 
+    @property
+    def item_bytes(self) -> int:
+        """Size of the largest batch in bytes."""
+        shots = max((len(numbers) * len(self.scenes[numbers[0]].shots) for numbers in self.batches), default=0)
+        return shots * self.frames.frames_per_shot * self.frames.frame_bytes
+
     def __getitem__(self, batch: int) -> torch.Tensor:
         """uint8 pixels (B, F, C, Y, X)."""
         return torch.stack([read_scene(self.frames, self.scenes[number])[0] for number in self.batches[batch]])
@@ -82,6 +88,7 @@ def embed_scenes(
 
     Args:
         bf16: compute in bfloat16, if the device has instructions for it.
+        num_workers: as in `decoded`.
 
     Raises:
         StorageError: a film that the shots lack, or shots past its end.
@@ -91,7 +98,8 @@ def embed_scenes(
     batches = SceneBatches(frames, scenes, batch_size)
     found = np.zeros((len(scenes), encoder.config.hidden_size), np.float32)
     order, dtype = range(len(batches.batches)), computing_format(bf16, device)
-    for numbers, pixels_BFCYX in zip(batches.batches, decoded(batches, order, num_workers, device), strict=True):
+    read = decoded(batches, order, num_workers, device, batches.item_bytes)
+    for numbers, pixels_BFCYX in zip(batches.batches, read, strict=True):
         pixel_values = normalize(pixels_BFCYX.to(device, non_blocking=True), frames.image_processor)
         with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             found[numbers] = encoder(pixel_values).pooler_output.float().cpu().numpy()

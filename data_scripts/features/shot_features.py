@@ -89,14 +89,14 @@ class ShotFeatures:
     def __len__(self) -> int:
         return len(self.movie_ids)
 
+    def counts(self) -> dict[str, int]:
+        """The number of shots of each film."""
+        return dict(zip(self.movie_ids, self.num_shots.tolist(), strict=True))
+
     def sources(self) -> dict[str, list[Any]]:
         """For each film, values that change if its shots or features are made again from another video."""
         stored = self._dataset.films()
-        num_shots = self.num_shots.tolist()
-        return {
-            movie_id: [count, stored[movie_id].facts.get("source")]
-            for movie_id, count in zip(self.movie_ids, num_shots, strict=True)
-        }
+        return {movie_id: [count, stored[movie_id].facts.get("source")] for movie_id, count in self.counts().items()}
 
     def require_encoder(self, needed: Mapping[str, Any]) -> None:
         """Refuse features of another encoder than is `needed`: {"encoder": …, "revision": …}, or any other setting.

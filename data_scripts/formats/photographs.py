@@ -62,14 +62,16 @@ def read_photographs(
     rows = []
     for place, path, group, _ in pictures:
         split = splits[path]
-        others = [other for other in companions[group, split] if other != path]
-        if len(others) < pictures_per_scene - 1:
-            raise LabelError(
-                f"{folder}: class {group} has {1 + len(others)} pictures in {split}, too few for scenes of "
-                f"{pictures_per_scene}; use fewer a scene, or another validation_share"
-            )
-        shots = (path, *shuffled(others, f"{seed} {path}")[: pictures_per_scene - 1])
-        rows.append(LabelRow(place, LabeledScene(path, path, path, split, pictures=shots), classes.index(group)))
+        shots = [path]
+        if pictures_per_scene > 1:
+            others = [other for other in companions[group, split] if other != path]
+            if len(others) < pictures_per_scene - 1:
+                raise LabelError(
+                    f"{folder}: class {group} has {1 + len(others)} pictures in {split}, too few for scenes of "
+                    f"{pictures_per_scene}; use fewer a scene, or another validation_share"
+                )
+            shots += shuffled(others, f"{seed} {path}")[: pictures_per_scene - 1]
+        rows.append(LabelRow(place, LabeledScene(path, path, path, split, pictures=tuple(shots)), classes.index(group)))
     task = f"photographs/{data_set or folder.name}" + (f"/{pictures_per_scene}" if pictures_per_scene > 1 else "")
     return gather(task, "single_label_classification", rows, classes)
 

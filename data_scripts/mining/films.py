@@ -78,12 +78,14 @@ def mine_catalog(arguments: MiningArguments, state: PartialState) -> None:
         state.wait_for_everyone()
         if miner.space.needs_statistics:
             miner.space.use(read_statistics(arguments.output / STATISTICS_NAME))
-        asked = digests(mined, features)
+        asked, num_shots = digests(mined, features), features.counts()
         films = sorted(asked)
         stored = {movie_id: film.facts.get("asked") for movie_id, film in dataset.films().items()}
         share = {film for film in films[state.process_index :: state.num_processes] if stored.get(film) != asked[film]}
         for movie_id, rows, facts in miner.mine([pair for pair in mined if pair.movie_id_a in share]):
-            dataset.write_film(movie_id, rows, {**facts, "asked": asked[movie_id]})
+            # Training refuses pairs whose films have been cut into other shots since.
+            told = {"asked": asked[movie_id], "num_shots": num_shots[movie_id]}
+            dataset.write_film(movie_id, rows, {**facts, **told})
         state.wait_for_everyone()
         if state.is_main_process:
             finish(dataset, films, skipped, film_pairs=len(pairs), leak_guard=leak_guard)
@@ -187,7 +189,7 @@ class Miner:
     def _embedder(self, folder: Path) -> Embed:
         model = M2SMovieSimilarityModel.from_pretrained(folder)
         trained_on = model.config.features or {}
-        self.features.require_encoder({key: trained_on.get(key) for key in ("encoder", "revision")})
+        self.features.require_encoder({key: trained_on.get(key) for key in ("encoder", "revision", "vector", "dim")})
         return exact_embedder(model.to(self.device))
 
 
@@ -221,7 +223,7 @@ def films_to_skip(pairs: Iterable[FilmPair], features: ShotFeatures, arguments: 
     Raises:
         ValueError: films have no features, and `allow_missing` is not set.
     """
-    num_shots = dict(zip(features.movie_ids, features.num_shots.tolist(), strict=True))
+    num_shots = features.counts()
     listed = None if arguments.films is None else {line.split("#")[0].strip() for line in text_lines(arguments.films)}
     skipped, missing = {}, []
     for movie_id in sorted({film for pair in pairs for film in pair[:2]}):

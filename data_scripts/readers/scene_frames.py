@@ -94,6 +94,12 @@ class SceneFrames:
         self.num_shots = {movie_id: self._rows.films[movie_id].num_rows for movie_id in self.movie_ids}
         self._prepare = Preparation(image_processor)
 
+    @property
+    def frame_bytes(self) -> int:
+        """Size of a frame in bytes, as `read` gives it; an estimate if the image processor leaves several sizes."""
+        height, width = self._prepare.size
+        return 3 * height * width
+
     def read(self, movie_id: str, first_shot: int, num_shots: int) -> FramesRead:
         """Frames of `num_shots` shots from `first_shot` on, shot after shot.
 

@@ -89,6 +89,7 @@ def similar_movies(arguments: SimilarMoviesArguments) -> dict[str, Any]:
             counts["sources"][source] = {**facts, **describe(found[source], catalog)}
         # The dataset begins only here, so that a failed run does not block a later one with other settings.
         dataset.begin(settings)
+        dataset.reopen()  # while the shard changes, the old record would say that the dataset is finished
         dataset.write_all(as_table(found, catalog), **inputs, candidates=catalog.movie_ids, counts=counts)
     print_summary(counts, arguments.output)
     for movie in shown:

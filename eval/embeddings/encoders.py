@@ -54,7 +54,6 @@ from modeling_m2s.whitening_m2s import Whitening
 
 KINDS = ("scene", "frames", "transformers", "efficientnet_lite0", "places")
 POOLER_OUTPUT, SCENE_EMBEDS = VECTORS = ("pooler_output", "scene_embeds")
-DTYPES = ("float32", "bfloat16", "float16")
 # Names of a model's pixel input (the first that exists), and of its setting for the number of frames of a video model.
 PIXEL_INPUTS = ("pixel_values_videos", "pixel_values")
 NUM_FRAMES = ("num_frames", "frames_per_clip")

@@ -144,16 +144,27 @@ def judge_claims(claims: Sequence[Claim], seeds: Seeds, spaces: Mapping[str, str
         `standard_error_by`: seed, if at least `FEWEST_SEEDS` have both rows. An error by film leaves out that worlds
         and training runs differ. So with fewer seeds the error is the larger one of that by film (films of two seeds
         are different films) and of `other claims`: the spread over seeds of the claims about two trained rows that have
-        enough seeds. Without any such claim, the verdict is open.
+        enough seeds. Without any such claim, the verdict is open. These claims share rows and seeds, so the test has
+        only as many degrees of freedom as the one with the fewest seeds.
     """
     found = [(claim, _differences(claim, seeds, spaces)) for claim in claims]
-    spreads = [
-        np.var(each.by_seed, ddof=1)
+    known = [
+        each.by_seed
         for claim, each in found
         if each and len(each.by_seed) >= FEWEST_SEEDS and {claim.better, claim.worse} <= TRAINED.keys()
     ]
-    spread = float(np.sqrt(np.mean(spreads))) if spreads else None
+    spread = None
+    if known:
+        deviation = float(np.sqrt(np.mean([np.var(differences, ddof=1) for differences in known])))
+        spread = Spread(deviation, min(map(len, known)) - 1)
     return [_judged(claim, each, spread) for claim, each in found if each]
+
+
+class Spread(NamedTuple):
+    """The standard deviation over seeds of a difference of two trained rows, and its degrees of freedom."""
+
+    deviation: float
+    degrees: int
 
 
 class Differences(NamedTuple):
@@ -180,20 +191,20 @@ def _differences(claim: Claim, seeds: Seeds, spaces: Mapping[str, str]) -> Diffe
     return Differences(better - worse, None) if len(chosen) > 1 else None
 
 
-def _judged(claim: Claim, found: Differences, spread: float | None) -> dict[str, Any]:
-    count, limit = len(found.by_seed), scipy.stats.norm.ppf(0.975)
+def _judged(claim: Claim, found: Differences, spread: Spread | None) -> dict[str, Any]:
+    count, degrees = len(found.by_seed), spread.degrees if spread else 1
     mean, errors = float(np.mean(found.by_seed)), {}
     if found.by_film:
         mean, errors["film"] = found.by_film
     if count >= FEWEST_SEEDS:
         errors = {"seed": float(scipy.stats.sem(found.by_seed))}
-        mean, limit = float(np.mean(found.by_seed)), scipy.stats.t.ppf(0.975, count - 1)
-    elif spread is not None:
-        errors["other claims"] = spread / count**0.5
+        mean, degrees = float(np.mean(found.by_seed)), count - 1
+    elif spread:
+        errors["other claims"] = spread.deviation / count**0.5
     elif count > 1 and not errors:
         errors["seed"] = float(scipy.stats.sem(found.by_seed))
     by = max(errors, key=errors.__getitem__)
-    is_open = abs(mean) <= limit * errors[by] or (count < FEWEST_SEEDS and spread is None)
+    is_open = abs(mean) <= scipy.stats.t.ppf(0.975, degrees) * errors[by] or (count < FEWEST_SEEDS and not spread)
     return {
         **asdict(claim),
         "mean": round(mean, 4),

@@ -247,8 +247,11 @@ def find_boundaries(
 ) -> dict[str, dict[str, float]]:
     """Mean and standard error over films of the average precision of scene boundaries; empty if none can be measured.
 
-    A film is left out if none or all of its cuts with enough shots on both sides end a scene.
+    A film is left out if none or all of its cuts with enough shots on both sides end a scene. Means that include
+    neighboring shots are not measured, since both sides of a cut would share shots.
     """
+    if arguments.context_shots:
+        return {}
     whitening, found = fit_whitening(training_MD), []
     for movie_id in list(dict.fromkeys(films))[: arguments.num_boundary_films]:
         is_boundary, scores = boundary_scores(embed, whitening, movie_id, [shot["scene"] for shot in truth[movie_id]])

@@ -1,4 +1,4 @@
-"""Nearest neighbors of queries in a gallery: exact search without an index, precision, chance, classification.
+"""Nearest neighbors of queries in a gallery: exact search without an index, precision, chance.
 
     >>> hits = gallery_precision_at_k(val_QD, val_places_Q, train_GD, train_places_G, k=(1, 5, 10))
     >>> hits[1].mean(), class_means(hits[1], val_places_Q)["airport"]
@@ -140,20 +140,6 @@ def gallery_chance(
     table = np.zeros((labels, groups), np.int64)
     np.add.at(table, (labels_G, groups_G), 1)
     return (table.sum(1)[labels_Q] - table[labels_Q, groups_Q]) / others_Q
-
-
-def vote(neighbors_Qk: np.ndarray, gallery_labels_G: Values) -> np.ndarray:
-    """The most frequent label (Q,) among each query's neighbors; among ties, the label of the nearest.
-
-    Args:
-        neighbors_Qk: indices in the gallery, the nearest first, as `nearest_neighbors` returns them.
-    """
-    labels, labels_G = np.unique(np.asarray(gallery_labels_G), return_inverse=True)
-    votes_QL = np.zeros((len(neighbors_Qk), len(labels)), np.int64)
-    np.add.at(votes_QL, (np.arange(len(neighbors_Qk))[:, None], labels_G[neighbors_Qk]), neighbors_Qk >= 0)
-    votes_Qk = np.take_along_axis(votes_QL, labels_G[neighbors_Qk], 1)
-    nearest_Q = np.where(neighbors_Qk >= 0, votes_Qk, 0).argmax(1)
-    return labels[labels_G[np.take_along_axis(neighbors_Qk, nearest_Q[:, None], 1)[:, 0]]]
 
 
 def class_means(values_Q: np.ndarray, labels_Q: Values) -> dict[Hashable, float]:

@@ -87,13 +87,12 @@ def knn_probe(
         np.eye(task.num_outputs)[labels] if task.problem == "single_label_classification" else labels.astype(np.float64)
     )
 
-    def means(split: Split) -> np.ndarray:
+    def means(split: Split) -> dict[int, np.ndarray]:
         near_NK = index.kneighbors(task.inputs(split), return_distance=False)
-        counts_K = np.arange(1, near_NK.shape[1] + 1).reshape(-1, *[1] * (values.ndim - 1))
-        return values[near_NK].cumsum(1) / counts_K
+        return {k: sum(values[near_N] for near_N in near_NK[:, :k].T) / k for k in fitting}
 
     validation, test = means("validation"), means("test")
-    return _select(task, "k", ((k, lambda k=k: test[:, k - 1], validation[:, k - 1]) for k in fitting), metric)
+    return _select(task, "k", ((k, lambda k=k: test[k], validation[k]) for k in fitting), metric)
 
 
 def _select(

@@ -103,7 +103,7 @@ def draw_scenes(arguments: TrainingReportArguments, truth: Truth | None) -> list
     """Random scenes, in the order of films: true scenes in a film world, else windows of nine shots.
 
     Raises:
-        ValueError: there are fewer than 20 scenes, or a film is not in the shots dataset.
+        ValueError: there are fewer than 20 scenes, none of a second film, or a film is not in the shots dataset.
     """
     stored = finished(arguments.shots, "shots").films()
     chosen = sorted(read_films(arguments.films) if arguments.films else stored)
@@ -114,7 +114,10 @@ def draw_scenes(arguments: TrainingReportArguments, truth: Truth | None) -> list
         raise ValueError(f"{len(chosen)} films have {len(scenes)} scenes; a map needs at least 20: name more films")
     random = np.random.default_rng(arguments.seed)
     drawn = random.choice(len(scenes), size=min(arguments.num_scenes, len(scenes)), replace=False)
-    return [scenes[place] for place in sorted(drawn.tolist())]
+    found = [scenes[place] for place in sorted(drawn.tolist())]
+    if len({scene.movie_id for scene in found}) < 2:
+        raise ValueError(f"all scenes are of film {found[0].movie_id}; neighbors are sought in other films: name more")
+    return found
 
 
 def windows(stored: Mapping[str, StoredFilm], movie_ids: Sequence[str]) -> list[TrueScene]:
@@ -208,7 +211,7 @@ def maps(shown: Shown, by_place: bool, seed: int) -> list[dict[str, str]]:
     for name, vectors_ND in shown.embeddings.items():
         perplexity = min(20.0, (len(films) - 1) / 3)
         points_N2 = TSNE(metric="cosine", perplexity=perplexity, random_state=seed).fit_transform(vectors_ND)
-        nearest_N = nearest(vectors_ND, films, 1)[:, 0]
+        nearest_N = np.concatenate(nearest(vectors_ND, films, 1))
         for what, (labels, some) in colorings.items():
             if what == "place":
                 share = float((places == places[nearest_N]).mean())
@@ -243,11 +246,13 @@ def draw_map(points_N2: np.ndarray, labels: np.ndarray, colored: np.ndarray) -> 
     return picture.getvalue()
 
 
-def nearest(vectors_ND: np.ndarray, films: np.ndarray, count: int) -> np.ndarray:
-    """Indices (N, count) of the nearest scenes in other films, the nearest first."""
+def nearest(vectors_ND: np.ndarray, films: np.ndarray, count: int) -> list[list[int]]:
+    """For each scene, the numbers of the nearest `count` scenes in other films, or all if there are fewer."""
     similarity_NN = vectors_ND @ vectors_ND.T
-    similarity_NN[films[:, None] == films] = -np.inf
-    return np.argsort(-similarity_NN, axis=1, kind="stable")[:, :count]
+    others_NN = films[:, None] != films
+    similarity_NN[~others_NN] = -np.inf
+    order_NN = np.argsort(-similarity_NN, axis=1, kind="stable")
+    return [order[: min(count, others.sum())].tolist() for order, others in zip(order_NN, others_NN, strict=True)]
 
 
 def queries(shown: Shown, by_place: bool, keyframes: SceneKeyframes, seed: int) -> list[dict[str, Any]]:

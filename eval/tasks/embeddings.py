@@ -94,11 +94,7 @@ def read_shot_embeddings(folder: Path) -> Embeddings:
         StorageError: as `ShotFeatures`.
     """
     features = ShotFeatures(folder)
-    ids = [
-        shot_id(movie_id, shot)
-        for movie_id, count in zip(features.movie_ids, features.num_shots.tolist(), strict=True)
-        for shot in range(count)
-    ]
+    ids = [shot_id(movie_id, shot) for movie_id, count in features.counts().items() for shot in range(count)]
     vectors_ED = np.concatenate([features[movie_id] for movie_id in features.movie_ids])
     # In records of shot features, `encoder` is the name of the model.
     settings = features.record["settings"]

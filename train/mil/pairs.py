@@ -256,7 +256,13 @@ class Material:
         trained.draw(np.random.default_rng(0), recipe.negatives)  # raises errors now instead of in the first step
         measured = None
         if recipe.held_out:
-            measured = held_out.draw(np.random.default_rng([recipe.seed, MEASURED]), recipe.negatives)
+            try:
+                measured = held_out.draw(np.random.default_rng([recipe.seed, MEASURED]), recipe.negatives)
+            except ValueError as error:
+                raise ValueError(
+                    f"of the {len(held_out.movie_ids)} held-out films, {error}: hold out more than "
+                    f"held_out={recipe.held_out}, or 0 to measure nothing"
+                ) from None
         how = (features, recipe.max_shots, recipe.long_films, device, resident)
         readers = [FilmReader(each.movie_ids, *how) for each in (trained, held_out)]
         return cls(films, trained, held_out, measured, *readers)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from data_scripts.features.scene_embedding import Scene, read_scene
 from data_scripts.readers.scene_frames import SceneFrames
 from data_scripts.stages.inputs import finished
-from modeling_m2s.storage_m2s import StorageError
+from modeling_m2s.storage_m2s import FilmDataset, StorageError
 from train.moco.augment import draw_augmentations
 from train.moco.recipe import MoCoRecipe
 
@@ -48,11 +48,13 @@ class ScenePairs:
         """The pairs of a `scene_pairs` dataset, without those that have a film in `left_out`.
 
         Raises:
-            StorageError: no finished dataset, a film is missing from the shots, or a scene ends after its film.
+            StorageError: no finished dataset, a film is missing from the shots or has others now, or a scene ends after
+                its film.
             ValueError: no pairs are left, or all scenes are from one film.
         """
         names = [f"{name}_{side}" for name in ("movie_id", "first_shot") for side in "ab"]
-        table = finished(folder, "scene_pairs").read([*names, "num_shots"])
+        dataset = finished(folder, "scene_pairs")
+        table = dataset.read([*names, "num_shots"])
         ids, films_P2 = _numbered([table[f"movie_id_{side}"] for side in "ab"])
         first_P2 = np.stack([table[f"first_shot_{side}"].to_numpy() for side in "ab"], 1).astype(np.int64)
         num_shots_P = table["num_shots"].to_numpy().astype(np.int64)
@@ -68,13 +70,23 @@ class ScenePairs:
         if len(movie_ids) < 2:
             raise ValueError(f"{folder}: all scenes are of film {movie_ids[0]}; contrast needs scenes of other films")
         pairs = cls(movie_ids, (np.cumsum(present_F) - 1)[films_P2], first_P2, num_shots_P, counts)
-        pairs._check(folder, frames)
+        pairs._check(dataset, frames)
         return pairs
 
-    def _check(self, folder: Path, frames: SceneFrames) -> None:
+    def _check(self, dataset: FilmDataset, frames: SceneFrames) -> None:
+        folder = dataset.folder
         missing = [movie_id for movie_id in self.movie_ids if movie_id not in frames.num_shots]
         if missing:
             raise StorageError(f"{folder}: the shots lack {len(missing)} of its films, {missing[0]} for one")
+        mined = {movie_id: film.facts.get("num_shots") for movie_id, film in dataset.films().items()}
+        for movie_id in self.movie_ids:
+            # Only films that come first in a pair are recorded; an earlier release recorded none.
+            count, recorded = frames.num_shots[movie_id], mined.get(movie_id)
+            if recorded not in (None, count):
+                raise StorageError(
+                    f"{folder}: film {movie_id} had {recorded} shots when its pairs were mined, and has {count} now; "
+                    "extract the features of these shots, and mine the pairs again"
+                )
         lengths = np.array([frames.num_shots[movie_id] for movie_id in self.movie_ids])
         beyond = (self.first_P2 + self.num_shots_P[:, None] > lengths[self.films_P2]) | (self.first_P2 < 0)
         if beyond.any():
@@ -234,8 +246,7 @@ class PairBatches(Dataset):
     def item_bytes(self) -> int:
         """Approximate size of this process's batch in bytes."""
         frames = self.recipe.shots_per_scene * self.recipe.frames_per_shot
-        size = self.frames.read(self.pairs.movie_ids[0], 0, 1).pixels_FCYX[0].numel()
-        return 2 * self.recipe.batch_size // self.share[1] * frames * size
+        return 2 * self.recipe.batch_size // self.share[1] * frames * self.frames.frame_bytes
 
     def _own(self, places_B: np.ndarray) -> np.ndarray:
         """This process's pairs of a batch: consecutive ones within each part of an accumulated step."""

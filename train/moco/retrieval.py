@@ -19,14 +19,19 @@ COLUMNS = ("movie_id", "first_shot", "num_shots", "label")
 
 @dataclass
 class LabeledScenes:
-    """Scenes with one label each, for measuring only."""
+    """Scenes with one label each, for measuring only.
+
+    Attributes:
+        num_workers: processes that decode their frames, as in `decoded`.
+    """
 
     frames: SceneFrames
     scenes: list[Scene]
     labels: list[str]
+    num_workers: int | None = None
 
     @classmethod
-    def read(cls, path: Path, frames: SceneFrames) -> "LabeledScenes":
+    def read(cls, path: Path, frames: SceneFrames, num_workers: int | None = None) -> "LabeledScenes":
         """Read a CSV file with the columns movie_id, first_shot, num_shots and label.
 
         Raises:
@@ -49,7 +54,7 @@ class LabeledScenes:
             labels.append(row["label"])
         if len({scene.movie_id for scene in scenes}) < 2:
             raise ValueError(f"{path}: retrieval needs labeled scenes of at least two films")
-        return cls(frames, scenes, labels)
+        return cls(frames, scenes, labels, num_workers)
 
     @property
     def movie_ids(self) -> set[str]:
@@ -61,7 +66,7 @@ class LabeledScenes:
 
     def hits(self, encoder: M2SSceneModel, bf16: bool = False) -> dict[str, np.ndarray]:
         """Precision at 1 and 5 of each scene, (scenes,)."""
-        embeddings_ND = embed_scenes(encoder, self.frames, self.scenes, bf16)
+        embeddings_ND = embed_scenes(encoder, self.frames, self.scenes, bf16, num_workers=self.num_workers)
         found = precision_at_k(embeddings_ND, np.array(self.labels), self.films_N(), (1, 5))
         return {f"precision_at_{k}": hits_N for k, hits_N in found.items()}
 

@@ -42,7 +42,7 @@ def train_moco(recipe: MoCoRecipe, data: MoCoData, arguments: RunArguments) -> d
     encoder.train()
     with accelerator.main_process_first():
         frames = SceneFrames(data.shots, image_processor, recipe.frames_per_shot)
-    labeled = LabeledScenes.read(data.labels, frames) if data.labels else None
+    labeled = LabeledScenes.read(data.labels, frames, data.num_workers) if data.labels else None
     pairs = ScenePairs.read(data.pairs, frames, labeled.movie_ids if labeled else ())
     if recipe.batch_size % (recipe.accumulation * accelerator.num_processes):
         raise ValueError(
