@@ -18,15 +18,11 @@ settings of all rows were chosen on the world of seed 0, which is not reported.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eval.film_worlds.rows import (
-    CORE,
-    TRAINED,
-    rounds_before,
-)
+from eval.film_worlds.rows import CORE, READ_BY_SHOT, TRAINED, ReadByShot, rounds_before
 from m2s.commands import run_command
 
 RECIPES = Path("train/configs")
-GROUPS = ("core", "others", "all", "untrained")
+GROUPS = ("core", "others", "all", "untrained", "by_shot")
 
 
 @dataclass
@@ -41,7 +37,10 @@ class ExperimentsArguments:
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5], metadata={"help": "seeds of the worlds"})
     rows: list[str] = field(
         default_factory=lambda: ["core"],
-        metadata={"help": "core, others, all, untrained (nothing is trained), or names of rows that are trained"},
+        metadata={
+            "help": "core, others, all, untrained (nothing is trained), by_shot (encoders trained on learned and on "
+            "whitened pairs, each shot read by itself), or names of rows that are trained"
+        },
     )
     photographs: Path | None = field(
         default=None,
@@ -85,10 +84,15 @@ class ExperimentsArguments:
     def recipes(self) -> list[Path]:
         return [self.mil_recipe, self.recipe, self.momentum_recipe]
 
+    def rows_by_shot(self) -> dict[str, ReadByShot]:
+        """The rows in which a trained encoder reads each shot by itself, if they are asked for."""
+        return READ_BY_SHOT if {"all", "by_shot"} & set(self.rows) else {}
+
     def trained_rows(self) -> list[str]:
         """Names of the rows to train, each with the row whose encoder mines its pairs, earlier rounds first."""
         groups = {name: {"all", "core" if name in CORE else "others", name} for name in TRAINED}
         chosen = {name for name in TRAINED if groups[name] & set(self.rows)}
+        chosen |= {each.encoder for each in self.rows_by_shot().values()}
         chosen |= {earlier for name in chosen for earlier in rounds_before(name)}
         return sorted(chosen, key=lambda name: (len(rounds_before(name)), list(TRAINED).index(name)))
 

@@ -30,7 +30,7 @@ from eval.film_worlds.retrieval import (
     places_and_groups,
     shot_means,
 )
-from eval.film_worlds.rows import CLAIMS, CORE, MINED, TRAINED, UNTRAINED, Claim, rounds_before
+from eval.film_worlds.rows import CLAIMS, CORE, MINED, READ_BY_SHOT, TRAINED, UNTRAINED, Claim, rounds_before
 from eval.film_worlds.steps import is_finished, run_once
 from eval.film_worlds.tables import percent, tables
 from eval.film_worlds.truth import TrueScene, read_truth, shares, true_scenes
@@ -592,14 +592,16 @@ def test_committed_tables_are_those_of_the_committed_results(path):
 
 def test_rows_name_one_another():
     assert {row.pairs for row in TRAINED.values()} <= MINED.keys() and set(CORE) <= TRAINED.keys()
-    assert not TRAINED.keys() & UNTRAINED.keys()
-    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= {*TRAINED, *UNTRAINED}
+    names = [*TRAINED, *UNTRAINED, *READ_BY_SHOT]
+    assert len(set(names)) == len(names)
+    assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= set(names)
+    assert all(each.encoder in TRAINED and each.rival in UNTRAINED for each in READ_BY_SHOT.values())
     assert rounds_before("third_round") == ["second_round", "whitened"] and rounds_before("both") == []
 
 
 def test_which_rows_are_trained(tmp_path):
     for options, message in (
-        ({"rows": ["learnt"]}, "rows learnt must be among core, others, all, untrained, random_films, "),
+        ({"rows": ["learnt"]}, "rows learnt must be among core, others, all, untrained, by_shot, random_films, "),
         ({"rows": []}, "at least one"),
         ({"seeds": []}, "at least one"),
         ({"workers": 0}, "workers is 0"),
@@ -611,6 +613,7 @@ def test_which_rows_are_trained(tmp_path):
         return ExperimentsArguments(tmp_path, rows=list(names)).trained_rows()
 
     assert rows("untrained") == [] and rows("untrained", "both") == ["both"]
+    assert rows("by_shot") == ["whitened", "learned"]
     assert rows("core") == list(CORE) and set(rows("all")) == TRAINED.keys()
     assert set(rows("core", "others")) == TRAINED.keys() and rows("one_shot", "both") == ["both", "one_shot"]
     assert rows("third_round") == ["whitened", "second_round", "third_round"]  # what it needs comes first
@@ -654,10 +657,16 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     words += ["--boundary-films", "3", "--scratch", str(tmp_path / "copies")]
     rows = ["both", "surest_third", "true_places", "second_round", "momentum"]
     words += ["--pictures", str(photographs(tmp_path / "pictures"))]
-    main([*words, "--rows", *rows, "three_keyframes"])
+    main([*words, "--rows", *rows, "three_keyframes", "by_shot"])
     results = json.loads((tmp_path / "results.json").read_text())
     found, folder = results["seeds"]["5"], tmp_path / "run/seed-5"
-    assert found["training"].keys() == {*rows, "three_keyframes", "whitened"}  # the second round needs the last
+    # The second round needs `whitened`, and so do the rows by shot, which need `learned` as well.
+    assert found["training"].keys() == {*rows, "three_keyframes", "whitened", "learned"}
+    for name, row in READ_BY_SHOT.items():
+        assert name in found["encoders"] and results["spaces"][name] == results["spaces"][row.rival]
+        command = json.loads((folder / f"measured/{name}.json.done.json").read_text())["command"]
+        flags = ["--shot-space", "whitened"] if row.rival == "mean_of_whitened_shots" else ["--world"]
+        assert command[2 : 3 + len(flags)] == [f"../features_by/{row.encoder}", *flags]
     assert {each["steps"] for each in found["training"].values()} == {2}
     assert found["encoders"].keys() == set(results["rows"]) and "frozen_grid" not in found["encoders"]
     assert found["scene_pairs"]["true_places"]["all"]["place"] == 1

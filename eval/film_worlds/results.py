@@ -11,7 +11,7 @@ import numpy as np
 import scipy.stats
 
 from eval.film_worlds.retrieval import SPACES
-from eval.film_worlds.rows import CEILING, CLAIMS, FROZEN, MINED, TRAINED, UNTRAINED, Claim
+from eval.film_worlds.rows import CEILING, CLAIMS, FROZEN, MINED, READ_BY_SHOT, TRAINED, UNTRAINED, Claim
 from eval.metrics.retrieval import standard_error_of_sums
 from modeling_m2s.storage_m2s import StorageError, atomic_write, read_json, write_json
 
@@ -85,7 +85,7 @@ def _united(before: Any, now: Any) -> Any:
 
 
 def _in_order(rows: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: rows[name] for name in (*UNTRAINED, *TRAINED) if name in rows}
+    return {name: rows[name] for name in (*UNTRAINED, *TRAINED, *READ_BY_SHOT) if name in rows}
 
 
 def groups_of_seeds(seeds: Seeds) -> list[list[str]]:
@@ -96,7 +96,10 @@ def groups_of_seeds(seeds: Seeds) -> list[list[str]]:
 
 
 def best_spaces(seeds: Seeds) -> dict[str, str]:
-    """By row, the space in which it is compared: whitened for encoders, for rivals the one where they do best."""
+    """By row, the space in which it is compared: whitened for encoders, for rivals the one where they do best.
+
+    An encoder that reads as a rival does is compared in the rival's space.
+    """
 
     def precision(name: str, space: str) -> float:
         encoders = [figures["encoders"] for figures in seeds.values()]
@@ -104,7 +107,8 @@ def best_spaces(seeds: Seeds) -> dict[str, str]:
 
     rivals = {name for name, words in UNTRAINED.items() if words[0] == "--features"}
     rows = _in_order({name: None for figures in seeds.values() for name in figures["encoders"]})
-    return {name: max(SPACES, key=partial(precision, name)) if name in rivals else "whitened" for name in rows}
+    spaces = {name: max(SPACES, key=partial(precision, name)) if name in rivals else "whitened" for name in rows}
+    return spaces | {name: spaces[READ_BY_SHOT[name].rival] for name in rows if name in READ_BY_SHOT}
 
 
 def hits_by_film(measurements: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

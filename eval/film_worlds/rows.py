@@ -50,6 +50,19 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class ReadByShot:
+    """A trained encoder that reads each shot by itself, compared just as a rival without training is.
+
+    Attributes:
+        encoder: the trained row.
+        rival: the row of `UNTRAINED` whose way of averaging shots, and whose space, it takes over.
+    """
+
+    encoder: str
+    rival: str
+
+
+@dataclass(frozen=True)
 class Claim:
     """A sentence that holds if the row `better` finds more than the row `worse`."""
 
@@ -129,11 +142,25 @@ RIVALS = (
     "mean_of_whitened_pixels",
 )
 
+READ_BY_SHOT = {
+    f"{rival}_by_{encoder}": ReadByShot(encoder, rival)
+    for encoder in ("learned", "whitened")
+    for rival in ("mean_of_shots", "mean_of_whitened_shots")
+}
+
 CLAIMS = [
     *(
         Claim(f"training on {pairs} pairs beats the {rival.replace('_', ' ')}", row, rival)
         for row, pairs in (("learned", "learned"), ("both", "learned and whitened"))
         for rival in (FROZEN, *RIVALS)
+    ),
+    *(
+        Claim(f"training on {each.encoder} pairs improves the {each.rival.replace('_', ' ')}", name, each.rival)
+        for name, each in READ_BY_SHOT.items()
+    ),
+    *(
+        Claim(f"the {each.rival.replace('_', ' ')} beats reading jointly, {each.encoder} pairs", name, each.encoder)
+        for name, each in READ_BY_SHOT.items()
     ),
     Claim("training on random windows of similar films helps", "random_windows", FROZEN),
     Claim("training on random windows of random films helps", "random_films", FROZEN),

@@ -34,6 +34,7 @@ from modeling_m2s.storage_m2s import FilmDataset, atomic_write, read_json
 
 HELD_OUT_SHARE = 0.2
 PREPARED = "prepared"
+SHOTS = "shot_features"  # in a row's flags: the vectors of single shots by the frozen encoder
 SUREST = {"all": 1.0, "surest_third": 1 / 3, "surest_tenth": 0.1}
 PICTURE_PROBES = ("nearest", "linear")
 
@@ -60,6 +61,7 @@ def experiments(arguments: ExperimentsArguments) -> dict[str, Any]:
     }
     rows = {name: UNTRAINED[name] for name in worlds[0].untrained}
     rows |= {name: {**asdict(TRAINED[name]), "mined": asdict(MINED[TRAINED[name].pairs])} for name in names}
+    rows |= {name: asdict(row) for name, row in arguments.rows_by_shot().items()}
     return combine(settings, rows, {str(world.seed): world.figures() for world in worlds})
 
 
@@ -88,6 +90,12 @@ def run_all(worlds: list["ExperimentWorld"], names: list[str], workers: int) -> 
                 for name in (name for name in names if len(rounds_before(name)) == depth):
                     needed = [done[world.seed, before] for before in (PREPARED, *rounds_before(name))]
                     done[world.seed, name] = pool.submit(job, partial(world.train, name), needed)
+        for world in worlds:
+            for encoder in {row.encoder: None for row in world.by_shot.values()}:
+                # A later round reads the same vectors of shots, and two commands cannot write them at a time.
+                before = [encoder, *(name for name in names if encoder in rounds_before(name))]
+                needed = [done[world.seed, name] for name in before]
+                done[world.seed, f"{encoder} by shot"] = pool.submit(job, partial(world.read_by_shot, encoder), needed)
         if worlds[0].arguments.pictures:
             for world in worlds:
                 for name in (FROZEN, *(name for name in ELSEWHERE if name in names)):
@@ -109,6 +117,7 @@ class ExperimentWorld:
     def __init__(self, seed: int, names: list[str], arguments: ExperimentsArguments):
         self.seed, self.names, self.arguments = seed, names, arguments
         self.untrained = [name for name in UNTRAINED if name not in FROZEN_MODES or FROZEN_MODES[name] in names]
+        self.by_shot = arguments.rows_by_shot()
         self.folder = arguments.output / f"seed-{seed}"
         self.held_out, self.training = self.folder / "held_out_films.txt", self.folder / "training_films.txt"
 
@@ -227,17 +236,29 @@ class ExperimentWorld:
         """Train one encoder on its pairs, and measure it on held-out films."""
         row, output = TRAINED[name], self.folder / f"runs/{name}"
         if by := MINED[row.pairs].mined_with:
-            features = self.folder / f"features_by/{by}"
-            words = ["--shots", self.folder / "world/shots", "--model", self.folder / f"runs/{by}/model"]
-            dtype = str(computing_format(True, torch.device("cpu"))).removeprefix("torch.")
-            words += ["--vector", "pooler_output", "--dtype", dtype, "--batch-size", 64]  # the fastest on one core
-            self.run("data_scripts.extract_features", *words, output=features)
-            self.mine(row.pairs, MINED[row.pairs], features)
+            self.mine(row.pairs, MINED[row.pairs], self.features_by(by))
         world = "world" if row.keyframes == 1 else "world_of_keyframes"
         inputs = ["--pairs", self.folder / f"pairs/{row.pairs}", "--shots", self.folder / world / "shots"]
         words = ["--model", TINY_MODEL, "--seed", self.seed, *row.flags]
         self.run("train.train_moco", self.recipe(row), *inputs, *words, output=output)
         self.measure(output / "measured.json", "--model", output / "model")
+
+    def features_by(self, name: str) -> Path:
+        """The vectors of all shots by a trained encoder."""
+        features = self.folder / f"features_by/{name}"
+        words = ["--shots", self.folder / "world/shots", "--model", self.folder / f"runs/{name}/model"]
+        dtype = str(computing_format(True, torch.device("cpu"))).removeprefix("torch.")
+        words += ["--vector", "pooler_output", "--dtype", dtype, "--batch-size", 64]  # the fastest on one core
+        self.run("data_scripts.extract_features", *words, output=features)
+        return features
+
+    def read_by_shot(self, encoder: str) -> None:
+        """Measure a trained encoder as the rivals are measured: each shot read by itself."""
+        features = self.features_by(encoder)
+        for name, row in self.by_shot.items():
+            if row.encoder == encoder:
+                words = (features if word == SHOTS else word for word in UNTRAINED[row.rival])
+                self.measure(self.measured(name), *words)
 
     def measure_untrained(self) -> None:
         """The frozen encoder, and rivals that see no scene pairs."""
@@ -272,7 +293,7 @@ class ExperimentWorld:
 
     def measurements(self) -> dict[str, dict[str, Any]]:
         """All measurements by row."""
-        return {name: read_json(self.measured(name)) for name in (*self.untrained, *self.names)}
+        return {name: read_json(self.measured(name)) for name in (*self.untrained, *self.names, *self.by_shot)}
 
     def figures(self) -> dict[str, Any]:
         """Figures of the seed: networks on films, labels that pairs share, training times, encoders on scenes."""
