@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eval.film_worlds.retrieval import SPACES
 from eval.film_worlds.truth import LABELS
 
 FIGURES = {
@@ -41,6 +42,7 @@ def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: st
         f"is right in {percent(figures['chance'])}."
     )
     parts = [f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces)]
+    parts.append(f"## P@1 in each space{title}\n\n" + by_space(figures["encoders"]))
     if pairs := figures["scene_pairs"]:
         parts.append(f"## Scene pairs{title}: share with the same label\n\n" + scene_pairs(pairs))
     if correlation := figures.get("rank_correlation"):
@@ -62,6 +64,14 @@ def encoders(rows: Mapping[str, Any], spaces: Mapping[str, str]) -> str:
         picked = [figures.get(f"{spaces[name]}/{each}", figures.get(each)) for each in FIGURES]
         body.append([words(name), spaces[name], *map(percent, picked)])
     return table(["", "space", *FIGURES.values()], body)
+
+
+def by_space(rows: Mapping[str, Any]) -> str:
+    body = [
+        [words(name), *(percent(figures.get(f"{space}/precision_at_1")) for space in SPACES)]
+        for name, figures in rows.items()
+    ]
+    return table(["", *SPACES], body)
 
 
 def scene_pairs(sets: Mapping[str, Any]) -> str:
