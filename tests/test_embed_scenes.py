@@ -59,7 +59,8 @@ def write_scenes(path: Path, scenes=SCENES, splits: dict[str, str] | None = None
 
 
 def run(folder: Path, output: str, *flags: str, model: Path | None = None) -> None:
-    words = ["--scenes", str(folder / "scenes.csv"), "--output", str(folder / output), "--num_workers", "0"]
+    words = ["--scenes", str(folder / "scenes.csv"), "--output", str(folder / output)]
+    words += [] if "--features" in flags else ["--num_workers", "0"]
     main([*words, *(["--model", str(model)] if model else []), *map(str, flags)])
 
 

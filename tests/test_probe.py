@@ -341,7 +341,7 @@ def test_wrong_input_is_one_line(tmp_path, embedded, quick):
         ({"--embeddings": None}, "give --embeddings or --features, one of them"),
         ({"--probes": "svm"}, "probes 'svm' must be of mlp, linear, knn, nearest"),
         ({"--probes": "knn", "--export": tmp_path / "m"}, "export saves MLPs"),
-        ({"--probes": "knn", "--seeds": 3}, "--seeds 3 is for MLPs"),
+        ({"--probes": "knn", "--recipe": None, "--seeds": 3}, "--seeds 3 is for MLPs"),
         ({"--model": tmp_path / "m"}, "--model .*m is for --export"),
         ({"--seeds": 0}, "seeds=0 must be at least 1"),
         ({"--output": tmp_path / "out.txt"}, r"output .*out\.txt must end in \.json"),
