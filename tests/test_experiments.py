@@ -670,7 +670,7 @@ def test_the_whole_experiment_runs_and_goes_on(tmp_path, capsys):
     assert {each["steps"] for each in found["training"].values()} == {2}
     assert found["encoders"].keys() == set(results["rows"]) and "frozen_grid" not in found["encoders"]
     assert found["scene_pairs"]["true_places"]["all"]["place"] == 1
-    assert found["pictures"].keys() == {"frozen_encoder", "both", "true_places"}
+    assert found["pictures"].keys() == {"frozen_encoder", "both", "learned", "true_places"}
     assert all(set(each) == {"nearest", "linear"} for each in found["pictures"].values())
     held_out = set((folder / "held_out_films.txt").read_text().split())
     for mined in found["scene_pairs"]:

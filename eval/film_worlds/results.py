@@ -228,7 +228,7 @@ def _figures_to_average(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     """Figures by seed, with the rank correlation between how often mined pairs share a place and what they teach.
 
     Only rows that all these seeds have and that differ by their mined pairs alone take part, not those of random
-    windows or of true places.
+    windows or of true places. A seed whose sets are all equal in one of the two has no correlation.
     """
     numbers = [{name: value for name, value in figures.items() if name != "films"} for figures in seeds]
     in_all = set.intersection(*(set(figures["encoders"]) for figures in seeds))
@@ -238,6 +238,8 @@ def _figures_to_average(seeds: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     for figures in numbers:
         precision = [figures["scene_pairs"][name]["all"]["place"] for name in sets]
         found = [figures["encoders"][name][PRECISION] for name in sets]
+        if len(set(precision)) == 1 or len(set(found)) == 1:
+            continue  # equal values have no ranks
         figures["rank_correlation"] = round(float(scipy.stats.spearmanr(precision, found).statistic), 4)
     return numbers
 
