@@ -87,6 +87,7 @@ class FramesInMemory(SceneFrames):
     def __init__(self, frames: SceneFrames):
         self.image_processor, self.frames_per_shot = frames.image_processor, frames.frames_per_shot
         self.movie_ids, self.num_shots = frames.movie_ids, frames.num_shots
+        self.frame_bytes = frames.frame_bytes
         self.films = {movie_id: frames.read(movie_id, 0, shots) for movie_id, shots in frames.num_shots.items()}
 
     def read(self, movie_id: str, first_shot: int, num_shots: int) -> FramesRead:

@@ -64,6 +64,7 @@ class SceneFrames:
         movie_ids: ids of the films, sorted.
         num_shots: number of shots by film.
         record: content of the `m2s.json` of the shots.
+        frame_bytes: size of a frame in bytes, or 3 if the image processor leaves frames of several sizes.
 
     Raises:
         StorageError: no finished `shots` dataset, a shard is missing or cut, or fewer keyframes per shot are stored
@@ -93,12 +94,8 @@ class SceneFrames:
         self.movie_ids = sorted(self._rows.films)
         self.num_shots = {movie_id: self._rows.films[movie_id].num_rows for movie_id in self.movie_ids}
         self._prepare = Preparation(image_processor)
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of a frame in bytes, as `read` gives it; an estimate if the image processor leaves several sizes."""
         height, width = self._prepare.size
-        return 3 * height * width
+        self.frame_bytes = 3 * height * width
 
     def read(self, movie_id: str, first_shot: int, num_shots: int) -> FramesRead:
         """Frames of `num_shots` shots from `first_shot` on, shot after shot.
