@@ -2,6 +2,7 @@
 
     python -m eval.experiments --output runs/experiments --results results.json              core rows, five seeds
     python -m eval.experiments --output runs/experiments --rows others --seeds 1 2 …         all other rows
+    python -m eval.experiments … --rows by_shot                   trained encoders that read each shot by itself
     python -m eval.experiments … --photographs FOLDER                                        worlds of photographs
 
 Every seed has a film world of its own. A fifth of its films is held out and takes no part in anything but the
@@ -11,8 +12,9 @@ what each row is and which claims are tested. All encoders are measured on the s
 
 All work is done by the commands that users run, each once: the same command goes on after a kill, and a call with more
 seeds or rows adds to what is there. `--results` keeps the seeds and rows that are in its file already, so several
-machines can take turns. Two cores take half an hour for a seed's core rows, and an hour for all its others. The
-settings of all rows were chosen on the world of seed 0, which is not reported.
+machines can take turns; a row that was run again replaces the old one. Two cores take half an hour for a seed's core
+rows, and an hour for all its others. The settings of all rows were chosen on the world of seed 0, which is not
+reported.
 """
 
 from dataclasses import dataclass, field
