@@ -7,7 +7,7 @@
 #
 # It goes on after a kill. The page FOLDER/report.html shows what came of it: mined pairs, curves, scenes before and after.
 # Two x86 cores without a GPU take five to seven minutes, a third of them for contrast. Expected, on scenes of held-out
-# films: the nearest scene of another film shows the same place for 24 % of the scenes before training and for 41 to 43 %
+# films: the nearest scene of another film shows the same place for 24 % of the scenes before training and for 41 %
 # after it, both in the whitened space. The mean of whitened shots, which needs no training, reaches 33 %, and that of
 # 8×8 pixels 54 %: pixels find drawn places well (docs/film_world.md). Chance is 6 %, standard errors are 3
 # (eval/results/film_world_recipe.json).

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.film_worlds.retrieval import SPACES
+from eval.film_worlds.rows import READ_BY_SHOT
 from eval.film_worlds.truth import LABELS
 
 FIGURES = {
@@ -41,6 +42,11 @@ def seed_tables(figures: Mapping[str, Any], spaces: Mapping[str, str], title: st
         f"{seeds_of(figures).capitalize()}, about {figures['queries']['mean']:.0f} queries in each. A random neighbor "
         f"is right in {percent(figures['chance'])}."
     )
+    if READ_BY_SHOT.keys() & figures["encoders"].keys():
+        facts += (
+            " In rows that end in `by learned` or `by whitened`, the encoder trained on these pairs reads each shot by "
+            "itself, and its vectors are averaged like those of the rival of the same name."
+        )
     parts = [f"## Encoders{title}\n\n{facts}\n\n" + encoders(figures["encoders"], spaces)]
     parts.append(f"## P@1 in each space{title}\n\n" + by_space(figures["encoders"]))
     if pairs := figures["scene_pairs"]:

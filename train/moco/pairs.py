@@ -48,8 +48,8 @@ class ScenePairs:
         """The pairs of a `scene_pairs` dataset, without those that have a film in `left_out`.
 
         Raises:
-            StorageError: no finished dataset, a film is missing from the shots or has others now, or a scene ends after
-                its film.
+            StorageError: no finished dataset, a film is missing from the shots, it was cut into other shots after its
+                pairs were mined, or a scene ends after its film.
             ValueError: no pairs are left, or all scenes are from one film.
         """
         names = [f"{name}_{side}" for name in ("movie_id", "first_shot") for side in "ab"]
